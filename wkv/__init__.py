@@ -1,0 +1,74 @@
+"""wkv: the toolkit for RWKV language models.
+
+    model = wkv.load("model.pth")
+    for piece in wkv.stream(model, "Once upon a time"):
+        print(piece, end="")
+
+Importing wkv imports nothing heavy: each name below is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wkv.errors import (
+    CheckpointError,
+    InputError,
+    MissingExtraError,
+    StateError,
+    StrategyError,
+    TokenizerError,
+    TrainingError,
+    WKVError,
+)
+from wkv.version import __version__
+
+if TYPE_CHECKING:
+    from wkv.generation import Generation, generate
+    from wkv.loading import load
+    from wkv.model import Model
+    from wkv.sampling import Sampling
+    from wkv.state import State
+    from wkv.streaming import Stream, stream
+
+__all__ = [
+    "CheckpointError",
+    "Generation",
+    "InputError",
+    "MissingExtraError",
+    "Model",
+    "Sampling",
+    "State",
+    "StateError",
+    "StrategyError",
+    "Stream",
+    "TokenizerError",
+    "TrainingError",
+    "WKVError",
+    "__version__",
+    "generate",
+    "load",
+    "stream",
+]
+
+_HOMES = {
+    "Generation": "wkv.generation",
+    "Model": "wkv.model",
+    "Sampling": "wkv.sampling",
+    "State": "wkv.state",
+    "Stream": "wkv.streaming",
+    "generate": "wkv.generation",
+    "load": "wkv.loading",
+    "stream": "wkv.streaming",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wkv' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

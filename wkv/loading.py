@@ -1,0 +1,221 @@
+"""From a path to a model: the checkpoint, its generation, its network, its dtype and its tokenizer."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wkv import demo
+from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
+from wkv.errors import CheckpointError
+from wkv.model import Model
+from wkv.models import GENERATIONS, Config, read_config
+from wkv.models.parts import Skeleton, is_matrix
+from wkv.strategy import Strategy, choose_strategy
+from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
+
+LISTED = 4
+"""How many wrong tensors an error names before it only counts."""
+
+IDENTITY_SAMPLE = 16
+"""Values of each tensor that make a model's identity: one page of each, so nothing more is read."""
+
+UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2")
+"""In most RWKV-7 files, and never used: layer 0 defines the value that v0 to v2 mix in."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is, known without reading its weights.
+
+    Attributes:
+        checkpoint: the opened file.
+        config: generation and sizes.
+        network: the network on the meta device, without weights.
+        tuned: names of tuned initial states, `blocks.l.att.time_state`; usually none.
+    """
+
+    checkpoint: Checkpoint
+    config: Config
+    network: Skeleton
+    tuned: tuple[str, ...]
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters that the network uses."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one row's state."""
+        layer = self.network.new_layers(1)[0]
+        numbers = layer.att_shift.numel() + layer.wkv.numel() + layer.ffn_shift.numel()
+        return 4 * numbers * self.config.n_layer
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """Dtypes of the matrices in the file."""
+        shapes, dtypes = self.checkpoint.shapes, self.checkpoint.dtypes
+        return frozenset(dtypes[name] for name in shapes if is_matrix(name, shapes[name]))
+
+
+def load(
+    path: str | Path | None = None,
+    strategy: str = "auto",
+    *,
+    tokenizer: str | Path | Tokenizer | None = None,
+    group_norm_eps: float | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        path: a `.pth` or `.safetensors` file, or the index of a sharded one. None: the built-in
+            model.
+        strategy: "auto" (never lossy), or a device and a dtype such as "cpu fp32".
+        tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None: chosen from the size of
+            the vocabulary, when it is first used.
+        group_norm_eps: of the norm per head in generations 5 to 7, if not 64e-5. (The tiny 5.x
+            test models of rwkv.cpp need 1e-5.)
+
+    Returns:
+        The model. Weights that need no cast stay mapped to the file.
+
+    Raises:
+        CheckpointError: if the file is no RWKV checkpoint that wkv knows.
+        StrategyError: if the strategy is wrong or its device is not there.
+        TokenizerError: if the tokenizer that was named is none.
+    """
+    description = describe(path)
+    if group_norm_eps is not None:
+        description = _build(
+            description.checkpoint, replace(description.config, group_norm_eps=group_norm_eps)
+        )
+    chosen = choose_strategy(strategy, description.dtypes, description.n_params)
+    config, file = description.config, description.checkpoint.path
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = open_tokenizer(tokenizer, config.vocab_size)
+    named = tokenizer
+    network = _fill(description, chosen)
+    return Model(
+        network,
+        strategy=chosen,
+        path=file,
+        identity=identity(description),
+        layout=description.checkpoint.layout,
+        make_tokenizer=lambda: named or choose_tokenizer(config.vocab_size, file),
+        initial_wkv=_initial_wkv(description, chosen),
+    )
+
+
+def describe(path: str | Path | None = None) -> Description:
+    """Open a checkpoint and say what it is, without reading its weights.
+
+    Raises:
+        CheckpointError: if it is no RWKV checkpoint that wkv knows; names the file.
+    """
+    checkpoint = open_checkpoint(demo.WEIGHTS if path is None else path)
+    try:
+        return _build(checkpoint, read_config(checkpoint.shapes))
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+
+
+def identity(description: Description) -> str:
+    """A digest of a model: the same for the same weights, in whatever file and float dtype.
+
+    Taken over the generation and the first values of every tensor, as float32.
+    """
+    digest = hashlib.sha256(description.config.generation.encode())
+    for name in sorted(dict(description.network.named_parameters())):
+        values = description.checkpoint[name].reshape(-1)[:IDENTITY_SAMPLE].float()
+        digest.update(name.encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(checkpoint: Checkpoint, config: Config) -> Description:
+    """The network for a checkpoint, on the meta device; checks that every tensor fits."""
+    with torch.device("meta"):
+        network = GENERATIONS[config.generation].network(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    tuned = tuple(
+        name for name in checkpoint if name.endswith(".att.time_state") and config.generation != "4"
+    )
+    complaints = _misfits(checkpoint, expected, {*tuned, *UNUSED})
+    if complaints:
+        raise CheckpointError(
+            f"the tensors are not those of RWKV-{config.generation} with {config.n_layer} layers "
+            f"of {config.n_embd} channels: {'; '.join(complaints)}; the file is incomplete, "
+            "damaged or of a variant that wkv does not know"
+        )
+    return Description(checkpoint, config, network, tuned)
+
+
+def _misfits(
+    checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], allowed: set[str]
+) -> list[str]:
+    """What is wrong with a checkpoint's tensors: missing, unexpected, misshapen, not numbers."""
+    shapes = checkpoint.shapes
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected and name not in allowed]
+    misshapen = [
+        f"{name} has shape {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and _significant(shapes[name]) != _significant(shape)
+    ]
+    not_float = [
+        f"{name} is {checkpoint.dtypes[name]}, expected a float type"
+        for name in expected
+        if name in shapes and checkpoint.dtypes[name] not in FLOATS
+    ]
+    return [
+        *_listed("missing", missing),
+        *_listed("unexpected", unexpected),
+        *_listed("misshapen", misshapen),
+        *_listed("not floats", not_float),
+    ]
+
+
+def _listed(what: str, items: list[str]) -> list[str]:
+    """One complaint for a list of wrong tensors, or none."""
+    if not items:
+        return []
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return [f"{what}: {', '.join(items[:LISTED])}{more}"]
+
+
+def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its axes of size 1, which files have or lack at will."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _fill(description: Description, strategy: Strategy) -> Skeleton:
+    """The network with its weights: matrices in the strategy's dtype, vectors in float32."""
+    network, checkpoint = description.network, description.checkpoint
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in network.state_dict().items():
+        shape = tuple(parameter.shape)
+        dtype = strategy.dtype if is_matrix(name, shape) else torch.float32
+        tensors[name] = checkpoint[name].reshape(shape).to(strategy.device, dtype)
+    network.load_state_dict(tensors, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] | None:
+    """Tuned initial states, one (H, N, N) a layer, stored as (value, key) like ours."""
+    if not description.tuned:
+        return None
+    config, checkpoint = description.config, description.checkpoint
+    shape = (config.n_head, config.head_size, config.head_size)
+    states = []
+    for layer in range(config.n_layer):
+        name = f"blocks.{layer}.att.time_state"
+        if checkpoint.shapes.get(name) != shape:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} has shape {checkpoint.shapes.get(name)}, expected "
+                f"{shape}; a tuned state has one for every layer"
+            )
+        states.append(checkpoint[name].to(strategy.device, torch.float32))
+    return states

@@ -1,0 +1,217 @@
+"""A loaded model: ids and a state in, logits and a new state out.
+
+This is the seam between what computes (a network of `wkv.models` today, other engines later) and
+all that is above: generation, chat, evaluation and serving use only what is here.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wkv.errors import InputError, StateError
+from wkv.models.parts import Config, Skeleton
+from wkv.state import LayerState, State
+from wkv.strategy import Strategy
+from wkv.tokenizers import Tokenizer
+
+TOKENS_AT_ONCE = 1024
+"""Tokens, over all rows, that pass the network together; bounds memory on long inputs."""
+
+Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
+
+
+class Model:
+    """An RWKV model of any generation.
+
+    Attributes:
+        config: generation and sizes.
+        network: the torch module, with the official attribute names.
+        strategy: device and dtype, and why they were picked.
+        path: the checkpoint it came from.
+        identity: digest of its tensors; states carry it.
+        dtype: of the checkpoint's matrices, as a word such as "bfloat16".
+        layout: of the checkpoint, "pth" or "safetensors".
+    """
+
+    def __init__(
+        self,
+        network: Skeleton,
+        *,
+        strategy: Strategy,
+        path: Path,
+        identity: str,
+        layout: str,
+        make_tokenizer: Callable[[], Tokenizer],
+        initial_wkv: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.network = network
+        self.config: Config = network.config
+        self.strategy = strategy
+        self.path = path
+        self.identity = identity
+        self.layout = layout
+        self._make_tokenizer = make_tokenizer
+        self._tokenizer: Tokenizer | None = None
+        self._initial_wkv = initial_wkv
+
+    def __repr__(self) -> str:
+        """Generation, sizes and strategy."""
+        config = self.config
+        return (
+            f"<RWKV-{config.generation} L{config.n_layer} D{config.n_embd} "
+            f"V{config.vocab_size}, {self.strategy}, {self.path.name}>"
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, made when it is first used.
+
+        Raises:
+            TokenizerError: if none is known for the vocabulary, or it cannot be had.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        return self._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.strategy.device
+
+    def new_state(self, batch_size: int = 1) -> State:
+        """The empty state, or the tuned initial state of a checkpoint that has one."""
+        layers = self.network.new_layers(batch_size)
+        if self._initial_wkv is not None:
+            layers = tuple(
+                LayerState(layer.att_shift, wkv.expand_as(layer.wkv).clone(), layer.ffn_shift)
+                for layer, wkv in zip(layers, self._initial_wkv, strict=True)
+            )
+        return State(layers, (0,) * batch_size, self.config.generation, self.identity)
+
+    def forward(
+        self,
+        ids: Ids,
+        state: State | None = None,
+        *,
+        all_logits: bool = False,
+        lengths: Sequence[int] | Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Read tokens and predict the next. Prefill and decode are this one call.
+
+        Args:
+            ids: a list of T ids or a tensor (T,), for one row; a tensor (B, T) for a batch.
+            state: what was read before, for as many rows; None is the empty state. Not changed.
+            all_logits: the logits after every token instead of after the last.
+            lengths: for a batch, how many tokens of each row are real (at least 1); the rest of
+                the row, on the right, is padding of any valid id. Rows are as if run alone.
+
+        Returns:
+            Logits float32, (V,) or, with all_logits, (T, V); for a batch (B, V) or (B, T, V),
+            where logits at padding have no meaning. And the new state.
+
+        Raises:
+            InputError: for no tokens, ids that are not in the vocabulary, or wrong lengths.
+            StateError: for a state of another model or another number of rows.
+        """
+        tokens, single = self._check_ids(ids)
+        batch = len(tokens)
+        counts = self._check_lengths(lengths, tokens)
+        state = self._check_state(state, batch)
+        logits, layers = self._run(tokens, state.layers, counts, all_logits)
+        added = [tokens.shape[1]] * batch if counts is None else counts.tolist()
+        seen = tuple(old + new for old, new in zip(state.tokens_seen, added, strict=True))
+        if all_logits:
+            ends = [count - 1 for count in added]
+            after = logits[torch.arange(batch, device=logits.device), ends]
+        else:
+            after = logits
+        new_state = State(layers, seen, state.generation, state.identity, after)
+        return (logits[0] if single else logits), new_state
+
+    @torch.no_grad()
+    def _run(
+        self,
+        tokens: Tensor,
+        layers: tuple[LayerState, ...],
+        counts: Tensor | None,
+        all_logits: bool,
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """Pass (B, T) ids through the network piece by piece."""
+        batch, total = tokens.shape
+        step = max(1, TOKENS_AT_ONCE // batch)
+        pieces: list[Tensor] = []
+        last = torch.zeros(batch, self.config.n_embd, device=self.device)
+        for start in range(0, total, step):
+            piece = tokens[:, start : start + step]
+            lengths = None if counts is None else (counts - start).clamp(0, piece.shape[1])
+            X, layers = self.network(piece, layers, lengths)
+            if all_logits:
+                pieces.append(self.network.logits(X))
+            elif lengths is None:
+                last = X[:, -1]
+            else:  # the row's last real token may lie in any piece
+                at_end = X[torch.arange(batch, device=X.device), (lengths - 1).clamp(min=0)]
+                last = torch.where((lengths > 0)[:, None], at_end, last)
+        if all_logits:
+            return torch.cat(pieces, dim=1), layers
+        return self.network.logits(last), layers
+
+    def _check_ids(self, ids: Ids) -> tuple[Tensor, bool]:
+        """Ids as (B, T) int64 on the device, and whether they were one row without a batch."""
+        try:
+            tokens = ids if isinstance(ids, Tensor) else torch.tensor(ids)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                "ids must be a list of integers or an integer tensor (T,) or (B, T); for rows of "
+                f"different lengths pad them on the right and give lengths= ({error})"
+            ) from error
+        if tokens.numel() == 0:
+            raise InputError("no tokens were given; give at least one id (0 begins a document)")
+        if tokens.dtype.is_floating_point or tokens.dtype == torch.bool or tokens.dim() > 2:
+            raise InputError(
+                f"ids are {tokens.dtype} {tuple(tokens.shape)}, expected integers (T,) or (B, T)"
+            )
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.config.vocab_size:
+            wrong = low if low < 0 else high
+            raise InputError(
+                f"id {wrong} is not in the vocabulary, this model's ids are 0 to "
+                f"{self.config.vocab_size - 1}; was the text encoded with another tokenizer?"
+            )
+        single = tokens.dim() <= 1
+        tokens = tokens.reshape(1, -1) if single else tokens
+        return tokens.to(self.device, torch.int64), single
+
+    def _check_lengths(self, lengths: Sequence[int] | Tensor | None, tokens: Tensor) -> Tensor | None:
+        """Lengths as (B,) int64 on the device, or None if nothing is padding."""
+        if lengths is None:
+            return None
+        counts = torch.as_tensor(lengths, dtype=torch.int64)
+        batch, total = tokens.shape
+        if counts.shape != (batch,):
+            raise InputError(f"{counts.numel()} lengths were given for {batch} rows; give one a row")
+        if int(counts.min()) < 1 or int(counts.max()) > total:
+            raise InputError(
+                f"lengths are {counts.tolist()}, each must be 1 to {total}, the width of the batch"
+            )
+        return None if bool((counts == total).all()) else counts.to(self.device)
+
+    def _check_state(self, state: State | None, batch: int) -> State:
+        """The state, or the empty one."""
+        if state is None:
+            return self.new_state(batch)
+        if not isinstance(state, State):
+            raise StateError(f"a state is a wkv.State, {type(state).__name__} was given")
+        if state.identity != self.identity:
+            raise StateError(
+                f"the state belongs to another model (RWKV-{state.generation}, {state.identity}), "
+                f"this one is RWKV-{self.config.generation}, {self.identity}"
+            )
+        if state.batch_size != batch:
+            raise StateError(
+                f"the state has {state.batch_size} rows and {batch} were given; choose rows with "
+                "state.rows or join states with State.stack"
+            )
+        return state

@@ -1,0 +1,121 @@
+"""Which generation a checkpoint is of, from the names and shapes of its tensors.
+
+The decision does not depend on the order of the tensors, nor on the file's name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from wkv.errors import CheckpointError
+from wkv.models import parts, rwkv4, rwkv5, rwkv6, rwkv7, rwkv7a
+from wkv.models.parts import Config, Shapes
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a generation's sizes are read off its tensors, and its network built from them."""
+
+    read_config: Callable[[Shapes], Config]
+    network: Callable[..., parts.Skeleton]
+
+
+_RWKV5 = Generation(rwkv5.config_from_shapes, rwkv5.RWKV5)
+
+GENERATIONS: Mapping[str, Generation] = {
+    "4": Generation(rwkv4.config_from_shapes, rwkv4.RWKV4),
+    "5.0": _RWKV5,
+    "5.1": _RWKV5,
+    "5.2": _RWKV5,
+    "6": Generation(rwkv6.config_from_shapes, rwkv6.RWKV6),
+    "7": Generation(rwkv7.config_from_shapes, rwkv7.RWKV7),
+    "7a": Generation(rwkv7a.config_from_shapes, rwkv7a.RWKV7a),
+}
+
+REFUSED = (
+    (r"_strategy", "a file that ChatRWKV's convert_model made for one strategy, with its matrices "
+     "transposed; give the original .pth it was made from"),
+    (r"blocks\.0\.qkv\.qq\.weight", "RWKV-7b (DeepEmbedAttention), whose state grows with the "
+     "text; wkv knows 4, 5.0, 5.1, 5.2, 6, 7 and 7a"),
+    (r"blocks\.\d+\.att\.time_maa_rkvw_w1|blocks\.\d+\.att\.gate_w1", "an experimental variant of "
+     "RWKV-6 (low-rank gate); wkv knows the released 6"),
+    (r"blocks\.\d+\.ffnPre\..*", "an experimental variant of RWKV-4 (ffnPre)"),
+    (r"(blocks\.\d+\.)?tiny_.*", "an experimental variant of RWKV-4 (tiny attention: 4a or 4b)"),
+    (r"head_[qk]\..*", "an experimental variant of RWKV-4 (head_q and head_k)"),
+    (r"pos_emb_.*", "an experimental variant of RWKV-4 (position embedding)"),
+    (r"blocks\.\d+\.att\.(qq|kk|vv|oo)\..*", "an experimental hybrid with attention (qq, kk, vv, oo)"),
+)
+"""Names that betray a model we cannot run, and what it is."""
+
+FOREIGN = (
+    (r"(model|rwkv)\.(layers|blocks|embeddings?)\..*", "a Hugging Face layout"),
+    (r"module\..*|_forward_module\..*", "a training checkpoint with wrapped names"),
+)
+"""Names of other layouts of models that could be RWKV."""
+
+
+def detect_generation(shapes: Shapes) -> str:
+    """The generation of a checkpoint: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
+
+    Args:
+        shapes: name to shape of every tensor, axes of size 1 removed from vectors.
+
+    Raises:
+        CheckpointError: for experimental variants, converted files, and what is no RWKV.
+    """
+    for pattern, what in REFUSED:
+        for name in shapes:
+            if re.fullmatch(pattern, name):
+                raise CheckpointError(f"this is {what} (it has the tensor {name})")
+    if "emb.weight" not in shapes or "blocks.0.att.key.weight" not in shapes:
+        raise CheckpointError(_not_rwkv(shapes))
+    if "blocks.0.att.r_k" in shapes:
+        return "7a" if "blocks.0.ffn.s_emb.weight" in shapes else "7"
+    if _any(shapes, "att.time_maa_x"):
+        return "6"
+    if _any(shapes, "att.ln_x.weight"):
+        if not _any(shapes, "att.gate.weight"):
+            return "5.0"
+        decay = shapes.get("blocks.0.att.time_decay", ())
+        return "5.2" if len(decay) > 1 and decay[1] > 1 else "5.1"
+    return "4"
+
+
+def read_config(shapes: Shapes) -> Config:
+    """Generation and sizes of a checkpoint.
+
+    Raises:
+        CheckpointError: as `detect_generation`, and if a tensor that tells a size is missing.
+    """
+    generation = detect_generation(shapes)
+    try:
+        return GENERATIONS[generation].read_config(shapes)
+    except KeyError as error:
+        raise CheckpointError(
+            f"this looks like RWKV-{generation}, but the tensor {error.args[0]} is missing; "
+            "the file is incomplete, fetch it again"
+        ) from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"this looks like RWKV-{generation}, but the tensors that tell its sizes have shapes "
+            "that do not fit; the file is damaged, fetch it again"
+        ) from error
+
+
+def _any(shapes: Shapes, ending: str) -> bool:
+    return any(name.endswith(ending) for name in shapes)
+
+
+def _not_rwkv(shapes: Shapes) -> str:
+    for pattern, what in FOREIGN:
+        for name in shapes:
+            if re.fullmatch(pattern, name):
+                return (
+                    f"this is {what} (it has the tensor {name}), which wkv cannot read yet; give "
+                    "the original .pth, with names such as blocks.0.att.key.weight"
+                )
+    some = ", ".join(list(shapes)[:3]) or "none at all"
+    return (
+        "this is no RWKV checkpoint: emb.weight and blocks.0.att.key.weight were expected, found "
+        f"{len(shapes)} tensors ({some}, ...); give an RWKV model"
+    )

@@ -1,0 +1,192 @@
+"""What the generations share exactly: sizes, linear maps, token shift, the norm per head, the skeleton.
+
+    e   = LN(emb[token]; ln0)
+    X   = e
+    for each layer:  X += TimeMix(LN(X; ln1));  X += ChannelMix(LN(X; ln2))
+    logits = head(LN(X; ln_out))
+
+One rule for dtypes: matrices are kept in the dtype that was asked for, and only the matrix
+products run in it; vectors, norms, the residual stream X and the state are float32. So a 16 bit
+model loses nothing but the rounding of its weights and of the inputs of its products.
+
+Source: shape and naming of the official checkpoints.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wkv.state import LayerState
+
+GROUP_NORM_EPS = 64e-5
+"""Training divides y by 8 and uses 1e-5; on y itself that is 1e-5 * 8^2."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of a model, all read off its tensors.
+
+    Attributes:
+        generation: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
+        n_layer, n_embd, vocab_size: L, D, V.
+        dim_att, dim_ffn: widths A of the time mix and F of the channel mix.
+        n_head, head_size: H and N = A / H; None in generation 4, which has no heads.
+        group_norm_eps: of the norm per head.
+    """
+
+    generation: str
+    n_layer: int
+    n_embd: int
+    vocab_size: int
+    dim_att: int
+    dim_ffn: int
+    n_head: int | None = None
+    head_size: int | None = None
+    group_norm_eps: float = GROUP_NORM_EPS
+
+
+def sizes(shapes: Shapes) -> dict[str, int]:
+    """The sizes every generation reads off its tensors in the same way."""
+    vocab_size, n_embd = shapes["emb.weight"]
+    return {
+        "n_layer": 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+        "n_embd": n_embd,
+        "vocab_size": vocab_size,
+        "dim_att": shapes["blocks.0.att.key.weight"][0],
+        "dim_ffn": shapes["blocks.0.ffn.key.weight"][0],
+    }
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is used in matrix products (or looked up), so that its dtype may be chosen.
+
+    The few two-dimensional tensors that act element by element are vectors in this sense.
+    """
+    elementwise = name.endswith(("r_k", "time_decay", "time_first", "time_faaaa", "time_state"))
+    return not elementwise and sum(size > 1 for size in shape) > 1
+
+
+def vector(*shape: int) -> nn.Parameter:
+    """A trainable tensor without a value yet; loading or initialisation gives it one."""
+    return nn.Parameter(torch.empty(*shape))
+
+
+def matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight in the weight's dtype, as float32. Low-rank factors are stored (in, out)."""
+    return (x.to(weight.dtype) @ weight).float()
+
+
+class Linear(nn.Linear):
+    """y = x weight^T without a bias, computed in the weight's dtype, handed back as float32."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n_in) float32 to (..., n_out) float32."""
+        return F.linear(x.to(self.weight.dtype), self.weight).float()
+
+
+def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The input of the previous token at each token, and the vector to carry on.
+
+    Args:
+        x: (B, T, D).
+        last: (B, D), the input of the token before this call.
+        lengths: (B,) int64, the number of real tokens in each row, or None if all are real.
+
+    Returns:
+        (B, T, D), and (B, D): each row's last real input, or `last` in a row that has none.
+    """
+    if x.shape[1] == 1 and lengths is None:
+        return last[:, None], x[:, 0]
+    joined = torch.cat([last[:, None], x], dim=1)
+    if lengths is None:
+        return joined[:, :-1], x[:, -1]
+    return joined[:, :-1], joined[torch.arange(len(x), device=x.device), lengths]
+
+
+def real_tokens(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """(B, T, 1, 1) with 1 for real tokens and 0 for padding, or None if there is no padding."""
+    if lengths is None:
+        return None
+    positions = torch.arange(x.shape[1], device=x.device)
+    return (positions < lengths[:, None])[:, :, None, None].to(x.dtype)
+
+
+def group_norm(y: Tensor, norm: nn.Module, eps: float) -> Tensor:
+    """Normalise each head's N values, then scale and shift per channel.
+
+    Args:
+        y: (B, T, H, N) float32.
+        norm: holds `weight` and `bias`, (A,).
+        eps: added to the population variance.
+
+    Returns:
+        (B, T, A) float32.
+    """
+    batch, tokens, heads, size = y.shape
+    flat = y.reshape(batch * tokens, heads * size)
+    return F.group_norm(flat, heads, norm.weight, norm.bias, eps).view(batch, tokens, -1)
+
+
+class Skeleton(nn.Module):
+    """Embedding, blocks, output norm and head; the same in every generation.
+
+    A subclass says how it makes its blocks, and its `wkv_shape` and, where zero is not the start,
+    how its state begins. A block has `ln1`, `att`, `ln2`, `ffn`; the first also `ln0`.
+    """
+
+    def __init__(self, config: Config, make_block: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.config = config
+        self.emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(make_block(layer) for layer in range(config.n_layer))
+        self.ln_out = nn.LayerNorm(config.n_embd)
+        self.head = Linear(config.n_embd, config.vocab_size)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids (B, T) to (B, T, D) float32: the embedding after ln0."""
+        return self.blocks[0].ln0(self.emb(ids).float())
+
+    def forward(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """Read T tokens in each of B rows.
+
+        Args:
+            ids: (B, T) int64.
+            layers: the state, one LayerState a layer. Not modified.
+            lengths: (B,) int64: only the first lengths[i] tokens of row i are real. None: all.
+
+        Returns:
+            The residual stream (B, T, D) float32, to be given to `logits`, and the new state.
+        """
+        X = self.embed(ids)
+        new_layers = []
+        for block, layer in zip(self.blocks, layers, strict=True):
+            X, layer = block(X, layer, lengths)
+            new_layers.append(layer)
+        return X, tuple(new_layers)
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Residual stream (..., D) to logits (..., V) float32."""
+        return self.head(self.ln_out(X))
+
+    def new_layers(self, batch: int) -> tuple[LayerState, ...]:
+        """The empty state for `batch` rows, on the device of the weights."""
+        config, device = self.config, self.head.weight.device
+        shift = torch.zeros(batch, config.n_embd, device=device)
+        wkv = self.new_wkv(batch, device)
+        return tuple(LayerState(shift, wkv, shift) for _ in range(config.n_layer))
+
+    def new_wkv(self, batch: int, device: torch.device) -> Tensor:
+        """The empty recurrent state of one layer: (B, H, N, N) zeros, axes (value, key)."""
+        heads, size = self.config.n_head, self.config.head_size
+        assert heads is not None and size is not None
+        return torch.zeros(batch, heads, size, size, device=device)

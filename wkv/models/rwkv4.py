@@ -1,0 +1,113 @@
+"""RWKV-4 "Dove": attention without queries, as a running mean weighted by e^key.
+
+Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
+
+    r = sigmoid(R mix(m_r)) ;  k = K mix(m_k) ;  v = V mix(m_v)
+    wkv = sum_i e^((t-1-i) W + k_i) v_i / sum_i e^(...)      W = -e^time_decay, bonus time_first
+    out = O (r wkv)
+
+Channel mix: out = sigmoid(R mix(m_r)) V relu(K mix(m_k))^2.
+
+Source: paper "RWKV: Reinventing RNNs for the Transformer Era", arXiv 2305.13048.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from wkv.models import parts
+from wkv.models.parts import Config, Linear, Shapes, token_shift, vector
+from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
+from wkv.state import LayerState
+
+
+def config_from_shapes(shapes: Shapes) -> Config:
+    """Read the sizes off a checkpoint's shapes."""
+    return Config(generation="4", **parts.sizes(shapes))
+
+
+class TimeMix(nn.Module):
+    """The recurrent half of a layer."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, A = config.n_embd, config.dim_att
+        self.time_decay = vector(A)
+        self.time_first = vector(A)
+        self.time_mix_k = vector(1, 1, D)
+        self.time_mix_v = vector(1, 1, D)
+        self.time_mix_r = vector(1, 1, D)
+        self.key = Linear(D, A)
+        self.value = Linear(D, A)
+        self.receptance = Linear(D, A)
+        self.output = Linear(A, D)
+
+    def forward(
+        self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        shifted, last = token_shift(x, last, lengths)
+        r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
+        k = self.key(torch.lerp(shifted, x, self.time_mix_k))
+        v = self.value(torch.lerp(shifted, x, self.time_mix_v))
+        log_decay = -torch.exp(self.time_decay)
+        real = parts.real_tokens(x, lengths)
+        if real is not None:  # padding neither decays nor counts
+            real = real[..., 0]
+            log_decay = log_decay * real
+            k = torch.where(real > 0, k, MINUS_INFINITY)
+        y, state = wkv4(log_decay, self.time_first, k, v, state)
+        return self.output(r * y), last, state
+
+
+class ChannelMix(nn.Module):
+    """The memoryless half of a layer, with a squared ReLU and a gate."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.time_mix_k = vector(1, 1, config.n_embd)
+        self.time_mix_r = vector(1, 1, config.n_embd)
+        self.key = Linear(config.n_embd, config.dim_ffn)
+        self.receptance = Linear(config.n_embd, config.n_embd)
+        self.value = Linear(config.dim_ffn, config.n_embd)
+
+    def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        shifted, last = token_shift(x, last, lengths)
+        k = torch.relu(self.key(torch.lerp(shifted, x, self.time_mix_k))).square()
+        r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
+        return r * self.value(k), last
+
+
+class Block(nn.Module):
+    """One layer: time mix, then channel mix, each added to the residual stream."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(config.n_embd)
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.att = TimeMix(config)
+        self.ffn = ChannelMix(config)
+
+    def forward(
+        self, X: Tensor, layer: LayerState, lengths: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        """Residual stream (B, T, D) and state in, the same out."""
+        out, att_shift, wkv = self.att(self.ln1(X), layer.att_shift, layer.wkv, lengths)
+        X = X + out
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
+        return X + out, LayerState(att_shift, wkv, ffn_shift)
+
+
+class RWKV4(parts.Skeleton):
+    """An RWKV-4 network."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, lambda layer: Block(config, layer))
+
+    def new_wkv(self, batch: int, device: torch.device) -> Tensor:
+        """The empty sums of one layer: (B, 3, A), the largest exponent being minus infinity."""
+        state = torch.zeros(batch, 3, self.config.dim_att, device=device)
+        state[:, 2] = MINUS_INFINITY
+        return state

@@ -1,0 +1,160 @@
+"""RWKV-5 "Eagle": the state is a matrix per head, with constant decays.
+
+Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
+
+    r = R mix(m_r) ;  k = K mix(m_k) ;  v = V mix(m_v) ;  g = silu(G mix(m_g))
+    y = r (u k v^T + S)  per head ;   S <- diag(w) S + k v^T      w = e^(-e^time_decay)
+    out = O (norm(y) g)
+
+Three releases differ in what is learned: 5.0 has no gate, and one decay and one bonus
+u = e^time_first per head; 5.1 has a gate and u = time_faaaa; 5.2 has one decay and one bonus per
+head and channel. The differences are settled when the module is built.
+
+Channel mix: out = sigmoid(R mix(m_r)) V relu(K mix(m_k))^2.
+
+Source: paper "Eagle and Finch", arXiv 2404.05892.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wkv.models import parts
+from wkv.models.parts import Linear, Shapes, token_shift, vector
+from wkv.models.rwkv4 import ChannelMix
+from wkv.ops.wkv5 import wkv5
+from wkv.ops.wkv6 import wkv6
+from wkv.state import LayerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(parts.Config):
+    """Sizes of an RWKV-5 model; decay_size is 1 (one decay per head) or the head size."""
+
+    n_head: int
+    head_size: int
+    decay_size: int
+
+
+def config_from_shapes(shapes: Shapes) -> Config:
+    """Read the sizes and the release off a checkpoint's shapes."""
+    sizes = parts.sizes(shapes)
+    heads, *rest = shapes["blocks.0.att.time_decay"]
+    decay_size = rest[0] if rest else 1
+    if "blocks.0.att.gate.weight" not in shapes:
+        generation = "5.0"
+    else:
+        generation = "5.1" if decay_size == 1 else "5.2"
+    return Config(
+        generation=generation,
+        **sizes,
+        n_head=heads,
+        head_size=sizes["dim_att"] // heads,
+        decay_size=decay_size,
+    )
+
+
+class TimeMix(nn.Module):
+    """The recurrent half of a layer of 5.1 and 5.2."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, A = config.n_embd, config.dim_att
+        self.config = config
+        self.time_decay = vector(config.n_head, config.decay_size)
+        self.make_bonus(config)
+        self.time_mix_k = vector(1, 1, D)
+        self.time_mix_v = vector(1, 1, D)
+        self.time_mix_r = vector(1, 1, D)
+        self.receptance = Linear(D, A)
+        self.key = Linear(D, A)
+        self.value = Linear(D, A)
+        self.make_gate(config)
+        self.output = Linear(A, D)
+        self.ln_x = nn.GroupNorm(config.n_head, A, eps=config.group_norm_eps)
+
+    def make_bonus(self, config: Config) -> None:
+        """Make the tensor behind `bonus`."""
+        self.time_faaaa = vector(config.n_head, config.decay_size)
+
+    def make_gate(self, config: Config) -> None:
+        """Make the tensors behind `gated`."""
+        self.time_mix_g = vector(1, 1, config.n_embd)
+        self.gate = Linear(config.n_embd, config.dim_att)
+
+    def bonus(self) -> Tensor:
+        """u, (H, 1) or (H, N)."""
+        return self.time_faaaa
+
+    def gated(self, y: Tensor, x: Tensor, shifted: Tensor) -> Tensor:
+        """The normalised output times its gate."""
+        return y * F.silu(self.gate(torch.lerp(shifted, x, self.time_mix_g)))
+
+    def forward(
+        self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
+        shifted, last = token_shift(x, last, lengths)
+        r = self.receptance(torch.lerp(shifted, x, self.time_mix_r)).view(heads)
+        k = self.key(torch.lerp(shifted, x, self.time_mix_k)).view(heads)
+        v = self.value(torch.lerp(shifted, x, self.time_mix_v)).view(heads)
+        log_decay = -torch.exp(self.time_decay)
+        real = parts.real_tokens(x, lengths)
+        if real is None:
+            y, state = wkv5(r, log_decay, k, v, self.bonus(), state)
+        else:  # padding neither decays nor writes: the decay depends on the token, as in RWKV-6
+            decays = (log_decay * real).expand(heads)
+            y, state = wkv6(r, decays, k * real, v, self.bonus(), state)
+        y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
+        return self.output(self.gated(y, x, shifted)), last, state
+
+
+class UngatedTimeMix(TimeMix):
+    """The recurrent half of a layer of 5.0: no gate, and the bonus is e^time_first."""
+
+    def make_bonus(self, config: Config) -> None:
+        """Make the tensor behind `bonus`."""
+        self.time_first = vector(config.n_head, config.decay_size)
+
+    def make_gate(self, config: Config) -> None:
+        """5.0 has no gate."""
+
+    def bonus(self) -> Tensor:
+        """u, (H, 1)."""
+        return torch.exp(self.time_first)
+
+    def gated(self, y: Tensor, x: Tensor, shifted: Tensor) -> Tensor:
+        """The normalised output as it is."""
+        return y
+
+
+class Block(nn.Module):
+    """One layer: time mix, then the channel mix of RWKV-4, each added to the residual stream."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(config.n_embd)
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.att = UngatedTimeMix(config) if config.generation == "5.0" else TimeMix(config)
+        self.ffn = ChannelMix(config)
+
+    def forward(
+        self, X: Tensor, layer: LayerState, lengths: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        """Residual stream (B, T, D) and state in, the same out."""
+        out, att_shift, wkv = self.att(self.ln1(X), layer.att_shift, layer.wkv, lengths)
+        X = X + out
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
+        return X + out, LayerState(att_shift, wkv, ffn_shift)
+
+
+class RWKV5(parts.Skeleton):
+    """An RWKV-5 network."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, lambda layer: Block(config, layer))

@@ -1,0 +1,152 @@
+"""RWKV-6 "Finch": RWKV-5 with token shifts and decays that depend on the token.
+
+Time mix, with x the token's input, p the previous token's and d = p - x:
+
+    z = tanh((x + d maa_x) W1), five blocks z_j for j in w, k, v, r, g ;  m_j = z_j W2_j
+    x_j = x + d (maa_j + m_j)
+    r = R x_r ;  k = K x_k ;  v = V x_v ;  g = silu(G x_g)
+    w = e^(-e^(time_decay + tanh(x_w D1) D2))
+    y = r (u k v^T + S)  per head ;   S <- diag(w) S + k v^T      u = time_faaaa
+    out = O (norm(y) g)
+
+Channel mix: out = sigmoid(R (x + d maa_r)) V relu(K (x + d maa_k))^2.
+
+Source: paper "Eagle and Finch", arXiv 2404.05892.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wkv.models import parts
+from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
+from wkv.ops.wkv6 import wkv6
+from wkv.state import LayerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(parts.Config):
+    """Sizes of an RWKV-6 model; the ranks are those of its low-rank maps."""
+
+    n_head: int
+    head_size: int
+    mix_rank: int
+    decay_rank: int
+
+
+def config_from_shapes(shapes: Shapes) -> Config:
+    """Read the sizes off a checkpoint's shapes."""
+    heads, size = shapes["blocks.0.att.time_faaaa"]
+    return Config(
+        generation="6",
+        **parts.sizes(shapes),
+        n_head=heads,
+        head_size=size,
+        mix_rank=shapes["blocks.0.att.time_maa_w2"][1],
+        decay_rank=shapes["blocks.0.att.time_decay_w1"][1],
+    )
+
+
+class TimeMix(nn.Module):
+    """The recurrent half of a layer."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, A, M, R = config.n_embd, config.dim_att, config.mix_rank, config.decay_rank
+        self.config = config
+        for name in ("x", "w", "k", "v", "r", "g"):
+            setattr(self, f"time_maa_{name}", vector(1, 1, D))
+        self.time_maa_w1, self.time_maa_w2 = vector(D, 5 * M), vector(5, M, D)
+        self.time_decay = vector(1, 1, A)
+        self.time_decay_w1, self.time_decay_w2 = vector(D, R), vector(R, A)
+        self.time_faaaa = vector(config.n_head, config.head_size)
+        self.receptance = Linear(D, A)
+        self.key = Linear(D, A)
+        self.value = Linear(D, A)
+        self.gate = Linear(D, A)
+        self.output = Linear(A, D)
+        self.ln_x = nn.GroupNorm(config.n_head, A, eps=config.group_norm_eps)
+
+    def forward(
+        self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
+        shifted, last = token_shift(x, last, lengths)
+        d = shifted - x
+        m_w, m_k, m_v, m_r, m_g = self.token_mixes(torch.addcmul(x, d, self.time_maa_x))
+
+        r = self.receptance(torch.addcmul(x, d, self.time_maa_r + m_r)).view(heads)
+        k = self.key(torch.addcmul(x, d, self.time_maa_k + m_k)).view(heads)
+        v = self.value(torch.addcmul(x, d, self.time_maa_v + m_v)).view(heads)
+        g = F.silu(self.gate(torch.addcmul(x, d, self.time_maa_g + m_g)))
+        x_w = torch.addcmul(x, d, self.time_maa_w + m_w)
+        raw_decay = self.time_decay + matmul(
+            torch.tanh(matmul(x_w, self.time_decay_w1)), self.time_decay_w2
+        )
+        log_decay = -torch.exp(raw_decay).view(heads)
+
+        real = parts.real_tokens(x, lengths)
+        if real is not None:  # padding neither decays nor writes
+            log_decay, k = log_decay * real, k * real
+        y, state = wkv6(r, log_decay, k, v, self.time_faaaa, state)
+        y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
+        return self.output(y * g), last, state
+
+    def token_mixes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The five m_j, each (B, T, D), in the order w, k, v, r, g."""
+        batch, tokens, _ = x.shape
+        z = torch.tanh(matmul(x, self.time_maa_w1)).view(batch * tokens, 5, -1)
+        m = matmul(z.transpose(0, 1), self.time_maa_w2)  # (5, B T, D)
+        return m.view(5, batch, tokens, -1).unbind(0)
+
+
+class ChannelMix(nn.Module):
+    """The memoryless half of a layer, with a squared ReLU and a gate."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.time_maa_k = vector(1, 1, config.n_embd)
+        self.time_maa_r = vector(1, 1, config.n_embd)
+        self.key = Linear(config.n_embd, config.dim_ffn)
+        self.receptance = Linear(config.n_embd, config.n_embd)
+        self.value = Linear(config.dim_ffn, config.n_embd)
+
+    def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        shifted, last = token_shift(x, last, lengths)
+        d = shifted - x
+        k = torch.relu(self.key(torch.addcmul(x, d, self.time_maa_k))).square()
+        r = torch.sigmoid(self.receptance(torch.addcmul(x, d, self.time_maa_r)))
+        return r * self.value(k), last
+
+
+class Block(nn.Module):
+    """One layer: time mix, then channel mix, each added to the residual stream."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(config.n_embd)
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.att = TimeMix(config)
+        self.ffn = ChannelMix(config)
+
+    def forward(
+        self, X: Tensor, layer: LayerState, lengths: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        """Residual stream (B, T, D) and state in, the same out."""
+        out, att_shift, wkv = self.att(self.ln1(X), layer.att_shift, layer.wkv, lengths)
+        X = X + out
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
+        return X + out, LayerState(att_shift, wkv, ffn_shift)
+
+
+class RWKV6(parts.Skeleton):
+    """An RWKV-6 network."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, lambda layer: Block(config, layer))

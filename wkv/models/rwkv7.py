@@ -1,0 +1,196 @@
+"""RWKV-7 "Goose": the state is a matrix per head, changed by a vector-valued delta rule.
+
+Time mix, with x the token's input, p the previous token's, d = p - x and x_c = x + d x_c(param):
+
+    r = R x_r ;  k = K x_k ;  v = V x_v
+    log w = -e^(-1/2) sigmoid(w0 + tanh(x_w w1) w2)
+    a = sigmoid(a0 + x_a a1 a2) ;  g = sigmoid(x_g g1) g2
+    kappa = k k_k, per head of unit length ;  k <- k (1 + (a - 1) k_a)
+    v <- v + (v_first - v) sigmoid(v0 + x_v v1 v2)          (layers > 0; v_first: layer 0's v)
+    S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r
+    out = O ((norm(y) + (r . k r_k) v) g)
+
+Channel mix: out = V relu(K x_k)^2.
+
+Source: paper "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wkv.models import parts
+from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
+from wkv.ops.wkv7 import wkv7
+from wkv.state import LayerState
+
+DECAY_SCALE = math.exp(-0.5)
+"""The strongest decay of a step is exp(-DECAY_SCALE) = 0.545."""
+
+KAPPA_NORM_FLOOR = 1e-12
+
+Recurrence = Callable[..., tuple[Tensor, Tensor]]
+"""A function with the arguments and results of `wkv.ops.wkv7.wkv7`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(parts.Config):
+    """Sizes of an RWKV-7 model; the ranks are those of its low-rank maps."""
+
+    n_head: int
+    head_size: int
+    decay_rank: int
+    a_rank: int
+    value_rank: int
+    gate_rank: int
+
+
+def config_from_shapes(shapes: Shapes) -> Config:
+    """Read the sizes off a checkpoint's shapes."""
+    heads, size = shapes["blocks.0.att.r_k"]
+    # Block 0 need not have v1 (it is never used there), so any block's will do.
+    value_ranks = [shape[1] for name, shape in shapes.items() if name.endswith(".att.v1")]
+    return Config(
+        generation="7",
+        **parts.sizes(shapes),
+        n_head=heads,
+        head_size=size,
+        decay_rank=shapes["blocks.0.att.w1"][1],
+        a_rank=shapes["blocks.0.att.a1"][1],
+        value_rank=value_ranks[-1] if value_ranks else 0,
+        gate_rank=shapes["blocks.0.att.g1"][1],
+    )
+
+
+class TimeMix(nn.Module):
+    """The recurrent half of a layer. Layer 0 has no v0, v1, v2: it defines v_first."""
+
+    def __init__(self, config: Config, layer: int, wkv: Recurrence) -> None:
+        super().__init__()
+        D, A = config.n_embd, config.dim_att
+        self.config, self.wkv = config, wkv
+        for name in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g"):
+            setattr(self, name, vector(1, 1, D))
+        self.w0 = vector(1, 1, A)
+        self.w1, self.w2 = vector(D, config.decay_rank), vector(config.decay_rank, A)
+        self.a0 = vector(1, 1, A)
+        self.a1, self.a2 = vector(D, config.a_rank), vector(config.a_rank, A)
+        self.is_first = layer == 0
+        if not self.is_first:
+            self.v0 = vector(1, 1, A)
+            self.v1, self.v2 = vector(D, config.value_rank), vector(config.value_rank, A)
+        self.g1, self.g2 = vector(D, config.gate_rank), vector(config.gate_rank, A)
+        self.k_k, self.k_a = vector(1, 1, A), vector(1, 1, A)
+        self.r_k = vector(config.n_head, config.head_size)
+        self.receptance = Linear(D, A)
+        self.key = Linear(D, A)
+        self.value = Linear(D, A)
+        self.output = Linear(A, D)
+        self.ln_x = nn.GroupNorm(config.n_head, A, eps=config.group_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        last: Tensor,
+        state: Tensor,
+        v_first: Tensor | None,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states and v_first."""
+        heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
+        shifted, last = token_shift(x, last, lengths)
+        d = shifted - x
+        x_v = torch.addcmul(x, d, self.x_v)
+
+        r = self.receptance(torch.addcmul(x, d, self.x_r)).view(heads)
+        k = self.key(torch.addcmul(x, d, self.x_k))
+        v = self.value(x_v)
+        log_decay = -DECAY_SCALE * torch.sigmoid(
+            self.w0 + matmul(torch.tanh(matmul(torch.addcmul(x, d, self.x_w), self.w1)), self.w2)
+        )
+        a = torch.sigmoid(
+            self.a0 + matmul(matmul(torch.addcmul(x, d, self.x_a), self.a1), self.a2)
+        )
+        g = matmul(torch.sigmoid(matmul(torch.addcmul(x, d, self.x_g), self.g1)), self.g2)
+
+        kappa = F.normalize((k * self.k_k).view(heads), dim=-1, eps=KAPPA_NORM_FLOOR)
+        k = (k * (1 + (a - 1) * self.k_a)).view(heads)
+        if self.is_first:
+            v_first = v
+        else:
+            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + matmul(matmul(x_v, self.v1), self.v2)))
+        v = v.view(heads)
+
+        log_decay, b = log_decay.view(heads), kappa * a.view(heads)
+        written = k
+        real = parts.real_tokens(x, lengths)
+        if real is not None:  # padding neither decays, removes nor writes
+            log_decay, b, written = log_decay * real, b * real, k * real
+        y, state = self.wkv(r, log_decay, written, v, -kappa, b, state)
+
+        y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
+        y = y + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(2)
+        return self.output(y * g), last, state, v_first
+
+
+class ChannelMix(nn.Module):
+    """The memoryless half of a layer, with a squared ReLU."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.x_k = vector(1, 1, config.n_embd)
+        self.key = Linear(config.n_embd, config.dim_ffn)
+        self.value = Linear(config.dim_ffn, config.n_embd)
+
+    def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        shifted, last = token_shift(x, last, lengths)
+        k = self.key(torch.addcmul(x, shifted - x, self.x_k))
+        return self.value(torch.relu(k).square()), last
+
+
+class Block(nn.Module):
+    """One layer: time mix, then channel mix, each added to the residual stream."""
+
+    def __init__(self, config: Config, layer: int, wkv: Recurrence) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(config.n_embd)
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.att = TimeMix(config, layer, wkv)
+        self.ffn = ChannelMix(config)
+
+    def forward(
+        self, X: Tensor, layer: LayerState, v_first: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, LayerState, Tensor]:
+        """Residual stream (B, T, D) and state in, the same and v_first out."""
+        out, att_shift, wkv, v_first = self.att(
+            self.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
+        )
+        X = X + out
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
+        return X + out, LayerState(att_shift, wkv, ffn_shift), v_first
+
+
+class RWKV7(parts.Skeleton):
+    """An RWKV-7 network. `wkv` may be another implementation of the recurrence."""
+
+    def __init__(self, config: Config, wkv: Recurrence = wkv7) -> None:
+        super().__init__(config, lambda layer: Block(config, layer, wkv))
+
+    def forward(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """As `Skeleton.forward`, with the value of layer 0 handed to the layers above it."""
+        X = self.embed(ids)
+        v_first = None
+        new_layers = []
+        for block, layer in zip(self.blocks, layers, strict=True):
+            X, layer, v_first = block(X, layer, v_first, lengths)
+            new_layers.append(layer)
+        return X, tuple(new_layers)

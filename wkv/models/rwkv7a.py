@@ -1,0 +1,104 @@
+"""RWKV-7a "DeepEmbed": RWKV-7 with a channel mix that also looks at the token itself.
+
+Each layer has a table of 32 x 32 matrices, one per token of the vocabulary, through which the
+channel mix's input passes to scale its hidden units:
+
+    E = s_emb[token] + (LN(emb[token]; ln0) s_emb_x^T)          as a 32 x 32 matrix
+    h = relu(K x_k)^2 ((x s1) E s2 + s0)                        x: the unmixed input
+    out = V h
+
+Source: the `rwkv` package with RWKV_DE_VERSION=1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from wkv.models import parts, rwkv7
+from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
+from wkv.models.rwkv7 import Recurrence
+from wkv.ops.wkv7 import wkv7
+from wkv.state import LayerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(rwkv7.Config):
+    """Sizes of an RWKV-7a model; a token's matrix is deep_rank x deep_rank."""
+
+    deep_rank: int
+
+
+def config_from_shapes(shapes: Shapes) -> Config:
+    """Read the sizes off a checkpoint's shapes."""
+    base = rwkv7.config_from_shapes(shapes)
+    same = {field.name: getattr(base, field.name) for field in fields(base)}
+    return Config(**{**same, "generation": "7a"}, deep_rank=shapes["blocks.0.ffn.s1"][1])
+
+
+class ChannelMix(nn.Module):
+    """The memoryless half of a layer, with the token's own matrix."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, F, R = config.n_embd, config.dim_ffn, config.deep_rank
+        self.rank = R
+        self.x_k = vector(1, 1, D)
+        self.key = Linear(D, F)
+        self.value = Linear(F, D)
+        self.s_emb = nn.Embedding(config.vocab_size, R * R)
+        self.s_emb_x = Linear(D, R * R)
+        self.s0 = vector(1, 1, F)
+        self.s1, self.s2 = vector(D, R), vector(R, F)
+
+    def forward(
+        self, x: Tensor, last: Tensor, ids: Tensor, embedded: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift state.
+
+        `ids` are (B, T), `embedded` their embedding after ln0, (B, T, D).
+        """
+        shifted, last = token_shift(x, last, lengths)
+        h = torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k))).square()
+        E = self.s_emb(ids).float() + self.s_emb_x(embedded)
+        E = E.unflatten(-1, (self.rank, self.rank))
+        scale = (matmul(x, self.s1).unsqueeze(-2) @ E).squeeze(-2)
+        return self.value(h * (matmul(scale, self.s2) + self.s0)), last
+
+
+class Block(nn.Module):
+    """One layer: RWKV-7's time mix, then the channel mix, each added to the residual stream."""
+
+    def __init__(self, config: Config, layer: int, wkv: Recurrence) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(config.n_embd)
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.att = rwkv7.TimeMix(config, layer, wkv)
+        self.ffn = ChannelMix(config)
+
+
+class RWKV7a(parts.Skeleton):
+    """An RWKV-7a network. `wkv` may be another implementation of the recurrence."""
+
+    def __init__(self, config: Config, wkv: Recurrence = wkv7) -> None:
+        super().__init__(config, lambda layer: Block(config, layer, wkv))
+
+    def forward(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """As `Skeleton.forward`, with the token and the value of layer 0 at hand in each layer."""
+        embedded = X = self.embed(ids)
+        v_first = None
+        new_layers = []
+        for block, layer in zip(self.blocks, layers, strict=True):
+            out, att_shift, wkv, v_first = block.att(
+                block.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
+            )
+            X = X + out
+            out, ffn_shift = block.ffn(block.ln2(X), layer.ffn_shift, ids, embedded, lengths)
+            X = X + out
+            new_layers.append(LayerState(att_shift, wkv, ffn_shift))
+        return X, tuple(new_layers)

@@ -1,0 +1,143 @@
+"""The recurrence of RWKV-7: a state matrix per head with a decay and a delta rule.
+
+    S <- S diag(exp(log_decay)) + (S a) b^T + v k^T        (S a uses the state before the decay)
+    y  = S r                                               (read after the update)
+
+Source: RWKV-7 paper (arXiv 2503.14456), state update.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 32
+"""Tokens per chunk. |log_decay| <= exp(-1/2), so factored exponents stay below 0.31 * 32 = 10."""
+
+LOOP_BELOW = 6
+"""With fewer tokens than this the loop is faster than the chunked form."""
+
+
+def wkv7(
+    receptance: Tensor,
+    log_decay: Tensor,
+    key: Tensor,
+    value: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Advance the RWKV-7 state over T tokens and read it out after each.
+
+        S <- S diag(exp(log_decay)) + (S a) b^T + v k^T ;   y = S r
+
+    Args:
+        receptance, key, value: (B, T, H, N) float32.
+        log_decay: (B, T, H, N) float32 in [-exp(-1/2), 0], natural logarithm per token.
+        a, b: (B, T, H, N) float32; a = -kappa with kappa of unit length, b = kappa * rate,
+            rate in [0, 1].
+        state: (B, H, N, N) float32, axes (value, key). Not modified.
+
+    Returns:
+        y (B, T, H, N) float32 and the new state (B, H, N, N) float32.
+    """
+    form = wkv7_recurrent if receptance.shape[1] < LOOP_BELOW else wkv7_chunked
+    return form(receptance, log_decay, key, value, a, b, state)
+
+
+def wkv7_recurrent(
+    receptance: Tensor,
+    log_decay: Tensor,
+    key: Tensor,
+    value: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Do what `wkv7` says token by token; the definition, and the form for decoding."""
+    decay = log_decay.exp()
+    outputs = []
+    for t in range(receptance.shape[1]):
+        # Outer products as broadcasts of a column (value axis) and a row (key axis).
+        removed = state @ a[:, t, :, :, None]
+        state = state * decay[:, t, :, None, :]
+        state = torch.addcmul(state, removed, b[:, t, :, None, :])
+        state = torch.addcmul(state, value[:, t, :, :, None], key[:, t, :, None, :])
+        outputs.append((state @ receptance[:, t, :, :, None]).squeeze(-1))
+    return torch.stack(outputs, dim=1), state
+
+
+def wkv7_chunked(
+    receptance: Tensor,
+    log_decay: Tensor,
+    key: Tensor,
+    value: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Do what `wkv7` says in chunks of C tokens, with matrix products instead of a loop.
+
+    Within a chunk, with c the inclusive and c' the exclusive running sum of log_decay,
+
+        SA = (I - Aab)^-1 ((a e^c') S^T + Aak V)         row t: S_{t-1} a_t
+        Y  = (r e^c) S^T + Arb SA + Ark V
+        S <- S diag(e^c_last) + SA^T (b e^(c_last - c)) + V^T (k e^(c_last - c))
+
+    where Axy[t, i] = sum_n x_t[n] y_i[n] e^(c_t[n] - c_i[n]), exclusive c' and i < t for x = a,
+    inclusive c and i <= t for x = r. Everything but the step from one chunk's state to the next
+    is done for all chunks at once: S <- S M + Z with M and Z free of S.
+    """
+    batch, tokens, heads, size = receptance.shape
+    chunks = -(-tokens // chunk)
+    shape = (batch, chunks, chunk, heads, size)
+
+    def split(x: Tensor) -> Tensor:
+        # Tokens of zeros at the end change nothing: decay exp(0), nothing written.
+        x = F.pad(x, (0, 0, 0, 0, 0, chunks * chunk - tokens))
+        return x.reshape(shape).permute(1, 0, 3, 2, 4)  # (chunks, B, H, C, N)
+
+    r, ell, k, v, a, b = map(split, (receptance, log_decay, key, value, a, b))
+    until = ell.cumsum(-2)
+    before = until - ell
+    last = until[..., -1:, :]
+    # Exponents are taken relative to the middle of the chunk, which halves their range.
+    middle = until[..., chunk // 2 : chunk // 2 + 1, :]
+    grow = torch.exp(middle - until)
+    b_grown, k_grown = (b * grow).mT, (k * grow).mT
+    a_shrunk = a * torch.exp(before - middle)
+    r_shrunk = r * torch.exp(until - middle)
+    Aab = (a_shrunk @ b_grown).tril(-1)
+    Aak = (a_shrunk @ k_grown).tril(-1)
+    Arb = (r_shrunk @ b_grown).tril()
+    Ark = (r_shrunk @ k_grown).tril()
+
+    inverse = _inverse_of_one_minus(Aab)
+    SA_of_state = inverse @ (a * torch.exp(before))
+    SA_of_value = inverse @ (Aak @ v)
+    rest = torch.exp(last - until)
+    b_rest, k_rest = b * rest, k * rest
+    M = SA_of_state.mT @ b_rest + torch.diag_embed(torch.exp(last.squeeze(-2)))
+    Z = SA_of_value.mT @ b_rest + v.mT @ k_rest
+
+    starts = []
+    for step in range(chunks):
+        starts.append(state)
+        state = state @ M[step] + Z[step]
+    Y = (r * torch.exp(until) + Arb @ SA_of_state) @ torch.stack(starts).mT
+    Y = Y + Arb @ SA_of_value + Ark @ v
+    y = Y.permute(1, 0, 3, 2, 4).reshape(batch, chunks * chunk, heads, size)
+    return y[:, :tokens], state
+
+
+def _inverse_of_one_minus(nilpotent: Tensor) -> Tensor:
+    """(I - A)^-1 = (I + A)(I + A^2)(I + A^4)... for strictly lower triangular A (..., C, C)."""
+    size = nilpotent.shape[-1]
+    inverse = nilpotent + torch.eye(size, dtype=nilpotent.dtype, device=nilpotent.device)
+    power = nilpotent
+    reached = 2
+    while reached < size:
+        power = power @ power
+        inverse = inverse + inverse @ power
+        reached *= 2
+    return inverse

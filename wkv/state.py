@@ -1,0 +1,231 @@
+"""The state of a model: all that it remembers of the tokens it has read.
+
+A state is a value. `forward` takes one and hands back a new one; nothing in this package changes
+a state in place. It knows nothing of text. On disk it is a safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wkv.errors import StateError
+
+if TYPE_CHECKING:
+    from wkv.model import Model
+
+FORMAT = "wkv-state-1"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """What one layer remembers, for B rows.
+
+    Attributes:
+        att_shift: (B, D) float32, the time mix's last input after its layer norm.
+        wkv: float32. Generation 4: (B, 3, A) numerator, denominator, largest exponent.
+            Generations 5 to 7: (B, H, N, N), axes (value, key).
+        ffn_shift: (B, D) float32, the channel mix's last input after its layer norm.
+    """
+
+    att_shift: Tensor
+    wkv: Tensor
+    ffn_shift: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> LayerState:
+        """The same layer state with `function` applied to each tensor."""
+        return LayerState(function(self.att_shift), function(self.wkv), function(self.ffn_shift))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state of a model for a batch of rows.
+
+    Attributes:
+        layers: one LayerState per layer.
+        tokens_seen: for each row, the number of tokens it has absorbed.
+        generation: of the model, "4" to "7a".
+        identity: digest of the model's tensors; a state is only of use to the model that made it.
+        logits: (B, V) float32, what the model predicts after the last token; None if it has read
+            nothing. With it, generation can go on without a prompt.
+    """
+
+    layers: tuple[LayerState, ...]
+    tokens_seen: tuple[int, ...]
+    generation: str
+    identity: str
+    logits: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return len(self.tokens_seen)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the layers' tensors."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for layer in self.layers
+            for tensor in (layer.att_shift, layer.wkv, layer.ffn_shift)
+        )
+
+    def clone(self) -> State:
+        """A copy that shares no memory with this state."""
+        return self._map(Tensor.clone)
+
+    def rows(self, indices: Sequence[int]) -> State:
+        """The given rows, in the given order, as a new state of len(indices) rows."""
+        size = self.batch_size
+        for index in indices:
+            if not -size <= index < size:
+                raise StateError(
+                    f"row {index} was asked of a state of {size} rows; "
+                    f"rows are numbered 0 to {size - 1}"
+                )
+        wanted = torch.tensor([index % size for index in indices], dtype=torch.long)
+        chosen = self._map(lambda tensor: tensor.index_select(0, wanted.to(tensor.device)))
+        return replace(chosen, tokens_seen=tuple(self.tokens_seen[i] for i in indices))
+
+    @staticmethod
+    def stack(states: Sequence[State]) -> State:
+        """Join states of one model into one batch, row after row."""
+        if not states:
+            raise StateError("no states were given to stack; give at least one")
+        first = states[0]
+        for state in states[1:]:
+            if state.identity != first.identity:
+                raise StateError("states of different models cannot share a batch")
+
+        def join(name: str, index: int) -> Tensor:
+            return torch.cat([getattr(state.layers[index], name) for state in states])
+
+        layers = tuple(
+            LayerState(join("att_shift", i), join("wkv", i), join("ffn_shift", i))
+            for i in range(len(first.layers))
+        )
+        tokens_seen = tuple(count for state in states for count in state.tokens_seen)
+        known = [state.logits for state in states if state.logits is not None]
+        logits = torch.cat(known) if len(known) == len(states) else None
+        return replace(first, layers=layers, tokens_seen=tokens_seen, logits=logits)
+
+    def save(self, path: str | Path) -> None:
+        """Write the state as safetensors; the file appears whole or not at all.
+
+        The header holds the format, the model's identity and generation, the shapes and dtype,
+        and the number of tokens seen.
+        """
+        from safetensors.torch import save_file
+
+        tensors = {
+            f"layers.{index}.{name}": getattr(layer, name).detach().cpu().contiguous()
+            for index, layer in enumerate(self.layers)
+            for name in ("att_shift", "wkv", "ffn_shift")
+        }
+        if self.logits is not None:
+            tensors["logits"] = self.logits.detach().cpu().contiguous()
+        header = {
+            "format": FORMAT,
+            "generation": self.generation,
+            "identity": self.identity,
+            "shapes": json.dumps({name: list(tensor.shape) for name, tensor in tensors.items()}),
+            "dtype": "float32",
+            "tokens_seen": json.dumps(list(self.tokens_seen)),
+        }
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            save_file(tensors, partial, metadata=header)
+            partial.replace(path)
+        except OSError as error:
+            raise StateError(f"{path}: the state could not be written: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model) -> State:
+        """Read a state that `save` wrote, for use with `model`.
+
+        Raises:
+            StateError: if the file is missing, damaged, no state, or of another model.
+        """
+        header, tensors = _read(Path(path))
+        empty = model.new_state()
+        for name, expected in (("generation", model.config.generation), ("identity", empty.identity)):
+            if header.get(name) != expected:
+                raise StateError(
+                    f"{path}: this state belongs to another model ({name} "
+                    f"{header.get(name)}), the model at hand has {name} {expected}; "
+                    "load the model that made the state"
+                )
+        try:
+            tokens_seen = tuple(int(count) for count in json.loads(header["tokens_seen"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(f"{path}: the header's tokens_seen is damaged") from error
+        batch = len(tokens_seen)
+        device = model.device
+
+        def checked(name: str, shape: tuple[int, ...]) -> Tensor:
+            return _checked(path, tensors, name, (batch, *shape)).to(device)
+
+        layers = tuple(
+            LayerState(
+                *(
+                    checked(f"layers.{index}.{name}", getattr(like, name).shape[1:])
+                    for name in ("att_shift", "wkv", "ffn_shift")
+                )
+            )
+            for index, like in enumerate(empty.layers)
+        )
+        logits = checked("logits", (model.config.vocab_size,)) if "logits" in tensors else None
+        return cls(layers, tokens_seen, empty.generation, empty.identity, logits)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> State:
+        layers = tuple(layer.map(function) for layer in self.layers)
+        return replace(
+            self, layers=layers, logits=None if self.logits is None else function(self.logits)
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a state file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Any: the library's type stub does not declare the handle's methods.
+        handle: Any
+        with safe_open(path, framework="pt") as handle:
+            header = handle.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise StateError(
+                    f"{path}: this is not a saved state (format {header.get('format')}, expected "
+                    f"{FORMAT}); give a file that state.save wrote"
+                )
+            return header, {name: handle.get_tensor(name) for name in handle.keys()}
+    except FileNotFoundError as error:
+        raise StateError(f"{path}: there is no such file; give a saved state") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StateError(
+            f"{path}: the state cannot be read ({error}); it is damaged or no state, "
+            "save it again"
+        ) from error
+
+
+def _checked(
+    path: str | Path, tensors: dict[str, Tensor], name: str, expected: tuple[int, ...]
+) -> Tensor:
+    """A tensor of a state file, of the expected shape and float32."""
+    tensor = tensors.get(name)
+    if tensor is None or tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
+        what = "is missing" if tensor is None else f"is {tensor.dtype} {tuple(tensor.shape)}"
+        raise StateError(
+            f"{path}: {name} {what}, expected float32 {expected}; the file is damaged, save the "
+            "state again"
+        )
+    return tensor

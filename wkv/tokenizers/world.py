@@ -1,0 +1,159 @@
+"""The World tokenizer: greedy longest match over bytes, with a vocabulary file of 65529 entries.
+
+A vocabulary file has a line `id literal length` for each token: the literal is a Python string or
+bytes literal, the length counts its bytes. Id 0 is not in the file: it ends a document. Any file
+of this form will do; the official one lies in the `rwkv` package, of which nothing else is used.
+"""
+
+import ast
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from wkv.errors import TokenizerError
+from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
+
+WORLD_VOCAB_SIZE = 65536
+"""Rows of the embedding of World models; ids 65530 to 65535 are padding and stand for nothing."""
+
+WINDOW = 4096
+"""Bytes searched at a time: the matches of a longer window burden Python's garbage collector."""
+
+VOCABULARY_FILE = "rwkv_vocab_v20230424.txt"
+
+
+class WorldTokenizer:
+    """Greedy longest match over bytes.
+
+    Attributes:
+        name: of the vocabulary, for messages.
+        vocab_size: number of ids, those without text included.
+        end_of_text: 0.
+    """
+
+    end_of_text: int | None = 0
+
+    def __init__(self, vocabulary: Path | None = None, vocab_size: int | None = None) -> None:
+        """Read a vocabulary file.
+
+        Args:
+            vocabulary: the file; None is the official one of the `rwkv` package.
+            vocab_size: ids up to this one are valid, those that are not in the file without
+                text. None: 65536 for the official file, else the largest id plus one.
+
+        Raises:
+            TokenizerError: if the file is missing or a line is not of the form.
+        """
+        from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+        path = official_vocabulary() if vocabulary is None else vocabulary
+        entries = read_vocabulary(path)
+        if vocabulary is None and vocab_size is None:
+            vocab_size = WORLD_VOCAB_SIZE
+        self.name = "world" if vocabulary is None else path.name
+        self.vocab_size = max(vocab_size or 0, max(entries) + 1)
+        self._bytes_of_id = [b""] * self.vocab_size
+        for token, text in entries.items():
+            self._bytes_of_id[token] = text
+        self._ids = list(entries)
+        # All matches are leftmost and longest and do not overlap: exactly the greedy rule, as
+        # long as every single byte is a token, so that no byte is ever passed over.
+        self._matcher = BytesAhoCorasick(
+            list(entries.values()),
+            matchkind=MatchKind.LeftmostLongest,
+            implementation=Implementation.ContiguousNFA,  # fastest to build, and to search text
+        )
+        self._longest = max(map(len, entries.values()))
+        self._window = max(WINDOW, 4 * self._longest)
+        self._covers_all_bytes = len({text for text in entries.values() if len(text) == 1}) == 256
+
+    def encode(self, text: str | bytes) -> list[int]:
+        """Ids of a text.
+
+        Raises:
+            TokenizerError: if a byte of it is in no token (never with the official file).
+        """
+        data = text_to_bytes(text)
+        ids: list[int] = []
+        start = 0
+        while start < len(data):
+            window = data[start : start + self._window]
+            matches = self._matcher.find_matches_as_indexes(window)
+            if start + len(window) < len(data):
+                # A token that begins near the window's end could be longer in the whole text.
+                safe = len(window) - self._longest
+                while matches and matches[-1][1] > safe:
+                    matches.pop()
+            if not self._covers_all_bytes:
+                _check_coverage(window, matches, start)
+            ids += [self._ids[index] for index, _, _ in matches]
+            start += matches[-1][2]
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids; id 0 and the reserved ids stand for none."""
+        return bytes_of_ids(ids, self._bytes_of_id)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+
+def official_vocabulary() -> Path:
+    """The vocabulary file inside the installed `rwkv` package, found without importing it."""
+    spec = find_spec("rwkv")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / VOCABULARY_FILE
+        if path.is_file():
+            return path
+    raise TokenizerError(
+        f"the World vocabulary {VOCABULARY_FILE} was not found, it lies in the `rwkv` package; "
+        "run: pip install rwkv (or give a vocabulary file)"
+    )
+
+
+def read_vocabulary(path: Path) -> dict[int, bytes]:
+    """Id to bytes of a vocabulary file.
+
+    Raises:
+        TokenizerError: names the line that is wrong and how.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: the vocabulary cannot be read ({error})") from error
+    entries: dict[int, bytes] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            token_text, rest = line.split(" ", 1)
+            literal, length = rest.rsplit(" ", 1)
+            value = ast.literal_eval(literal)
+            text = value.encode("utf-8") if isinstance(value, str) else value
+            token = int(token_text)
+            if not isinstance(text, bytes) or len(text) != int(length) or not text or token < 1:
+                raise ValueError("the length or the id is wrong")
+        except (ValueError, SyntaxError) as error:
+            raise TokenizerError(
+                f"{path}, line {number}: {line[:60]!r} is not of the form `id literal length` "
+                f"({error}); give a vocabulary in World format"
+            ) from error
+        if token in entries:
+            raise TokenizerError(f"{path}, line {number}: id {token} occurs twice")
+        entries[token] = text
+    if not entries:
+        raise TokenizerError(f"{path}: the vocabulary is empty; give a file in World format")
+    return entries
+
+
+def _check_coverage(window: bytes, matches: list[tuple[int, int, int]], offset: int) -> None:
+    """Raise if a byte before the last match, or any byte of a window without one, is in no match."""
+    position = 0
+    for _, start, end in matches or [(0, -1, 0)]:
+        if start != position:
+            raise TokenizerError(
+                f"byte {window[position]} at position {offset + position} is in no token of this "
+                "vocabulary; use a vocabulary that holds all single bytes"
+            )
+        position = end

@@ -1,0 +1,157 @@
+"""Muon for the matrices inside the blocks, Adam for everything else, in one step over all processes.
+
+Muon moves a matrix by its momentum with all singular values set to about one:
+
+    M <- momentum M + G ;   W <- (1 - lr wd) W - lr 0.2 sqrt(max(rows, columns)) orthogonal(G + momentum M)
+
+The factor 0.2 sqrt(max) gives its steps the size of Adam's, so both share one learning rate.
+
+Sources: Muon, Keller Jordan's post of 2024 (the coefficients of the iteration); "Muon is scalable
+for LLM training", arXiv 2502.16982 (the factor); RWKV-7's train_temp (which tensors decay, w0 twice
+as fast, the betas of Adam).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+MUON_SCALE = 0.2
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the optimizer is told; the learning rate comes with every step."""
+
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's place among those that train together, and how they add a tensor up."""
+
+    rank: int = 0
+    size: int = 1
+    add_up: Callable[[Tensor], None] = lambda tensor: None
+
+
+class Optimizer:
+    """Updates parameters in place from their `.grad`, which must be the same in every process."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], settings: Settings, team: Team) -> None:
+        self.settings, self.team = settings, team
+        self.step_count = 0
+        self.parameters: list[nn.Parameter] = []
+        matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        self.adam: list[AdamTensor] = []
+        for name, parameter in named:
+            self.parameters.append(parameter)
+            is_weight = name.endswith(".weight") and parameter.ndim == 2
+            if is_weight and name.startswith("blocks."):
+                matrices.setdefault(tuple(parameter.shape), []).append(parameter)
+            else:
+                decay = settings.weight_decay if is_weight else 0.0
+                self.adam.append(AdamTensor(parameter, 2.0 if name.endswith("att.w0") else 1.0, decay))
+        self.muon = [MuonStack(stack) for stack in matrices.values()]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> float:
+        """Clip the gradient, update every parameter, return the gradient's norm before clipping."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+        if norm > self.settings.clip:
+            torch._foreach_mul_(gradients, self.settings.clip / norm)
+        self.step_count += 1
+        for tensor in self.adam:
+            tensor.step(learning_rate, self.settings, self.step_count)
+        for stack in self.muon:
+            stack.step(learning_rate, self.settings, self.team)
+        return norm
+
+    def state(self) -> dict:
+        """All that a later `load_state` needs to go on as if nothing had happened."""
+        return {
+            "step_count": self.step_count,
+            "muon": [stack.momentum for stack in self.muon],
+            "adam": [(tensor.mean, tensor.square) for tensor in self.adam],
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Take over what `state` returned."""
+        self.step_count = state["step_count"]
+        for stack, momentum in zip(self.muon, state["muon"], strict=True):
+            stack.momentum.copy_(momentum)
+        for tensor, (mean, square) in zip(self.adam, state["adam"], strict=True):
+            tensor.mean.copy_(mean)
+            tensor.square.copy_(square)
+
+
+class AdamTensor:
+    """Adam with decoupled weight decay for one tensor."""
+
+    def __init__(self, parameter: nn.Parameter, speed: float, decay: float) -> None:
+        self.parameter, self.speed, self.decay = parameter, speed, decay
+        self.mean = torch.zeros_like(parameter, requires_grad=False)
+        self.square = torch.zeros_like(parameter, requires_grad=False)
+
+    def step(self, learning_rate: float, settings: Settings, count: int) -> None:
+        """One update; `count` is 1 for the first."""
+        gradient, (beta1, beta2) = self.parameter.grad, settings.betas
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        deviation = (self.square / (1 - beta2**count)).sqrt_().add_(TINY)
+        if self.decay:
+            self.parameter.mul_(1 - learning_rate * self.decay)
+        size = learning_rate * self.speed / (1 - beta1**count)
+        self.parameter.addcdiv_(self.mean, deviation, value=-size)
+
+
+class MuonStack:
+    """Muon for all matrices of one shape; the processes share out the orthogonalisation."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.momentum = torch.zeros(len(parameters), *parameters[0].shape)
+        self.scale = MUON_SCALE * math.sqrt(max(parameters[0].shape))
+
+    def step(self, learning_rate: float, settings: Settings, team: Team) -> None:
+        """One update of every matrix in the stack."""
+        gradient = torch.stack([parameter.grad for parameter in self.parameters])
+        self.momentum.mul_(settings.momentum).add_(gradient)
+        direction = gradient.add_(self.momentum, alpha=settings.momentum)
+        update = torch.zeros_like(direction)
+        mine = slice(team.rank, None, team.size)
+        update[mine] = orthogonal(direction[mine])
+        team.add_up(update)
+        for parameter, change in zip(self.parameters, update, strict=True):
+            parameter.mul_(1 - learning_rate * settings.weight_decay)
+            parameter.add_(change, alpha=-learning_rate * self.scale)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Set the singular values of each matrix to about one (0.7 to 1.2), in bfloat16.
+
+        X <- a X + (b A + c A A) X,  A = X X^T, five times from X / |X|
+
+    Args:
+        matrices: (n, rows, columns) float32.
+
+    Returns:
+        The same shape, float32.
+    """
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    X = (matrices.mT if is_tall else matrices).bfloat16()
+    X = X / (torch.linalg.matrix_norm(X, keepdim=True) + 1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        A = X @ X.mT
+        X = a * X + (b * A + c * (A @ A)) @ X
+    return (X.mT if is_tall else X).float()
