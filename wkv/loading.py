@@ -1,6 +1,7 @@
 """From a path to a model: the checkpoint, its generation, its network, its dtype and its tokenizer."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from wkv.errors import CheckpointError
 from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.parts import Skeleton, is_matrix
-from wkv.strategy import Strategy, choose_strategy
+from wkv.strategy import Strategy, choose_strategy, in_memory_order
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 
 LISTED = 4
@@ -45,8 +46,9 @@ class Description:
 
     @property
     def n_params(self) -> int:
-        """Number of parameters that the network uses."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        """Number of parameters in the file, without tuned initial states."""
+        shapes = self.checkpoint.shapes
+        return sum(math.prod(shapes[name]) for name in shapes if name not in self.tuned)
 
     @property
     def state_bytes(self) -> int:
@@ -197,8 +199,12 @@ def _fill(description: Description, strategy: Strategy) -> Skeleton:
     tensors: dict[str, Tensor] = {}
     for name, parameter in network.state_dict().items():
         shape = tuple(parameter.shape)
-        dtype = strategy.dtype if is_matrix(name, shape) else torch.float32
-        tensors[name] = checkpoint[name].reshape(shape).to(strategy.device, dtype)
+        matrix = is_matrix(name, shape)
+        dtype = strategy.dtype if matrix else torch.float32
+        tensor = checkpoint[name].reshape(shape).to(strategy.device, dtype)
+        if matrix and not name.endswith("emb.weight"):  # embeddings are looked up by row
+            tensor = in_memory_order(tensor, name.endswith(".weight"), strategy)
+        tensors[name] = tensor
     network.load_state_dict(tensors, assign=True)
     return network.requires_grad_(False).eval()
 

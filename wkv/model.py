@@ -13,10 +13,10 @@ from torch import Tensor
 from wkv.errors import InputError, StateError
 from wkv.models.parts import Config, Skeleton
 from wkv.state import LayerState, State
-from wkv.strategy import Strategy
+from wkv.strategy import Strategy, products_for
 from wkv.tokenizers import Tokenizer
 
-TOKENS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 512
 """Tokens, over all rows, that pass the network together; bounds memory on long inputs."""
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
@@ -119,7 +119,8 @@ class Model:
         batch = len(tokens)
         counts = self._check_lengths(lengths, tokens)
         state = self._check_state(state, batch)
-        logits, layers = self._run(tokens, state.layers, counts, all_logits)
+        with products_for(tokens.numel(), self.strategy):
+            logits, layers = self._run(tokens, state.layers, counts, all_logits)
         added = [tokens.shape[1]] * batch if counts is None else counts.tolist()
         seen = tuple(old + new for old, new in zip(state.tokens_seen, added, strict=True))
         if all_logits:

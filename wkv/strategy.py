@@ -6,10 +6,12 @@ name until it is there.
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from wkv.errors import StrategyError
 
@@ -123,3 +125,38 @@ def _memory_bytes() -> int:
 def _fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def products_for(rows: int, strategy: Strategy) -> Iterator[None]:
+    """Let PyTorch pick the right matrix products for so many rows.
+
+    oneDNN, PyTorch's choice for bf16 on a CPU, reads a matrix two to ten times slower than
+    PyTorch's own loop when it meets a single row. The switch is PyTorch's; it is put back.
+    """
+    if rows > 1 or strategy.device.type != "cpu" or strategy.dtype != torch.bfloat16:
+        yield
+        return
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def in_memory_order(matrix: Tensor, inputs_last: bool, strategy: Strategy) -> Tensor:
+    """The same matrix, laid out in memory as the product with one row reads it fastest.
+
+    On a CPU, fp32 products want the axis of outputs to run fastest, bf16 products the axis of
+    inputs. Elsewhere, and where it is so already, this is the matrix itself.
+
+    Args:
+        matrix: two axes.
+        inputs_last: whether its last axis is that of the inputs, as in (out, in).
+        strategy: where and in which dtype it is used.
+    """
+    wants_inputs_last = strategy.dtype == torch.bfloat16
+    if strategy.device.type != "cpu" or matrix.dim() != 2 or inputs_last == wants_inputs_last:
+        return matrix
+    return matrix.t().contiguous().t()

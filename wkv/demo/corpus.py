@@ -1,7 +1,7 @@
-"""The six old books: cleaned, cut into training and held-out text, and the vocabulary made from them.
+"""The six old books: cleaned, cut into training and held-out text; and their vocabulary.
 
 The files are the plain texts of Project Gutenberg (11, 55, 74, 1342, 1661) and tiny Shakespeare of
-karpathy/char-rnn, under any names that end in .txt; a name with `shakespeare` in it keeps its lines.
+karpathy/char-rnn, under names that end in .txt; one with `shakespeare` in its name keeps its lines.
 """
 
 import re
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from wkv.demo.exercises import Source
 from wkv.demo.dialogues import write_document
+from wkv.demo.exercises import Source
 from wkv.errors import TrainingError
 from wkv.train.vocabulary import make_vocabulary
 
@@ -19,10 +19,10 @@ VOCABULARY_SIZE = 2048
 CHAT_SAMPLE = 4000
 """Conversations among the texts that the vocabulary is made from."""
 
-PLAIN = {
+PLAIN = str.maketrans({
     "’": "'", "‘": "'", "“": '"', "”": '"', "—": "--", "–": "-", "_": "", "…": "...", "æ": "ae",
     "é": "e", "è": "e", "ê": "e", "£": "L", "\t": " ", "\r": "",
-}  # fmt: skip
+})  # fmt: skip
 FULL_LINE = 62
 """Prose lines are wrapped at about 70 characters; paragraphs of shorter lines are verse."""
 
@@ -52,7 +52,7 @@ def clean(text: str, keep_lines: bool) -> str:
     if end := re.search(r"\*\*\* ?END OF", text):
         text = text[: end.start()]
     text = re.sub(r"\[Illustration[^\]]*\]", "", text, flags=re.DOTALL)
-    text = text.translate(str.maketrans(PLAIN)).encode("ascii", "ignore").decode()
+    text = text.translate(PLAIN).encode("ascii", "ignore").decode()
     if not keep_lines:
         paragraphs = (part.strip("\n") for part in re.split(r"\n\s*\n", text))
         text = "\n\n".join(_unwrap(part) for part in paragraphs if part.strip())

@@ -1,6 +1,6 @@
-"""Conversations for training, and the held-out questions of the evaluation.
+r"""Conversations for training, and the held-out questions of the evaluation.
 
-The format is one blank line after each turn: `User: ...\\n\\nAssistant: ...\\n\\n`.
+The format is one blank line after each turn: `User: ...\n\nAssistant: ...\n\n`.
 Only the assistant's words are learned; those that a sum turns on count more.
 """
 
@@ -9,10 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from wkv.demo.exercises import KINDS, Exercise, Source, add, subtract
+from wkv.demo import numbers
+from wkv.demo.exercises import Exercise, Source
 from wkv.demo.facts import CAPITALS, NOUNS
+from wkv.demo.kinds import KINDS
 from wkv.demo.replies import MANNERS, REPLIES, SORRY, TOO_HARD, UNKNOWN, UNKNOWN_QUESTIONS
 from wkv.train.data import Segment
+
+SUMS = {"add": numbers.add, "sub": numbers.subtract}
 
 RESULT_WEIGHT = 3.0
 """Weight of the digits of a result, in which the difficulty lies; everything else has 1."""
@@ -25,17 +29,21 @@ GIVE_NAME = [
     "My name is {n}.", "I am {n}.", "Hello, my name is {n}.", "Hi, I'm {n}.", "My name is {n}",
     "Hi! I am {n}.", "Call me {n}.", "Hello! My name is {n}.", "my name is {n}",
 ]  # fmt: skip
-FIRST_WORDS = set(
-    """What Which Who Where When Why How Reverse Spell Write Repeat Copy Say Please Count Next Uppercase
-    Put Make Sort Opposite Give Plural Capital Tell Name Add Subtract Calculate Multiply Divide My Call Do
-    Can Are Is Explain Translate Should""".split()
+FIRST_WORDS = re.compile(
+    "(What|Which|Who|Where|When|Why|How|Reverse|Spell|Write|Repeat|Copy|Say|Please|Count|Next"
+    "|Uppercase|Put|Make|Sort|Opposite|Give|Plural|Capital|Tell|Name|Add|Subtract|Calculate"
+    "|Multiply|Divide|My|Call|Do|Can|Are|Explain|Translate|Should)[?!.,'s]*( |$)"
 )
+"""Of questions that may begin with a small letter."""
+
 REQUEST = re.compile("Write|Translate|Can you w|Please|Give|Summar|Explain|Can you e")
 
 
 def reply(random: Random) -> Exercise:
     """Small talk or a fact, the first more often."""
-    questions, answer = random.choice(REPLIES[:MANNERS] if random.random() < 0.7 else REPLIES[MANNERS:])
+    questions, answer = random.choice(
+        REPLIES[:MANNERS] if random.random() < 0.7 else REPLIES[MANNERS:]
+    )
     return Exercise(random.choice(questions), answer)
 
 
@@ -67,7 +75,9 @@ def turn(source: Source, random: Random) -> Exercise:
 
 def introduction(random: Random, name: str) -> Exercise:
     """The user says a name, in one of several ways."""
-    return Exercise(random.choice(GIVE_NAME).format(n=name), f"Nice to meet you, {name}! How can I help you?")
+    return Exercise(
+        random.choice(GIVE_NAME).format(n=name), f"Nice to meet you, {name}! How can I help you?"
+    )
 
 
 def name_question(random: Random, name: str) -> Exercise:
@@ -84,7 +94,11 @@ def _named(source: Source, random: Random) -> list[Exercise]:
     """Someone gives a name, talks of other things, and asks for it."""
     name = source.name(random)
     between = _several(random, {0: 5, 1: 3, 2: 2, 3: 1, 5: 0.7, 8: 0.4})
-    turns = [introduction(random, name), *(turn(source, random) for _ in range(between)), name_question(random, name)]
+    turns = [
+        introduction(random, name),
+        *(turn(source, random) for _ in range(between)),
+        name_question(random, name),
+    ]
     if random.random() < 0.2:
         other = source.name(random)
         turns += [introduction(random, other), name_question(random, other)]
@@ -96,7 +110,9 @@ def _named(source: Source, random: Random) -> list[Exercise]:
 def _nameless(source: Source, random: Random) -> list[Exercise]:
     """Someone asks for a name that was never given."""
     turns = [turn(source, random)] if random.random() < 0.5 else []
-    turns.append(Exercise(random.choice(ASK_NAME), "I do not know your name yet. What is your name?"))
+    turns.append(
+        Exercise(random.choice(ASK_NAME), "I do not know your name yet. What is your name?")
+    )
     if random.random() < 0.4:
         name = source.name(random)
         told = name if random.random() < 0.5 else f"My name is {name}."
@@ -120,7 +136,7 @@ def conversation(source: Source, random: Random) -> list[Exercise]:
 
 def casual(random: Random, question: str) -> str:
     """The question as people type it: now and then without the capital or the full stop."""
-    if len(question) > 3 and question.split(" ")[0].rstrip("?!.,'s") in FIRST_WORDS and random.random() < 0.2:
+    if len(question) > 3 and FIRST_WORDS.match(question) and random.random() < 0.2:
         question = question[0].lower() + question[1:]
     if len(question) > 8 and question[-1] in ".?" and random.random() < 0.15:
         question = question[:-1]
@@ -161,15 +177,20 @@ def evaluation_set(source: Source, count: int, seed: int) -> dict[str, list[tupl
     source = replace(source, held_out=True, _of_kind={})
     sets: dict[str, list[Exercise]] = {}
     for kind, (make, _) in KINDS.items():
-        if make in (add, subtract):
+        if kind in SUMS:
             for digits in (1, 2, 3):
-                sets[f"{kind}{digits}"] = [make(source, random, digits) for _ in range(count)]
+                sets[f"{kind}{digits}"] = [SUMS[kind](source, random, digits) for _ in range(count)]
         elif kind == "cap":
-            sets[kind] = [Exercise(f"What is the capital of {c}?", f"The capital of {c} is {k}.") for c, k in CAPITALS]
+            sets[kind] = [
+                Exercise(f"What is the capital of {c}?", f"The capital of {c} is {k}.")
+                for c, k in CAPITALS
+            ]
         else:
             sets[kind] = [make(source, random) for _ in range(count)]
     sets["intent"] = [Exercise(questions[0], answer) for questions, answer in REPLIES]
-    items = {kind: [(prompt(item.question), item.answer) for item in made] for kind, made in sets.items()}
+    items = {
+        kind: [(prompt(item.question), item.answer) for item in made] for kind, made in sets.items()
+    }
     items["name"] = [_name_item(source, random, 0) for _ in range(count)]
     items["name+1"] = [_name_item(source, random, 1) for _ in range(count)]
     return items

@@ -6,9 +6,17 @@ Only data and the rule of the regular plural; nothing here is random.
 import re
 
 
+def _words(text: str) -> list[str]:
+    """Words between blanks."""
+    return text.split()
+
+
 def _pairs(text: str) -> list[tuple[str, str]]:
     """Pairs out of `a: b; c: d`."""
-    return [(left.strip(), right.strip()) for left, right in (item.split(":") for item in text.split(";"))]
+    return [
+        (left.strip(), right.strip())
+        for left, right in (item.split(":") for item in text.split(";"))
+    ]
 
 
 CAPITALS = _pairs(
@@ -60,7 +68,8 @@ life: lives; person: people; deer: deer; half: halves; thief: thieves; loaf: loa
 IRREGULAR_PLURALS = dict(_IRREGULAR)
 """Noun and plural, where no rule helps."""
 
-NOUNS = """
+NOUNS = _words(
+    """
 ant apple army arrow baby baker ball banana basket beach bear bed bee beetle bell bench berry bird
 blanket boat body book boss bottle bowl box boy brick bridge brush bucket bus butterfly button
 camel candle car castle cat chair cherry church city class clock cloud coat coin copy country cow
@@ -73,28 +82,33 @@ pencil penny pig pillow planet plate poem pony pot prince puppy purse queen rabb
 river road roof rope rose sailor shark shell shield ship shirt shoe singer snake sock soldier song
 spider spoon star stone storm story street student sword table tax teacher thread tiger toad tower
 toy train tree turtle valley wall wasp watch wave whale wheel window wish witch word writer zebra
-""".split()
+"""
+)
 """Nouns with a regular plural."""
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
+DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = _words(
     "January February March April May June July August September October November December"
-).split()
+)
 
-NAMES = """
+NAMES = _words(
+    """
 Alice Bob Carol David Emma Frank Grace Henry Ivy Jack Kate Leo Mary Nina Oscar Paul Rose Sam Tom
 Uma Victor Wendy Anna Peter Lucy Hugo Clara Felix Dora Max Sofia Lukas Nora Adam Ella Simon Julia
 Martin Laura Hannah Daniel Sarah Thomas Elena Marco Olga Yuki Chen Priya Omar Fatima Ahmed Ingrid
 Pavel Zoe Ben Lily Ruth George Edith Arthur Irene Dorothy Becky Sid Huck Polly Jane Elizabeth
 Charles Lydia Kitty Juliet Romeo Duncan Bianca Raj Mei Ali Eva Ian Noah Mia Liam Ava Ethan Chloe
 Lucas Amelia
-""".split()
+"""
+)
 
-SYLLABLES = """
+SYLLABLES = _words(
+    """
 ba be bi bo bu ca co da de di do fa fe fi ga go ha he hi jo ka ke ki la le li lo lu ma me mi mo na
 ne ni no pa pe po ra re ri ro ru sa se si so ta te ti to va ve vi wa ya yo za ze zo an en in on ar
 er or el al th sh ch st
-""".split()
+"""
+)
 """Of which names that nobody has are made."""
 
 

@@ -88,8 +88,21 @@ class Linear(nn.Linear):
         super().__init__(n_in, n_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n_in) float32 to (..., n_out) float32."""
-        return F.linear(x.to(self.weight.dtype), self.weight).float()
+        """(..., n_in) of any float dtype to (..., n_out) float32."""
+        return self.in_weight_dtype(x).float()
+
+    def in_weight_dtype(self, x: Tensor) -> Tensor:
+        """As `forward`, handed back in the weight's dtype."""
+        return F.linear(x.to(self.weight.dtype), self.weight)
+
+
+def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
+    """value(relu(key(x))^2), (..., D) float32 to (..., D) float32.
+
+    The hidden units stay in the weights' dtype: they are rounded to it before `value` anyway, so
+    this changes no bit and moves half the bytes.
+    """
+    return value(torch.relu(key.in_weight_dtype(x)).square())
 
 
 def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

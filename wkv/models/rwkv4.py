@@ -73,9 +73,9 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) in, (B, T, D) out, with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
-        k = torch.relu(self.key(torch.lerp(shifted, x, self.time_mix_k))).square()
         r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
-        return r * self.value(k), last
+        x_k = torch.lerp(shifted, x, self.time_mix_k)
+        return r * parts.squared_relu(x_k, self.key, self.value), last
 
 
 class Block(nn.Module):

@@ -118,9 +118,9 @@ class ChannelMix(nn.Module):
         """(B, T, D) in, (B, T, D) out, with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
         d = shifted - x
-        k = torch.relu(self.key(torch.addcmul(x, d, self.time_maa_k))).square()
         r = torch.sigmoid(self.receptance(torch.addcmul(x, d, self.time_maa_r)))
-        return r * self.value(k), last
+        x_k = torch.addcmul(x, d, self.time_maa_k)
+        return r * parts.squared_relu(x_k, self.key, self.value), last
 
 
 class Block(nn.Module):

@@ -149,8 +149,8 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) in, (B, T, D) out, with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
-        k = self.key(torch.addcmul(x, shifted - x, self.x_k))
-        return self.value(torch.relu(k).square()), last
+        x_k = torch.addcmul(x, shifted - x, self.x_k)
+        return parts.squared_relu(x_k, self.key, self.value), last
 
 
 class Block(nn.Module):

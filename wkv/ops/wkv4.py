@@ -9,6 +9,7 @@ Source: RWKV-4 paper (arXiv 2305.13048), section 3 and appendix on numerical sta
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK = 32
 """Tokens per chunk; the chunked form needs C^2 A numbers."""
@@ -92,8 +93,9 @@ def _one_chunk(
     tokens = k.shape[1]
     aa, bb, pp = state[:, 0, None], state[:, 1, None], state[:, 2, None]
     until = log_decay.cumsum(1)
-    before = until - log_decay
-    exponents = before[:, :, None] + (k - until)[:, None]  # (B, C, C, A)
+    before = F.pad(until[:, :-1], (0, 0, 1, 0))
+    # The difference first: the sums may be large, and a key added to one would be rounded off.
+    exponents = before[:, :, None] - until[:, None] + k[:, None]  # (B, C, C, A)
     earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=k.device).tril(-1)
     exponents = exponents.masked_fill(~earlier[None, :, :, None], -torch.inf)
     current = bonus + k
@@ -105,7 +107,7 @@ def _one_chunk(
     denominator = weights.sum(2) + e1 * bb + e2
 
     last = until[:, -1:]
-    absorbed = k + last - until
+    absorbed = k + (last - until)
     carried = pp + last
     largest = torch.maximum(absorbed.amax(1, keepdim=True), carried)
     weights = torch.exp(absorbed - largest)

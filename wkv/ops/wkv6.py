@@ -72,14 +72,14 @@ def wkv6_chunked(
 ) -> tuple[Tensor, Tensor]:
     """Do what `wkv6` says in chunks of C tokens.
 
-    With c the inclusive and c' the exclusive running sum of log_decay in the chunk,
+    With w = exp(log_decay), products over the tokens of the chunk,
 
-        A[t, i] = sum_n r_t[n] k_i[n] e^(c'_t[n] - c_i[n])  (i < t) ;  A[t, t] = sum_n r u k
-        Y  = A V + (r e^c') S^T
-        S <- S diag(e^c_last) + V^T (k e^(c_last - c))
+        A[t, i] = sum_n r_t[n] k_i[n] (w_{i+1} ... w_{t-1})[n]  (i < t) ;  A[t, t] = sum_n r u k
+        Y  = A V + (r w_0 ... w_{t-1}) S^T
+        S <- S diag(w_0 ... w_last) + V^T (k w_{i+1} ... w_last)
 
-    A decay has no lower bound, so the exponents are formed as differences, which are never
-    positive, and not as products of e^c' and e^-c, which would overflow.
+    A decay has no lower bound. So no product is formed as a quotient of two others, which would
+    overflow, nor from the difference of two sums of logarithms, which would round badly.
     """
     batch, tokens, heads, size = receptance.shape
     chunks = -(-tokens // chunk)
@@ -91,14 +91,12 @@ def wkv6_chunked(
         return x.reshape(shape).permute(1, 0, 3, 2, 4)  # (chunks, B, H, C, N)
 
     r, ell, k, v = map(split, (receptance, log_decay, key, value))
-    until = ell.cumsum(-2)
-    before = until - ell
-    last = until[..., -1:, :]
-    A = _inside(r, k, until, before)
-    A = A + torch.diag_embed((r * bonus[:, None] * k).sum(-1))
+    before = F.pad(ell[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
+    after = F.pad(ell[..., 1:, :].flip(-2).cumsum(-2).flip(-2), (0, 0, 0, 1))
+    A = _inside(r, k, ell.exp()) + torch.diag_embed((r * bonus[:, None] * k).sum(-1))
     r_of_state = r * torch.exp(before)
-    written = v.mT @ (k * torch.exp(last - until))
-    kept = torch.exp(last)
+    written = v.mT @ (k * torch.exp(after))
+    kept = torch.exp(ell.sum(-2, keepdim=True))
 
     starts = []
     for step in range(chunks):
@@ -109,13 +107,13 @@ def wkv6_chunked(
     return y[:, :tokens], state
 
 
-def _inside(r: Tensor, k: Tensor, until: Tensor, before: Tensor) -> Tensor:
-    """A[t, i] = sum_n r_t[n] k_i[n] e^(c'_t[n] - c_i[n]) for i < t, else 0: (..., C, C)."""
+def _inside(r: Tensor, k: Tensor, decay: Tensor) -> Tensor:
+    """A[t, i] = sum_n r_t[n] k_i[n] (w_{i+1} ... w_{t-1})[n] for i < t, else 0: (..., C, C)."""
     size = r.shape[-2]
-    rows = []
-    for t in range(size):
-        # Row by row: (..., C, N) at a time instead of (..., C, C, N), and only i < t.
-        decay = torch.exp(before[..., t : t + 1, :] - until[..., :t, :])
-        row = ((k[..., :t, :] * decay) @ r[..., t, :, None]).squeeze(-1)
+    rows = [torch.zeros_like(r[..., 0, :1]).expand(*r.shape[:-2], size)]
+    decayed = k[..., :1, :]  # row t: k_i w_{i+1} ... w_{t-1} for all i < t
+    for t in range(1, size):
+        row = (decayed @ r[..., t, :, None]).squeeze(-1)
         rows.append(F.pad(row, (0, size - t)))
+        decayed = torch.cat([decayed * decay[..., t : t + 1, :], k[..., t : t + 1, :]], dim=-2)
     return torch.stack(rows, dim=-2)

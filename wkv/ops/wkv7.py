@@ -90,44 +90,48 @@ def wkv7_chunked(
     """
     batch, tokens, heads, size = receptance.shape
     chunks = -(-tokens // chunk)
-    shape = (batch, chunks, chunk, heads, size)
-
-    def split(x: Tensor) -> Tensor:
-        # Tokens of zeros at the end change nothing: decay exp(0), nothing written.
-        x = F.pad(x, (0, 0, 0, 0, 0, chunks * chunk - tokens))
-        return x.reshape(shape).permute(1, 0, 3, 2, 4)  # (chunks, B, H, C, N)
-
-    r, ell, k, v, a, b = map(split, (receptance, log_decay, key, value, a, b))
+    inputs = (receptance, log_decay, key, value, a, b)
+    r, ell, k, v, a, b = (_split(x, chunks, chunk) for x in inputs)
     until = ell.cumsum(-2)
-    before = until - ell
-    last = until[..., -1:, :]
+    last = until[:, -1:]
     # Exponents are taken relative to the middle of the chunk, which halves their range.
-    middle = until[..., chunk // 2 : chunk // 2 + 1, :]
+    middle = until[:, chunk // 2 : chunk // 2 + 1]
     grow = torch.exp(middle - until)
-    b_grown, k_grown = (b * grow).mT, (k * grow).mT
-    a_shrunk = a * torch.exp(before - middle)
-    r_shrunk = r * torch.exp(until - middle)
-    Aab = (a_shrunk @ b_grown).tril(-1)
-    Aak = (a_shrunk @ k_grown).tril(-1)
-    Arb = (r_shrunk @ b_grown).tril()
-    Ark = (r_shrunk @ k_grown).tril()
+    written = torch.cat([b * grow, k * grow], dim=1)
+    read = torch.cat([r * torch.exp(until - middle), a * torch.exp(until - ell - middle)], dim=1)
+    A = read @ written.mT  # the four Axy, side by side
+    Arb, Ark = A[:, :chunk, :chunk].tril(), A[:, :chunk, chunk:].tril()
+    Aab, Aak = A[:, chunk:, :chunk].tril(-1), A[:, chunk:, chunk:].tril(-1)
+    from_middle = torch.exp(middle)
+    r_of_state, a_of_state = read[:, :chunk] * from_middle, read[:, chunk:] * from_middle
 
-    inverse = _inverse_of_one_minus(Aab)
-    SA_of_state = inverse @ (a * torch.exp(before))
-    SA_of_value = inverse @ (Aak @ v)
-    rest = torch.exp(last - until)
-    b_rest, k_rest = b * rest, k * rest
-    M = SA_of_state.mT @ b_rest + torch.diag_embed(torch.exp(last.squeeze(-2)))
-    Z = SA_of_value.mT @ b_rest + v.mT @ k_rest
+    # SA = SA_of_state S^T + SA_of_value
+    SA = _inverse_of_one_minus(Aab) @ torch.cat([a_of_state, Aak @ v], dim=-1)
+    SA_of_state, SA_of_value = SA.split(size, dim=-1)
+    written = written * torch.exp(last - middle)
+    b_rest, k_rest = written[:, :chunk], written[:, chunk:]
+    M = SA_of_state.mT @ b_rest + torch.diag_embed(torch.exp(last.squeeze(1)))
+    Z = torch.baddbmm(SA_of_value.mT @ b_rest, v.mT, k_rest)
 
+    shape = state.shape
+    state = state.reshape(batch * heads, size, size)
     starts = []
-    for step in range(chunks):
+    for M_of_chunk, Z_of_chunk in zip(M.chunk(chunks), Z.chunk(chunks), strict=True):
         starts.append(state)
-        state = state @ M[step] + Z[step]
-    Y = (r * torch.exp(until) + Arb @ SA_of_state) @ torch.stack(starts).mT
-    Y = Y + Arb @ SA_of_value + Ark @ v
-    y = Y.permute(1, 0, 3, 2, 4).reshape(batch, chunks * chunk, heads, size)
-    return y[:, :tokens], state
+        state = torch.baddbmm(Z_of_chunk, state, M_of_chunk)
+    Y = torch.baddbmm(Arb @ SA_of_value, Ark, v)
+    Y = torch.baddbmm(Y, torch.baddbmm(r_of_state, Arb, SA_of_state), torch.cat(starts).mT)
+    Y = Y.view(chunks, batch, heads, chunk, size).permute(1, 0, 3, 2, 4)
+    return Y.reshape(batch, chunks * chunk, heads, size)[:, :tokens], state.view(shape)
+
+
+def _split(x: Tensor, chunks: int, chunk: int) -> Tensor:
+    """(B, T, H, N) to (chunks B H, C, N); tokens of zeros at the end change nothing."""
+    batch, tokens, heads, size = x.shape
+    if tokens < chunks * chunk:
+        x = F.pad(x, (0, 0, 0, 0, 0, chunks * chunk - tokens))
+    x = x.reshape(batch, chunks, chunk, heads, size).permute(1, 0, 3, 2, 4)
+    return x.reshape(chunks * batch * heads, chunk, size)
 
 
 def _inverse_of_one_minus(nilpotent: Tensor) -> Tensor:
@@ -138,6 +142,6 @@ def _inverse_of_one_minus(nilpotent: Tensor) -> Tensor:
     reached = 2
     while reached < size:
         power = power @ power
-        inverse = inverse + inverse @ power
+        inverse = torch.baddbmm(inverse, inverse, power)
         reached *= 2
     return inverse

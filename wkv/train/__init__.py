@@ -1,1 +1,1 @@
-"""Training RWKV-7 from scratch: data rows, initial weights, optimizer, the loop, a fast CPU recurrence."""
+"""Training RWKV-7 from scratch: rows, initial weights, optimizer, loop, a fast CPU recurrence."""

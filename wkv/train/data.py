@@ -35,7 +35,10 @@ class Row(NamedTuple):
 class Rows(Protocol):
     """A source of rows."""
 
-    context: int
+    @property
+    def context(self) -> int:
+        """Tokens per row, T."""
+        ...
 
     def row(self, number: int) -> Row:
         """The row of that number; numbers have no end."""
@@ -43,9 +46,11 @@ class Rows(Protocol):
 
 
 class Prose:
-    """Windows over texts: every epoch cuts the texts anew and takes each piece once, in random order."""
+    """Windows over texts: every epoch cuts them anew and takes each piece once, in random order."""
 
-    def __init__(self, texts: Sequence[np.ndarray], context: int, seed: int, paragraph_token: int | None) -> None:
+    def __init__(
+        self, texts: Sequence[np.ndarray], context: int, seed: int, paragraph_token: int | None
+    ) -> None:
         """Texts are arrays of ids; `paragraph_token` is the id after which a paragraph begins."""
         self.texts, self.context, self.seed = texts, context, seed
         self.windows = [(len(text) - context) // context for text in texts]
@@ -147,5 +152,8 @@ def batch(rows: Rows, first: int, count: int) -> Batch:
     ids = torch.tensor([row.ids for row in chosen])
     weights = torch.tensor([row.weights for row in chosen])
     return Batch(
-        ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights[:, 1:].contiguous(), [row.source for row in chosen]
+        ids[:, :-1].contiguous(),
+        ids[:, 1:].contiguous(),
+        weights[:, 1:].contiguous(),
+        [row.source for row in chosen],
     )

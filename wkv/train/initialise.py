@@ -2,7 +2,7 @@
 
     l = layer, L = layers, depth = l / (L - 1), rest = 1 - l / L, q[i] = i / D
 
-Source: BlinkDL/RWKV-LM, RWKV-v7/train_temp/src/model.py (the constructors and generate_init_weight).
+Source: BlinkDL/RWKV-LM, RWKV-v7/train_temp/src/model.py (constructors, generate_init_weight).
 """
 
 import math
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wkv.models.rwkv7 import RWKV7, Config, TimeMix
+from wkv.models.rwkv7 import RWKV7, Block, Config, TimeMix
 
 HEAD_SIZE = 64
 MIX_POWERS = {"x_r": 0.2, "x_g": 0.2, "x_w": 0.9, "x_a": 0.9, "x_k": 0.7, "x_v": 0.7}
@@ -18,7 +18,9 @@ EMBEDDING_RANGE = 1e-4
 """Tiny, because ln0 follows at once: directions are learned fast while the norm is small."""
 
 
-def new_config(vocab_size: int, n_layer: int, n_embd: int, *, rank: int = 32, gate_rank: int = 64) -> Config:
+def new_config(
+    vocab_size: int, n_layer: int, n_embd: int, *, rank: int = 32, gate_rank: int = 64
+) -> Config:
     """Sizes of a new model: heads of 64, a channel mix of four times the width."""
     return Config(
         generation="7",
@@ -41,6 +43,7 @@ def initialise(model: RWKV7, seed: int) -> None:
     """Give every tensor of the model its initial value, the same for the same seed."""
     source = torch.Generator().manual_seed(seed)
     config = model.config
+    assert isinstance(config, Config)
     V, D = config.vocab_size, config.n_embd
     model.emb.weight.uniform_(-EMBEDDING_RANGE, EMBEDDING_RANGE, generator=source)
     _orthogonal(model.head.weight, 0.5 * math.sqrt(V / D) if V > D else 0.5, source)
@@ -49,6 +52,7 @@ def initialise(model: RWKV7, seed: int) -> None:
             module.weight.fill_(1)
             module.bias.zero_()
     for layer, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         rest = 1 - layer / config.n_layer
         _initialise_time_mix(block.att, layer, config, source)
         block.ffn.x_k.copy_(_mix(D, rest**4))
@@ -57,7 +61,7 @@ def initialise(model: RWKV7, seed: int) -> None:
 
 
 def _initialise_time_mix(att: TimeMix, layer: int, config: Config, source: torch.Generator) -> None:
-    """Mixes by depth, decays from slow to fast over the channels, low-rank maps that start at zero."""
+    """Mixes by depth, decays from slow to fast over the channels, low-rank maps that are zero."""
     A, N, L = config.dim_att, config.head_size, config.n_layer
     depth, rest = layer / max(1, L - 1), 1 - layer / L
     for name, power in MIX_POWERS.items():

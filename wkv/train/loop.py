@@ -13,16 +13,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from wkv.errors import TrainingError
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, Rows, batch
-from wkv.train.folder import RunFolder
+from wkv.train.folder import RunFolder, can_plot
 from wkv.train.initialise import initialise
 from wkv.train.optimizer import Optimizer, Settings, Team
 from wkv.train.recurrence import recurrence
@@ -68,6 +69,18 @@ class Plan:
     compile: bool = True
     optimizer: Settings = field(default_factory=Settings)
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if (self.steps is None) == (self.minutes is None):
+            raise TrainingError(
+                "a run has a length in steps or in minutes; give exactly one of them"
+            )
+        if self.rows % self.processes:
+            raise TrainingError(
+                f"{self.rows} rows per step cannot be shared evenly by {self.processes} processes; "
+                "change one of the two numbers"
+            )
+
 
 @dataclass(frozen=True)
 class Job:
@@ -80,7 +93,7 @@ class Job:
     resume: bool
 
 
-Report = Callable[[dict, float], None]
+Report = Callable[[dict[str, Any], float], None]
 """Told each line of the log and the share of the run that is done, in [0, 1]."""
 
 
@@ -94,6 +107,10 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
         TrainingError: if the folder or the data cannot be used.
     """
     job.folder.prepare(job.resume)
+    if not can_plot():
+        notify(
+            "matplotlib is not installed, so there will be no loss.png: pip install 'wkv[train]'"
+        )
     threads = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         torch.set_num_threads(job.plan.threads)
@@ -112,7 +129,8 @@ def _leader(job: Job) -> Iterator[Team]:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as meeting:
         helpers = [
-            spawn.Process(target=_help, args=(job, rank, meeting), daemon=True) for rank in range(1, job.plan.processes)
+            spawn.Process(target=_help, args=(job, rank, meeting), daemon=True)
+            for rank in range(1, job.plan.processes)
         ]
         for helper in helpers:
             helper.start()
@@ -126,7 +144,11 @@ def _leader(job: Job) -> Iterator[Team]:
 def _member(rank: int, size: int, meeting: str) -> Iterator[Team]:
     """Join the group of processes that meets in a folder."""
     distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}/processes", rank=rank, world_size=size, timeout=PATIENCE
+        "gloo",
+        init_method=f"file://{meeting}/processes",
+        rank=rank,
+        world_size=size,
+        timeout=PATIENCE,
     )
     try:
         yield Team(rank, size, distributed.all_reduce)
@@ -139,7 +161,9 @@ def _help(job: Job, rank: int, meeting: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(job.plan.threads)
     with _member(rank, job.plan.processes, meeting) as team:
-        _Trainer(job, team, lambda message: None).run(threading.Event(), lambda entry, progress: None)
+        _Trainer(job, team, lambda message: None).run(
+            threading.Event(), lambda entry, progress: None
+        )
 
 
 @contextlib.contextmanager
@@ -183,15 +207,30 @@ class _Trainer:
                 block.compile(dynamic=False)
 
     def _load(self) -> None:
-        state = self.folder.load() if self.team.rank == 0 else torch.load(self.folder.checkpoint, weights_only=True)
+        state = (
+            self.folder.load()
+            if self.team.rank == 0
+            else torch.load(self.folder.checkpoint, weights_only=True)
+        )
+        if state["config"] != asdict(self.model.config):
+            raise TrainingError(
+                f"{self.folder.checkpoint} is of a model with {state['config']}, asked for was "
+                f"{asdict(self.model.config)}; give the sizes that the run was started with"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def _save(self) -> None:
         if self.team.rank == 0:
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state()}
-            self.folder.save({**state, "step": self.step, "seconds": self.seconds}, self.model)
+            state = {
+                "config": asdict(self.model.config),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state(),
+                "step": self.step,
+                "seconds": self.seconds,
+            }
+            self.folder.save(state, self.model)
 
     def _progress(self) -> float:
         """The share of the plan that is done, by this process's count or clock."""
@@ -214,7 +253,13 @@ class _Trainer:
             self.seconds += now - clock
             clock = now
             if self.team.rank == 0 and self.step % self.plan.log_steps == 0:
-                entry = tally.entry(self.step, self.step * self.plan.rows * self.plan.context, self.seconds, rate, norm)
+                entry = tally.entry(
+                    self.step,
+                    self.step * self.plan.rows * self.plan.context,
+                    self.seconds,
+                    rate,
+                    norm,
+                )
                 self.folder.append(entry)
                 report(entry, progress)
             if now - saved > self.plan.save_seconds:
@@ -237,8 +282,10 @@ class _Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             X, _ = self.model(rows.inputs, self.layers)
         chosen, targets, weights = _targets(rows)
-        loss, losses = self.loss(self.model, X.flatten(0, 1).index_select(0, chosen), targets, weights)
-        (loss / self.team.size).backward()
+        loss, losses = self.loss(
+            self.model, X.flatten(0, 1).index_select(0, chosen), targets, weights
+        )
+        torch.autograd.backward(loss / self.team.size)
         self.team.add_up(self.gradient)
         warm = min(1.0, (self.step + 1) / self.plan.warmup)
         rate = self.plan.learning_rate * warm * max(LAST_RATE, 1 - progress)
@@ -260,7 +307,7 @@ def _flat_gradient(model: RWKV7) -> Tensor:
 
 
 def _targets(rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Places, ids and weights of the targets that count, padded with weight 0 to a multiple of TARGET_STEP.
+    """Places, ids and weights of the targets that count, padded to a multiple of TARGET_STEP.
 
     The head is the widest matrix of a small model; places whose loss is not wanted skip it.
     """
@@ -296,9 +343,14 @@ class _Tally:
         for source, pair in zip(rows.sources, per_row, strict=True):
             self.sums[source] = self.sums.get(source, torch.zeros(2)) + pair
 
-    def entry(self, step: int, tokens: int, seconds: float, rate: float, norm: float) -> dict:
+    def entry(
+        self, step: int, tokens: int, seconds: float, rate: float, norm: float
+    ) -> dict[str, Any]:
         """A line of the log; starts anew."""
-        loss = {source: round((pair[0] / pair[1]).item(), 4) for source, pair in sorted(self.sums.items())}
+        loss = {
+            source: round((pair[0] / pair[1]).item(), 4)
+            for source, pair in sorted(self.sums.items())
+        }
         self.sums = {}
         return {
             "step": step,

@@ -1,10 +1,11 @@
-"""Muon for the matrices inside the blocks, Adam for everything else, in one step over all processes.
+"""Muon for the matrices inside the blocks, Adam for everything else.
 
 Muon moves a matrix by its momentum with all singular values set to about one:
 
-    M <- momentum M + G ;   W <- (1 - lr wd) W - lr 0.2 sqrt(max(rows, columns)) orthogonal(G + momentum M)
+    M <- momentum M + G
+    W <- (1 - rate decay) W - rate 0.2 sqrt(max(rows, columns)) orthogonal(G + momentum M)
 
-The factor 0.2 sqrt(max) gives its steps the size of Adam's, so both share one learning rate.
+The factor gives its steps the size of Adam's, so both share one learning rate.
 
 Sources: Muon, Keller Jordan's post of 2024 (the coefficients of the iteration); "Muon is scalable
 for LLM training", arXiv 2502.16982 (the factor); RWKV-7's train_temp (which tensors decay, w0 twice
@@ -14,6 +15,7 @@ as fast, the betas of Adam).
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,9 @@ class Team:
 class Optimizer:
     """Updates parameters in place from their `.grad`, which must be the same in every process."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], settings: Settings, team: Team) -> None:
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], settings: Settings, team: Team
+    ) -> None:
         self.settings, self.team = settings, team
         self.step_count = 0
         self.parameters: list[nn.Parameter] = []
@@ -59,14 +63,17 @@ class Optimizer:
                 matrices.setdefault(tuple(parameter.shape), []).append(parameter)
             else:
                 decay = settings.weight_decay if is_weight else 0.0
-                self.adam.append(AdamTensor(parameter, 2.0 if name.endswith("att.w0") else 1.0, decay))
+                self.adam.append(
+                    AdamTensor(parameter, 2.0 if name.endswith("att.w0") else 1.0, decay)
+                )
         self.muon = [MuonStack(stack) for stack in matrices.values()]
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:
         """Clip the gradient, update every parameter, return the gradient's norm before clipping."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+        gradients = [gradient_of(parameter) for parameter in self.parameters]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = float(torch.linalg.vector_norm(norms))
         if norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / norm)
         self.step_count += 1
@@ -76,7 +83,7 @@ class Optimizer:
             stack.step(learning_rate, self.settings, self.team)
         return norm
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """All that a later `load_state` needs to go on as if nothing had happened."""
         return {
             "step_count": self.step_count,
@@ -84,7 +91,7 @@ class Optimizer:
             "adam": [(tensor.mean, tensor.square) for tensor in self.adam],
         }
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
         self.step_count = state["step_count"]
         for stack, momentum in zip(self.muon, state["muon"], strict=True):
@@ -104,7 +111,7 @@ class AdamTensor:
 
     def step(self, learning_rate: float, settings: Settings, count: int) -> None:
         """One update; `count` is 1 for the first."""
-        gradient, (beta1, beta2) = self.parameter.grad, settings.betas
+        gradient, (beta1, beta2) = gradient_of(self.parameter), settings.betas
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         deviation = (self.square / (1 - beta2**count)).sqrt_().add_(TINY)
@@ -124,7 +131,7 @@ class MuonStack:
 
     def step(self, learning_rate: float, settings: Settings, team: Team) -> None:
         """One update of every matrix in the stack."""
-        gradient = torch.stack([parameter.grad for parameter in self.parameters])
+        gradient = torch.stack([gradient_of(parameter) for parameter in self.parameters])
         self.momentum.mul_(settings.momentum).add_(gradient)
         direction = gradient.add_(self.momentum, alpha=settings.momentum)
         update = torch.zeros_like(direction)
@@ -134,6 +141,12 @@ class MuonStack:
         for parameter, change in zip(self.parameters, update, strict=True):
             parameter.mul_(1 - learning_rate * settings.weight_decay)
             parameter.add_(change, alpha=-learning_rate * self.scale)
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """The gradient, which must be there."""
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -154,4 +167,5 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         A = X @ X.mT
         X = a * X + (b * A + c * (A @ A)) @ X
-    return (X.mT if is_tall else X).float()
+    result: Tensor = (X.mT if is_tall else X).float()
+    return result

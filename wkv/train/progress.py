@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from wkv.train.loop import Report
 
 
-def describe(entry: dict, progress: float) -> str:
+def describe(entry: dict[str, Any], progress: float) -> str:
     """A line of the log in words."""
     losses = "  ".join(f"{source} {loss:.3f}" for source, loss in entry["loss"].items())
     speed = entry["tokens"] / max(entry["seconds"], 1e-9)
     return (
-        f"step {entry['step']}  {progress:.1%}  {entry['seconds']:.0f} s  {entry['tokens'] / 1e6:.2f} M tokens"
-        f"  {speed:.0f} tokens/s  rate {entry['learning_rate']:.1e}  loss: {losses}"
+        f"step {entry['step']}  {progress:.1%}  {entry['seconds']:.0f} s"
+        f"  {entry['tokens'] / 1e6:.2f} M tokens  {speed:.0f} tokens/s"
+        f"  rate {entry['learning_rate']:.1e}  loss: {losses}"
     )
 
 
@@ -21,7 +22,12 @@ def describe(entry: dict, progress: float) -> str:
 def shown(stream: TextIO) -> Iterator[Report]:
     """A report for `wkv.train.loop.train` that writes to the stream."""
     if not stream.isatty():
-        yield lambda entry, progress: print(describe(entry, progress), file=stream, flush=True)
+
+        def write_line(entry: dict[str, Any], progress: float) -> None:
+            stream.write(describe(entry, progress) + "\n")
+            stream.flush()
+
+        yield write_line
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,4 +35,6 @@ def shown(stream: TextIO) -> Iterator[Report]:
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=stream)) as bar:
         task = bar.add_task("compiling", total=1.0)
-        yield lambda entry, progress: bar.update(task, completed=progress, description=describe(entry, progress))
+        yield lambda entry, progress: bar.update(
+            task, completed=progress, description=describe(entry, progress)
+        )

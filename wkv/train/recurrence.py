@@ -13,14 +13,21 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from wkv.models.rwkv7 import Recurrence
+from wkv.ops.wkv7 import wkv7
+
 SOURCE = Path(__file__).with_name("recurrence.cpp")
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=c++17", "-shared", "-fPIC")
+# No -ffast-math: a library linked with it would switch denormal numbers off for the whole process.
+ARITHMETIC = ("-ffp-contract=fast", "-fno-math-errno")
+FLAGS = ("-O3", "-march=native", *ARITHMETIC, "-std=c++17", "-shared", "-fPIC")
 # Tried in turn: wide vectors are a GCC and clang x86 option, OpenMP is missing in some clangs.
 EXTRA_FLAGS = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ("-fopenmp-simd",), ())
 HEAD_SIZES = (16, 32, 64, 128)
@@ -32,31 +39,25 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "wkv"
 
 
-def recurrence(threads: int, cache: Path | None = None):
+def recurrence(threads: int) -> tuple[Recurrence, str | None]:
     """Return `(wkv7 function, notice)`: the C++ form, or the torch form and a notice saying why."""
     try:
-        _library(cache or cache_folder())
+        _library()
     except CompilerMissing as missing:
-        from wkv.ops.wkv7 import wkv7
-
-        return wkv7, str(missing)
+        return wkv7, f"{missing}: training uses the slower torch form of the recurrence"
     return functools.partial(_wkv7_with_threads, threads), None
 
 
 class CompilerMissing(Exception):
-    """No C++ compiler was found, or none could compile the recurrence."""
+    """The recurrence cannot be compiled here."""
 
 
 @functools.cache
-def _library(cache: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build(cache)))
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build(cache_folder())))
     if library.chunk_length() != CHUNK:
         raise CompilerMissing("recurrence.cpp and recurrence.py disagree about the chunk length")
-    _loaded.append(library)
     return library
-
-
-_loaded: list[ctypes.CDLL] = []  # the operators below are registered once and call the last library
 
 
 def build(cache: Path) -> Path:
@@ -71,8 +72,11 @@ def build(cache: Path) -> Path:
         return target
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
-        raise CompilerMissing(f"no C++ compiler ({', '.join(COMPILERS)}): training uses the slower torch recurrence")
-    cache.mkdir(parents=True, exist_ok=True)
+        raise CompilerMissing(f"no C++ compiler was found ({', '.join(COMPILERS)})")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompilerMissing(f"the compiled recurrence cannot be kept ({error})") from error
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         built = Path(folder) / target.name
         for extra in EXTRA_FLAGS:
@@ -82,7 +86,7 @@ def build(cache: Path) -> Path:
                 os.replace(built, target)
                 return target
     reason = (result.stderr.strip().splitlines() or ["no message"])[0]
-    raise CompilerMissing(f"{compiler} cannot compile the recurrence ({reason}): training uses the slower torch form")
+    raise CompilerMissing(f"{compiler} cannot compile the recurrence ({reason})")
 
 
 def _processor() -> str:
@@ -91,17 +95,28 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    )
 
 
-def _wkv7_with_threads(threads, receptance, log_decay, key, value, a, b, state):
+def _wkv7_with_threads(
+    threads: int,
+    receptance: Tensor,
+    log_decay: Tensor,
+    key: Tensor,
+    value: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Signature of `wkv.ops.wkv7.wkv7`, behind the number of threads."""
     inputs = [x.float().contiguous() for x in (receptance, log_decay, key, value, a, b, state)]
     y, last, _, _ = _forward(threads, *inputs)
     return y.to(receptance.dtype), last
 
 
-def _pointers(tensors) -> list[ctypes.c_void_p]:
+def _pointers(tensors: Iterable[Tensor]) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(x.data_ptr()) for x in tensors]
 
 
@@ -110,7 +125,10 @@ def _sizes(x: Tensor) -> list[ctypes.c_int64]:
 
 
 def _empty_results(r: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y (B,T,H,N), last state (B,H,N,N), S a (B,T,H,N), states every CHUNK tokens (B,H,chunks,N,N)."""
+    """Room for y, the last state, S a and the states every CHUNK tokens.
+
+    (B, T, H, N), (B, H, N, N), (B, T, H, N), (B, H, chunks, N, N).
+    """
     B, T, H, N = r.shape
     checkpoints = r.new_empty(B, H, -(-T // CHUNK), N, N)
     return torch.empty_like(r), torch.empty_like(state), torch.empty_like(r), checkpoints
@@ -118,12 +136,19 @@ def _empty_results(r: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 
 @torch.library.custom_op("wkv::wkv7_cpu", mutates_args=())
 def _forward(
-    threads: int, r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
+    threads: int,
+    r: Tensor,
+    log_decay: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = (r, log_decay, k, v, a, b, state)
     y, last, sa, checkpoints = _empty_results(r, state)
     outputs = (y, sa, checkpoints, last)
-    failed = _loaded[-1].wkv7_forward(
+    failed = _library().wkv7_forward(
         *_sizes(r), ctypes.c_int(threads), *_pointers(inputs), *_pointers(outputs)
     )
     if failed:
@@ -132,8 +157,19 @@ def _forward(
 
 
 @_forward.register_fake
-def _(threads, r, log_decay, k, v, a, b, state):
+def _(  # type: ignore[no-untyped-def]
+    threads, r, log_decay, k, v, a, b, state
+):
     return _empty_results(r, state)
+
+
+SevenTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _empty_gradients(r: Tensor, dlast: Tensor) -> SevenTensors:
+    """Room for the gradients of r, log_decay, k, v, a, b and the first state."""
+    dr, dlog_decay, dk, dv, da, db = (torch.empty_like(r) for _ in range(6))
+    return dr, dlog_decay, dk, dv, da, db, torch.empty_like(dlast)
 
 
 @torch.library.custom_op("wkv::wkv7_cpu_backward", mutates_args=())
@@ -151,17 +187,21 @@ def _backward(
     dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = (r, log_decay, k, v, a, b, sa, checkpoints, dy, dlast)
-    gradients = (*(torch.empty_like(r) for _ in range(6)), torch.empty_like(dlast))
-    _loaded[-1].wkv7_backward(*_sizes(r), ctypes.c_int(threads), *_pointers(inputs), *_pointers(gradients))
+    gradients = _empty_gradients(r, dlast)
+    _library().wkv7_backward(
+        *_sizes(r), ctypes.c_int(threads), *_pointers(inputs), *_pointers(gradients)
+    )
     return gradients
 
 
 @_backward.register_fake
-def _(threads, r, log_decay, k, v, a, b, sa, checkpoints, dy, dlast):
-    return (*(torch.empty_like(r) for _ in range(6)), torch.empty_like(dlast))
+def _(  # type: ignore[no-untyped-def]
+    threads, r, log_decay, k, v, a, b, sa, checkpoints, dy, dlast
+):
+    return _empty_gradients(r, dlast)
 
 
-def _remember(ctx, inputs, output):
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     threads, r, log_decay, k, v, a, b, _ = inputs
     _, last, sa, checkpoints = output
     ctx.threads = threads
@@ -169,7 +209,9 @@ def _remember(ctx, inputs, output):
     ctx.save_for_backward(r, log_decay, k, v, a, b, sa, checkpoints)
 
 
-def _differentiate(ctx, dy, dlast, _sa, _checkpoints):
+def _differentiate(
+    ctx: Any, dy: Tensor | None, dlast: Tensor | None, _sa: object, _checkpoints: object
+) -> tuple[Tensor | None, ...]:
     dy = torch.zeros_like(ctx.saved_tensors[0]) if dy is None else dy.contiguous()
     dlast = dy.new_zeros(ctx.state_shape) if dlast is None else dlast.contiguous()
     return (None, *_backward(ctx.threads, *ctx.saved_tensors, dy, dlast))

@@ -19,7 +19,9 @@ CANDIDATE = re.compile(
 SINGLE_BYTES = 256
 
 
-def make_vocabulary(texts: Iterable[tuple[str, int]], size: int, always: Sequence[str] = ("\n\n",)) -> list[bytes]:
+def make_vocabulary(
+    texts: Iterable[tuple[str, int]], size: int, always: Sequence[str] = ("\n\n",)
+) -> list[bytes]:
     """The tokens of ids 1, 2, ...: all bytes, then the most useful candidates in order of bytes.
 
     Args:
@@ -35,7 +37,9 @@ def make_vocabulary(texts: Iterable[tuple[str, int]], size: int, always: Sequenc
     room = size - 1 - SINGLE_BYTES
     saved = sorted(counts, key=lambda piece: (-counts[piece] * (len(piece.encode()) - 1), piece))
     chosen = [*always, *(piece for piece in saved if piece not in always)][:room]
-    return [bytes([byte]) for byte in range(SINGLE_BYTES)] + sorted(piece.encode() for piece in chosen)
+    return [bytes([byte]) for byte in range(SINGLE_BYTES)] + sorted(
+        piece.encode() for piece in chosen
+    )
 
 
 def write_vocabulary(tokens: Sequence[bytes], path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Speed, measured beside the `rwkv` package in one interleaved run: `make bench`."""

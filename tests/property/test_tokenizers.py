@@ -1,0 +1,179 @@
+"""Round trips on arbitrary text and bytes, agreement with the `rwkv` package, streaming."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wkv.errors import TokenizerError
+from wkv.tokenizers import choose_tokenizer, open_tokenizer
+from wkv.tokenizers.interface import StreamDecoder
+from wkv.tokenizers.plain_bytes import BytesTokenizer
+from wkv.tokenizers.world import WorldTokenizer, official_vocabulary
+
+WORLD = WorldTokenizer()
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+SENTENCES = [
+    "Hello",
+    "S:2",
+    "Made in China",
+    "今天天气不错",
+    "男：听说你们公司要派你去南方工作？",
+    "User: hi\n\nAssistant:",
+    "\n\n\n\n \t 0123456789",
+    "👩‍👩‍👧‍👦 naïve Ǆ \x00\x7f",
+]
+
+
+@pytest.fixture(scope="module")
+def package_tokenizer():
+    """Give the package's own tokenizer, from its file alone."""
+    spec = importlib.util.find_spec("rwkv")
+    file = Path(spec.submodule_search_locations[0]) / "rwkv_tokenizer.py"
+    module_spec = importlib.util.spec_from_file_location("package_tokenizer", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module.TRIE_TOKENIZER(str(official_vocabulary()))
+
+
+@given(texts)
+def test_world_text_round_trip(text):
+    assert WORLD.decode(WORLD.encode(text)) == text
+
+
+@given(st.binary(max_size=300))
+def test_world_bytes_round_trip(data):
+    assert WORLD.decode_bytes(WORLD.encode(data)) == data
+
+
+@given(st.lists(st.integers(1, 65529), max_size=60))
+def test_world_equals_the_package_on_glued_tokens(package_tokenizer, ids):
+    data = WORLD.decode_bytes(ids)
+    assert WORLD.encode(data) == package_tokenizer.encodeBytes(data)
+
+
+@given(texts)
+def test_world_equals_the_package_on_text(package_tokenizer, text):
+    assert WORLD.encode(text) == package_tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_world_equals_the_package_on_sentences(package_tokenizer, text):
+    assert WORLD.encode(text) == package_tokenizer.encode(text)
+
+
+def test_world_windows_do_not_show(package_tokenizer):
+    for filler in (" ", "a", "今", "ab" * 7, "\n"):
+        text = filler * 9000 + "tail 今天"
+        assert WORLD.encode(text) == package_tokenizer.encode(text)
+
+
+def test_world_known_ids():
+    assert WORLD.encode("\n") == [11]
+    assert WORLD.encode("\n\n") == [261]
+    assert WORLD.encode("User:") == [24281, 59]
+    assert WORLD.encode("<think>") == [61, 35762, 63]
+
+
+def test_world_reserved_ids_stand_for_no_text():
+    assert WORLD.vocab_size == 65536
+    assert WORLD.decode([0, *range(65530, 65536)]) == ""
+
+
+@pytest.mark.parametrize("token", [-1, 65536, 10**9])
+def test_world_refuses_ids_outside(token):
+    with pytest.raises(TokenizerError, match=str(token)):
+        WORLD.decode([token])
+
+
+@pytest.mark.parametrize("tokenizer", [WORLD, BytesTokenizer()], ids=["world", "bytes"])
+def test_lone_surrogates_are_refused(tokenizer):
+    with pytest.raises(TokenizerError, match=r"U\+D800.*position 2"):
+        tokenizer.encode("ab\ud800")
+
+
+@given(st.binary(max_size=100), st.lists(st.integers(1, 5), max_size=40))
+def test_bytes_round_trip(data, _cuts):
+    assert BytesTokenizer().decode_bytes(BytesTokenizer().encode(data)) == data
+
+
+@given(st.lists(st.integers(1, 65529), max_size=60))
+def test_streamed_world_text_equals_decoded_text(ids):
+    decoder = StreamDecoder(WORLD)
+    streamed = "".join(decoder.push(token) for token in ids) + decoder.flush()
+    assert streamed == WORLD.decode(ids)
+
+
+@given(st.binary(max_size=60))
+def test_streamed_bytes_equal_decoded_bytes_and_never_wait(data):
+    decoder = StreamDecoder(BytesTokenizer())
+    shown = ""
+    for count, byte in enumerate(data, start=1):
+        shown += decoder.push(byte)
+        # At most three bytes of a character can be waiting.
+        settled = data[: max(0, count - 3)].decode("utf-8", "ignore")
+        assert len(shown) >= len(settled)
+    assert shown + decoder.flush() == data.decode("utf-8", "replace")
+
+
+def test_pile_tokenizer_from_a_file(shared_data):
+    tokenizer = open_tokenizer(shared_data / "20B_tokenizer.json", 50277)
+    assert tokenizer.encode("\n") == [187]
+    assert tokenizer.encode("\n\n") == [535]
+    assert tokenizer.decode([0]) == ""
+    assert tokenizer.end_of_text == 0
+    assert tokenizer.vocab_size >= 50277
+    for text in SENTENCES:
+        ids = tokenizer.encode(text)
+        decoder = StreamDecoder(tokenizer)
+        assert tokenizer.decode(ids) == text
+        assert "".join(map(decoder.push, ids)) + decoder.flush() == text
+
+
+def test_pile_tokenizer_refuses_bytes_that_are_no_text(shared_data):
+    tokenizer = open_tokenizer(shared_data / "20B_tokenizer.json")
+    with pytest.raises(TokenizerError, match="not UTF-8"):
+        tokenizer.encode(b"\xff")
+
+
+def test_tokenizer_is_chosen_by_size_and_by_a_file_beside(tmp_path, demo):
+    assert choose_tokenizer(65536).name == "world"
+    assert choose_tokenizer(256).name == "bytes"
+    assert demo.tokenizer.name == "demo-rwkv7.vocab.txt"
+    with pytest.raises(TokenizerError, match="vocabulary of 300 ids.*--tokenizer"):
+        choose_tokenizer(300)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 'a' 1\nnonsense\n", "line 2"),
+        ("1 'a' 2\n", "line 1"),
+        ("1 'a' 1\n1 'b' 1\n", "occurs twice"),
+        ("1 __import__('os') 1\n", "line 1"),
+        ("0 'a' 1\n", "line 1"),
+        ("", "empty"),
+    ],
+)
+def test_damaged_vocabularies_are_refused_by_line(tmp_path, content, message):
+    path = tmp_path / "v.txt"
+    path.write_text(content)
+    with pytest.raises(TokenizerError, match=message):
+        open_tokenizer(path)
+
+
+def test_a_vocabulary_without_all_bytes_names_the_byte_it_lacks(tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_text("1 'a' 1\n2 'ab' 2\n")
+    tokenizer = open_tokenizer(path)
+    assert tokenizer.encode("aaba") == [1, 2, 1]
+    for text in ("b", "ab?", "a?a"):
+        with pytest.raises(TokenizerError, match="in no token"):
+            tokenizer.encode(text)
+
+
+def test_an_unknown_tokenizer_name_says_what_there_is():
+    with pytest.raises(TokenizerError, match="world, 20b, bytes"):
+        open_tokenizer("worlds")

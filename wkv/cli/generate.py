@@ -1,0 +1,58 @@
+"""Continue a text, streaming. The prompt is --prompt, or what comes through a pipe."""
+
+import argparse
+import json
+import os
+import sys
+
+from wkv.cli.options import add_model, add_sampling, load_model, notice, read_sampling
+
+SUMMARY = "continue a text"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wkv generate`."""
+    add_model(parser)
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; default: stdin")
+    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="default: 256")
+    add_sampling(parser)
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end here; may be repeated"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one object: text, token_ids, finish_reason"
+    )
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the model adds to the prompt."""
+    if args.prompt is None and sys.stdin.isatty():
+        args.usage_error("there is no prompt: give --prompt TEXT, or pipe a text in")
+    # Bytes as they were given: an argument or a pipe need not be UTF-8.
+    prompt = sys.stdin.buffer.read() if args.prompt is None else os.fsencode(args.prompt)
+
+    from wkv.streaming import stream
+
+    sampling = read_sampling(args)
+    pieces = stream(
+        load_model(args), prompt, sampling=sampling, max_tokens=args.max_tokens, stop=args.stop
+    )
+    try:
+        for piece in pieces:
+            if not args.json:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        rest = pieces.interrupt()
+        if not args.json:
+            print(rest, end="", flush=True)
+    done = pieces.result
+    if args.json:
+        fields = ("text", "token_ids", "finish_reason")
+        print(json.dumps({name: getattr(done, name) for name in fields}, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        print()
+    if sys.stderr.isatty() and done.timings.decode_seconds:
+        rate = len(done.token_ids) / done.timings.decode_seconds
+        notice(f"[{len(done.token_ids)} tokens, {rate:.1f} per second, {done.finish_reason}]")
+    return 0

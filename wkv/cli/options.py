@@ -1,0 +1,72 @@
+"""Options that several commands share, and what they make of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wkv.model import Model
+    from wkv.sampling import Sampling
+
+SAMPLING = {
+    "temperature": (float, "flatness of the draw; 0 takes the most probable token"),
+    "top_p": (float, "draw from the most probable tokens that reach this probability"),
+    "top_k": (int, "draw from at most so many tokens; 0: no limit"),
+    "presence_penalty": (float, "taken from the logit of tokens that were said"),
+    "frequency_penalty": (float, "taken from it for each time"),
+    "penalty_decay": (float, "how the frequency penalty fades, per token"),
+    "seed": (int, "repeat the same draw"),
+}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, --strategy and --tokenizer."""
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a .pth or .safetensors file; default: built in"
+    )
+    parser.add_argument(
+        "--strategy", default="auto", help="`auto`, or device and dtype, such as `cpu bf16`"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="NAME_OR_FILE", help="world, 20b, bytes, or a file; default: by size"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """One option for each field of Sampling, without a default."""
+    for name, (kind, text) in SAMPLING.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help=text)
+
+
+def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> Sampling:
+    """The sampling that the options ask for, over a default."""
+    from dataclasses import replace
+
+    from wkv.sampling import Sampling
+
+    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    return replace(default or Sampling(), **given)
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """The model that the options name; says on stderr what `auto` picked."""
+    import torch
+
+    from wkv.loading import load
+    from wkv.strategy import SMALL
+
+    model = load(args.model, args.strategy, tokenizer=args.tokenizer)
+    if model.strategy.reason and args.model is not None:
+        notice(f"strategy: {model.strategy} ({model.strategy.reason})")
+    weights = sum(parameter.nbytes for parameter in model.network.parameters())
+    if weights < SMALL and model.device.type == "cpu":
+        # Work so small is done before a second thread wakes up, on a busy machine long before.
+        torch.set_num_threads(1)
+    return model
+
+
+def notice(text: str) -> None:
+    """A line for the user on stderr."""
+    print(text, file=sys.stderr, flush=True)
