@@ -1,4 +1,4 @@
-"""Prefill of 512 tokens and decode of random official-size models, wkv beside the `rwkv` package."""
+"""Prefill of 512 tokens and decode of random 0.1B-size models, beside the `rwkv` package."""
 
 import json
 import statistics

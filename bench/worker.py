@@ -14,7 +14,7 @@ DECODED = 24
 
 
 def main() -> None:
-    """Load the model that the arguments name, then serve `prefill` and `decode` until stdin ends."""
+    """Load the model of the arguments, then serve `prefill` and `decode` until stdin ends."""
     engine, path, generation, dtype, threads = sys.argv[1:]
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = "0"

@@ -160,12 +160,13 @@ def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
     Raises:
         InputError: if there is nothing to read and nothing was read before.
     """
-    encode = isinstance(prompt, (str, bytes))
-    ids = model.tokenizer.encode(prompt) if encode else list(prompt)  # type: ignore[arg-type]
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
     begins = state is None or not any(state.tokens_seen)
     if not ids and (begins or state is None or state.logits is None):
         raise InputError("the prompt is empty; give some text, or a state to go on from")
-    document = model.config.generation in ("7", "7a") and model.config.vocab_size == WORLD_VOCAB_SIZE
+    document = (
+        model.config.generation in ("7", "7a") and model.config.vocab_size == WORLD_VOCAB_SIZE
+    )
     if begins and document and ids[0] != 0:
         ids.insert(0, 0)
     return ids

@@ -1,4 +1,4 @@
-"""From a path to a model: the checkpoint, its generation, its network, its dtype and its tokenizer."""
+"""From a path to a model: its checkpoint, generation, network, dtype and tokenizer."""
 
 import hashlib
 import math

@@ -185,14 +185,18 @@ class Model:
         tokens = tokens.reshape(1, -1) if single else tokens
         return tokens.to(self.device, torch.int64), single
 
-    def _check_lengths(self, lengths: Sequence[int] | Tensor | None, tokens: Tensor) -> Tensor | None:
+    def _check_lengths(
+        self, lengths: Sequence[int] | Tensor | None, tokens: Tensor
+    ) -> Tensor | None:
         """Lengths as (B,) int64 on the device, or None if nothing is padding."""
         if lengths is None:
             return None
         counts = torch.as_tensor(lengths, dtype=torch.int64)
         batch, total = tokens.shape
         if counts.shape != (batch,):
-            raise InputError(f"{counts.numel()} lengths were given for {batch} rows; give one a row")
+            raise InputError(
+                f"{counts.numel()} lengths were given for {batch} rows; give one a row"
+            )
         if int(counts.min()) < 1 or int(counts.max()) > total:
             raise InputError(
                 f"lengths are {counts.tolist()}, each must be 1 to {total}, the width of the batch"

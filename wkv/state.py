@@ -121,6 +121,7 @@ class State:
         The header holds the format, the model's identity and generation, the shapes and dtype,
         and the number of tokens seen.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {
@@ -143,8 +144,8 @@ class State:
         try:
             save_file(tensors, partial, metadata=header)
             partial.replace(path)
-        except OSError as error:
-            raise StateError(f"{path}: the state could not be written: {error}") from error
+        except (OSError, SafetensorError) as error:
+            raise StateError(f"{path}: the state could not be written ({error})") from error
         finally:
             partial.unlink(missing_ok=True)
 
@@ -157,7 +158,10 @@ class State:
         """
         header, tensors = _read(Path(path))
         empty = model.new_state()
-        for name, expected in (("generation", model.config.generation), ("identity", empty.identity)):
+        for name, expected in (
+            ("generation", model.config.generation),
+            ("identity", empty.identity),
+        ):
             if header.get(name) != expected:
                 raise StateError(
                     f"{path}: this state belongs to another model ({name} "
@@ -207,13 +211,12 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                     f"{path}: this is not a saved state (format {header.get('format')}, expected "
                     f"{FORMAT}); give a file that state.save wrote"
                 )
-            return header, {name: handle.get_tensor(name) for name in handle.keys()}
+            return header, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise StateError(f"{path}: there is no such file; give a saved state") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise StateError(
-            f"{path}: the state cannot be read ({error}); it is damaged or no state, "
-            "save it again"
+            f"{path}: the state cannot be read ({error}); it is damaged or no state, save it again"
         ) from error
 
 

@@ -94,8 +94,8 @@ def test_lone_surrogates_are_refused(tokenizer):
         tokenizer.encode("ab\ud800")
 
 
-@given(st.binary(max_size=100), st.lists(st.integers(1, 5), max_size=40))
-def test_bytes_round_trip(data, _cuts):
+@given(st.binary(max_size=100))
+def test_bytes_round_trip(data):
     assert BytesTokenizer().decode_bytes(BytesTokenizer().encode(data)) == data
 
 
@@ -142,7 +142,7 @@ def test_tokenizer_is_chosen_by_size_and_by_a_file_beside(tmp_path, demo):
     assert choose_tokenizer(65536).name == "world"
     assert choose_tokenizer(256).name == "bytes"
     assert demo.tokenizer.name == "demo-rwkv7.vocab.txt"
-    with pytest.raises(TokenizerError, match="vocabulary of 300 ids.*--tokenizer"):
+    with pytest.raises(TokenizerError, match=r"vocabulary of 300 ids.*--tokenizer"):
         choose_tokenizer(300)
 
 

@@ -33,17 +33,28 @@ GENERATIONS: Mapping[str, Generation] = {
 }
 
 REFUSED = (
-    (r"_strategy", "a file that ChatRWKV's convert_model made for one strategy, with its matrices "
-     "transposed; give the original .pth it was made from"),
-    (r"blocks\.0\.qkv\.qq\.weight", "RWKV-7b (DeepEmbedAttention), whose state grows with the "
-     "text; wkv knows 4, 5.0, 5.1, 5.2, 6, 7 and 7a"),
-    (r"blocks\.\d+\.att\.time_maa_rkvw_w1|blocks\.\d+\.att\.gate_w1", "an experimental variant of "
-     "RWKV-6 (low-rank gate); wkv knows the released 6"),
+    (
+        r"_strategy",
+        "a file that ChatRWKV's convert_model made for one strategy, with its matrices "
+        "transposed; give the original .pth it was made from",
+    ),
+    (
+        r"blocks\.0\.qkv\.qq\.weight",
+        "RWKV-7b (DeepEmbedAttention), whose state grows with the "
+        "text; wkv knows 4, 5.0, 5.1, 5.2, 6, 7 and 7a",
+    ),
+    (
+        r"blocks\.\d+\.att\.time_maa_rkvw_w1|blocks\.\d+\.att\.gate_w1",
+        "an experimental variant of RWKV-6 (low-rank gate); wkv knows the released 6",
+    ),
     (r"blocks\.\d+\.ffnPre\..*", "an experimental variant of RWKV-4 (ffnPre)"),
     (r"(blocks\.\d+\.)?tiny_.*", "an experimental variant of RWKV-4 (tiny attention: 4a or 4b)"),
     (r"head_[qk]\..*", "an experimental variant of RWKV-4 (head_q and head_k)"),
     (r"pos_emb_.*", "an experimental variant of RWKV-4 (position embedding)"),
-    (r"blocks\.\d+\.att\.(qq|kk|vv|oo)\..*", "an experimental hybrid with attention (qq, kk, vv, oo)"),
+    (
+        r"blocks\.\d+\.att\.(qq|kk|vv|oo)\..*",
+        "an experimental hybrid with attention (qq, kk, vv, oo)",
+    ),
 )
 """Names that betray a model we cannot run, and what it is."""
 

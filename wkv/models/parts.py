@@ -1,4 +1,4 @@
-"""What the generations share exactly: sizes, linear maps, token shift, the norm per head, the skeleton.
+"""What the generations share exactly: sizes, products, token shift, norm per head, skeleton.
 
     e   = LN(emb[token]; ln0)
     X   = e
@@ -54,7 +54,8 @@ def sizes(shapes: Shapes) -> dict[str, int]:
     """The sizes every generation reads off its tensors in the same way."""
     vocab_size, n_embd = shapes["emb.weight"]
     return {
-        "n_layer": 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+        "n_layer": 1
+        + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
         "n_embd": n_embd,
         "vocab_size": vocab_size,
         "dim_att": shapes["blocks.0.att.key.weight"][0],
@@ -77,7 +78,7 @@ def vector(*shape: int) -> nn.Parameter:
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight in the weight's dtype, as float32. Low-rank factors are stored (in, out)."""
+    """X @ weight in the weight's dtype, as float32. Low-rank factors are stored (in, out)."""
     return (x.to(weight.dtype) @ weight).float()
 
 
@@ -102,7 +103,8 @@ def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
     The hidden units stay in the weights' dtype: they are rounded to it before `value` anyway, so
     this changes no bit and moves half the bytes.
     """
-    return value(torch.relu(key.in_weight_dtype(x)).square())
+    out: Tensor = value(torch.relu(key.in_weight_dtype(x)).square())
+    return out
 
 
 def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -132,7 +134,7 @@ def real_tokens(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     return (positions < lengths[:, None])[:, :, None, None].to(x.dtype)
 
 
-def group_norm(y: Tensor, norm: nn.Module, eps: float) -> Tensor:
+def group_norm(y: Tensor, norm: nn.GroupNorm, eps: float) -> Tensor:
     """Normalise each head's N values, then scale and shift per channel.
 
     Args:
@@ -165,7 +167,9 @@ class Skeleton(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids (B, T) to (B, T, D) float32: the embedding after ln0."""
-        return self.blocks[0].ln0(self.emb(ids).float())
+        ln0 = self.get_submodule("blocks.0.ln0")
+        normed: Tensor = ln0(self.emb(ids).float())
+        return normed
 
     def forward(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
@@ -189,7 +193,8 @@ class Skeleton(nn.Module):
 
     def logits(self, X: Tensor) -> Tensor:
         """Residual stream (..., D) to logits (..., V) float32."""
-        return self.head(self.ln_out(X))
+        logits: Tensor = self.head(self.ln_out(X))
+        return logits
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
         """The empty state for `batch` rows, on the device of the weights."""
@@ -201,5 +206,6 @@ class Skeleton(nn.Module):
     def new_wkv(self, batch: int, device: torch.device) -> Tensor:
         """The empty recurrent state of one layer: (B, H, N, N) zeros, axes (value, key)."""
         heads, size = self.config.n_head, self.config.head_size
-        assert heads is not None and size is not None
+        assert heads is not None
+        assert size is not None
         return torch.zeros(batch, heads, size, size, device=device)

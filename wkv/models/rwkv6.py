@@ -56,8 +56,9 @@ class TimeMix(nn.Module):
         super().__init__()
         D, A, M, R = config.n_embd, config.dim_att, config.mix_rank, config.decay_rank
         self.config = config
-        for name in ("x", "w", "k", "v", "r", "g"):
-            setattr(self, f"time_maa_{name}", vector(1, 1, D))
+        self.time_maa_x, self.time_maa_w = vector(1, 1, D), vector(1, 1, D)
+        self.time_maa_k, self.time_maa_v = vector(1, 1, D), vector(1, 1, D)
+        self.time_maa_r, self.time_maa_g = vector(1, 1, D), vector(1, 1, D)
         self.time_maa_w1, self.time_maa_w2 = vector(D, 5 * M), vector(5, M, D)
         self.time_decay = vector(1, 1, A)
         self.time_decay_w1, self.time_decay_w2 = vector(D, R), vector(R, A)

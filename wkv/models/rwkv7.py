@@ -73,14 +73,13 @@ class TimeMix(nn.Module):
         super().__init__()
         D, A = config.n_embd, config.dim_att
         self.config, self.wkv = config, wkv
-        for name in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g"):
-            setattr(self, name, vector(1, 1, D))
+        self.x_r, self.x_w, self.x_k = vector(1, 1, D), vector(1, 1, D), vector(1, 1, D)
+        self.x_v, self.x_a, self.x_g = vector(1, 1, D), vector(1, 1, D), vector(1, 1, D)
         self.w0 = vector(1, 1, A)
         self.w1, self.w2 = vector(D, config.decay_rank), vector(config.decay_rank, A)
         self.a0 = vector(1, 1, A)
         self.a1, self.a2 = vector(D, config.a_rank), vector(config.a_rank, A)
-        self.is_first = layer == 0
-        if not self.is_first:
+        if layer > 0:
             self.v0 = vector(1, 1, A)
             self.v1, self.v2 = vector(D, config.value_rank), vector(config.value_rank, A)
         self.g1, self.g2 = vector(D, config.gate_rank), vector(config.gate_rank, A)
@@ -100,7 +99,10 @@ class TimeMix(nn.Module):
         v_first: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states and v_first."""
+        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states and v_first.
+
+        `v_first` is None in layer 0, which makes it.
+        """
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
         d = shifted - x
@@ -112,17 +114,17 @@ class TimeMix(nn.Module):
         log_decay = -DECAY_SCALE * torch.sigmoid(
             self.w0 + matmul(torch.tanh(matmul(torch.addcmul(x, d, self.x_w), self.w1)), self.w2)
         )
-        a = torch.sigmoid(
-            self.a0 + matmul(matmul(torch.addcmul(x, d, self.x_a), self.a1), self.a2)
-        )
+        a = torch.sigmoid(self.a0 + matmul(matmul(torch.addcmul(x, d, self.x_a), self.a1), self.a2))
         g = matmul(torch.sigmoid(matmul(torch.addcmul(x, d, self.x_g), self.g1)), self.g2)
 
         kappa = F.normalize((k * self.k_k).view(heads), dim=-1, eps=KAPPA_NORM_FLOOR)
         k = (k * (1 + (a - 1) * self.k_a)).view(heads)
-        if self.is_first:
+        if v_first is None:
             v_first = v
         else:
-            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + matmul(matmul(x_v, self.v1), self.v2)))
+            v = torch.lerp(
+                v, v_first, torch.sigmoid(self.v0 + matmul(matmul(x_v, self.v1), self.v2))
+            )
         v = v.view(heads)
 
         log_decay, b = log_decay.view(heads), kappa * a.view(heads)

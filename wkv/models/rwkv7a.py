@@ -79,6 +79,25 @@ class Block(nn.Module):
         self.att = rwkv7.TimeMix(config, layer, wkv)
         self.ffn = ChannelMix(config)
 
+    def forward(
+        self,
+        X: Tensor,
+        layer: LayerState,
+        v_first: Tensor | None,
+        token: tuple[Tensor, Tensor],
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, LayerState, Tensor]:
+        """Residual stream (B, T, D) and state in, the same and v_first out.
+
+        `token` is the ids (B, T) and their embedding after ln0 (B, T, D).
+        """
+        out, att_shift, wkv, v_first = self.att(
+            self.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
+        )
+        X = X + out
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, *token, lengths)
+        return X + out, LayerState(att_shift, wkv, ffn_shift), v_first
+
 
 class RWKV7a(parts.Skeleton):
     """An RWKV-7a network. `wkv` may be another implementation of the recurrence."""
@@ -94,11 +113,6 @@ class RWKV7a(parts.Skeleton):
         v_first = None
         new_layers = []
         for block, layer in zip(self.blocks, layers, strict=True):
-            out, att_shift, wkv, v_first = block.att(
-                block.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
-            )
-            X = X + out
-            out, ffn_shift = block.ffn(block.ln2(X), layer.ffn_shift, ids, embedded, lengths)
-            X = X + out
-            new_layers.append(LayerState(att_shift, wkv, ffn_shift))
+            X, layer, v_first = block(X, layer, v_first, (ids, embedded), lengths)
+            new_layers.append(layer)
         return X, tuple(new_layers)

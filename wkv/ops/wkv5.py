@@ -72,23 +72,23 @@ def wkv5_chunked(
     state: Tensor,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv5` says in chunks of C tokens, with l = log_decay:
+    """Do what `wkv5` says in chunks of C tokens.
 
-        A[t, i] = sum_n r_t[n] k_i[n] e^((t-1-i) l[n])  (i < t) ;  A[t, t] = sum_n r u k
-        Y  = A V + (r e^(t l)) S^T
-        S <- S diag(e^(C l)) + V^T (k e^((C-1-i) l))
+    With l = log_decay,
+
+    A[t, i] = sum_n r_t[n] k_i[n] e^((t-1-i) l[n])  (i < t) ;  A[t, t] = sum_n r u k
+    Y  = A V + (r e^(t l)) S^T
+    S <- S diag(e^(C l)) + V^T (k e^((C-1-i) l))
     """
-    batch, tokens, heads, size = receptance.shape
+    tokens = receptance.shape[1]
     whole = tokens - tokens % chunk
     outputs = []
-    if whole:
-        parts = [x[:, :whole] for x in (receptance, key, value)]
-        y, state = _equal_chunks(*parts, log_decay, bonus, state, chunk)
-        outputs.append(y)
-    if whole < tokens:  # the decay goes on through padding, so the rest is a chunk of its own size
-        parts = [x[:, whole:] for x in (receptance, key, value)]
-        y, state = _equal_chunks(*parts, log_decay, bonus, state, tokens - whole)
-        outputs.append(y)
+    # The decay would go on through padding, so what is left over is a chunk of its own size.
+    for part, size in ((slice(0, whole), chunk), (slice(whole, tokens), tokens - whole)):
+        if size and part.stop > part.start:
+            r, k, v = receptance[:, part], key[:, part], value[:, part]
+            y, state = _equal_chunks(r, k, v, log_decay, bonus, state, size)
+            outputs.append(y)
     return torch.cat(outputs, dim=1), state
 
 

@@ -107,7 +107,7 @@ def wkv7_chunked(
 
     # SA = SA_of_state S^T + SA_of_value
     SA = _inverse_of_one_minus(Aab) @ torch.cat([a_of_state, Aak @ v], dim=-1)
-    SA_of_state, SA_of_value = SA.split(size, dim=-1)
+    SA_of_state, SA_of_value = SA[..., :size], SA[..., size:]
     written = written * torch.exp(last - middle)
     b_rest, k_rest = written[:, :chunk], written[:, chunk:]
     M = SA_of_state.mT @ b_rest + torch.diag_embed(torch.exp(last.squeeze(1)))

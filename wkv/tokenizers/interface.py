@@ -61,7 +61,9 @@ def bytes_of_ids(ids: Iterable[int], table: Sequence[bytes]) -> bytes:
     pieces = []
     for token in ids:
         if not 0 <= token < len(table):
-            raise TokenizerError(f"id {token} is not in the vocabulary, ids are 0 to {len(table) - 1}")
+            raise TokenizerError(
+                f"id {token} is not in the vocabulary, ids are 0 to {len(table) - 1}"
+            )
         pieces.append(table[token])
     return b"".join(pieces)
 

@@ -148,7 +148,7 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
 
 
 def _check_coverage(window: bytes, matches: list[tuple[int, int, int]], offset: int) -> None:
-    """Raise if a byte before the last match, or any byte of a window without one, is in no match."""
+    """Raise if a byte before the last match, or a window without one, is in no match."""
     position = 0
     for _, start, end in matches or [(0, -1, 0)]:
         if start != position:

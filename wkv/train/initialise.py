@@ -79,7 +79,7 @@ def _initialise_time_mix(att: TimeMix, layer: int, config: Config, source: torch
     att.r_k.fill_(-0.04)
 
     pairs = [(att.w1, att.w2), (att.a1, att.a2), (att.g1, att.g2)]
-    if not att.is_first:
+    if layer > 0:
         att.v0.copy_((0.73 - 0.4 * linear).view(1, 1, A))
         pairs.append((att.v1, att.v2))
     for inner, outer in pairs:

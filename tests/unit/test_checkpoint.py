@@ -1,0 +1,233 @@
+"""Files that are no checkpoints, and checkpoints that are damaged: one sentence each."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import wkv
+from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
+from wkv.errors import CheckpointError
+from wkv.loading import describe
+
+
+class Evil:
+    """Runs code when it is unpickled the careless way."""
+
+    def __reduce__(self):
+        return (eval, ("open('was-run', 'w').close()",))
+
+
+def _refused(path, match):
+    with pytest.raises(CheckpointError, match=match) as caught:
+        wkv.load(path, "cpu fp32")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message or path.name in message
+    return message
+
+
+@pytest.fixture
+def tensors():
+    """Give a small RWKV-7, to be damaged."""
+    return random_checkpoint("7", n_layer=2, n_embd=64)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_generation_and_sizes_are_detected(checkpoint_paths, generation):
+    config = describe(checkpoint_paths[generation]).config
+    assert config.generation == generation
+    assert (config.n_layer, config.n_embd, config.vocab_size) == (3, 128, 300)
+    expected = (None, None) if generation == "4" else (4, 32)
+    assert (config.n_head, config.head_size) == expected
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_generation_does_not_depend_on_the_order_of_tensors(tmp_path, generation):
+    tensors = random_checkpoint(generation, n_layer=1, n_embd=64)
+    path = tmp_path / "reversed.safetensors"
+    save_file(dict(reversed([(k, v.contiguous()) for k, v in tensors.items()])), path)
+    assert describe(path).config.generation == generation
+
+
+def test_safetensors_sharded_and_pth_hold_the_same_model(tmp_path, tensors):
+    save_pth(tensors, tmp_path / "m.pth")
+    save_file(tensors, tmp_path / "m.safetensors")
+    names = list(tensors)
+    parts = {"s-00001-of-00002.safetensors": names[:20], "s-00002-of-00002.safetensors": names[20:]}
+    for file, chosen in parts.items():
+        save_file({name: tensors[name] for name in chosen}, tmp_path / file)
+    weight_map = {name: file for file, chosen in parts.items() for name in chosen}
+    index = tmp_path / "s.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    loaded = [
+        wkv.load(tmp_path / name, "cpu fp32")
+        for name in ("m.pth", "m", "m.safetensors", index.name, "s-00001-of-00002.safetensors")
+    ]
+    logits = [model.forward([1, 2, 3])[0] for model in loaded]
+    assert all(torch.equal(logits[0], other) for other in logits)
+    assert len({model.identity for model in loaded}) == 1
+
+
+def test_a_state_moves_between_dtypes_of_one_model_but_not_between_models(tmp_path, tensors):
+    half = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save_pth(half, tmp_path / "m.pth")
+    save_pth({name: tensor.float() for name, tensor in half.items()}, tmp_path / "f.pth")
+    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, seed=9), tmp_path / "o.pth")
+    model = wkv.load(tmp_path / "m.pth", "cpu bf16")
+    _, state = model.forward([1, 2, 3])
+    state.save(tmp_path / "s.safetensors")
+    finer = wkv.load(tmp_path / "f.pth", "cpu fp32")
+    finer.forward([4], wkv.State.load(tmp_path / "s.safetensors", finer))
+    other = wkv.load(tmp_path / "o.pth", "cpu fp32")
+    with pytest.raises(wkv.StateError, match="belongs to another model"):
+        wkv.State.load(tmp_path / "s.safetensors", other)
+    with pytest.raises(wkv.StateError, match="belongs to another model"):
+        other.forward([4], state)
+
+
+def test_vectors_with_or_without_axes_of_size_one(tmp_path, tensors):
+    plain = {
+        name: tensor.squeeze() if name != "blocks.0.att.r_k" else tensor
+        for name, tensor in tensors.items()
+    }
+    plain = {name: tensor.contiguous() for name, tensor in plain.items()}
+    save_pth(tensors, tmp_path / "a.pth")
+    save_pth(plain, tmp_path / "b.pth")
+    a, b = (wkv.load(tmp_path / name, "cpu fp32") for name in ("a.pth", "b.pth"))
+    assert torch.equal(a.forward([1, 2])[0], b.forward([1, 2])[0])
+
+
+def test_block_0_of_rwkv7_may_lack_what_it_never_uses(tmp_path, tensors):
+    for name in ("v0", "v1", "v2"):
+        del tensors[f"blocks.0.att.{name}"]
+    save_pth(tensors, tmp_path / "m.pth")
+    assert wkv.load(tmp_path / "m.pth", "cpu fp32").config.generation == "7"
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pth"
+    torch.save({"emb.weight": Evil()}, path)
+    _refused(path, "wants to run code.*source you trust")
+    path.write_bytes(pickle.dumps(Evil()))
+    _refused(path, "run code|damaged|truncated")
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_truncated_files(tmp_path, tensors, ending, share):
+    path = tmp_path / f"m.{ending}"
+    save_pth(tensors, path) if ending == "pth" else save_file(tensors, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    _refused(path, "truncated|empty|neither|text|damaged")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"hello, this is a note\n", "is text.*hello"),
+        (b"<!DOCTYPE html><html>", "is text.*DOCTYPE"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"GGUF\x03\x00\x00\x00", "GGUF"),
+        (b"fmgg\x65\x00\x00\x00", r"rwkv\.cpp"),
+        (b"\x00\x01\x02\x03", "bytes 00 01 02 03"),
+        (b"", "empty"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path, content, match):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    _refused(path, match)
+
+
+def test_directories_and_missing_files(tmp_path, tensors):
+    _refused(tmp_path, "is a directory")
+    save_pth(tensors, tmp_path / "inside.pth")
+    _refused(tmp_path, r"is a directory.*inside\.pth")
+    _refused(tmp_path / "nothing.pth", "no such file")
+
+
+def test_all_wrong_tensors_are_named_at_once(tmp_path, tensors):
+    del tensors["blocks.1.att.key.weight"]
+    tensors["blocks.0.att.w2"] = tensors["blocks.0.att.w2"][:-1].contiguous()
+    tensors["blocks.1.att.surprise"] = torch.zeros(3)
+    tensors["blocks.1.ln1.weight"] = torch.zeros(64, dtype=torch.int64)
+    save_pth(tensors, tmp_path / "m.pth")
+    message = _refused(tmp_path / "m.pth", "missing")
+    for part in ("blocks.1.att.key.weight", "(23, 64)", "surprise", "int64"):
+        assert part in message, part
+
+
+def test_a_long_list_of_missing_tensors_is_counted(tmp_path, tensors):
+    kept = {name: tensor for name, tensor in tensors.items() if ".1.ffn" not in name}
+    kept = {name: tensor for name, tensor in kept.items() if ".1.att.x_" not in name}
+    save_pth(kept, tmp_path / "m.pth")
+    _refused(tmp_path / "m.pth", "and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("blocks.0.qkv.qq.weight", "RWKV-7b"),
+        ("blocks.0.ffnPre.key.weight", "ffnPre"),
+        ("blocks.1.tiny_q.weight", "tiny attention"),
+        ("head_q.weight", "head_q"),
+        ("pos_emb_x", "position embedding"),
+        ("blocks.0.att.qq.weight", "hybrid"),
+        ("blocks.0.att.time_maa_rkvw_w1", "experimental"),
+        ("blocks.0.att.gate_w1", "experimental"),
+    ],
+)
+def test_experimental_variants_are_refused_by_name(tmp_path, tensors, name, match):
+    tensors[name] = torch.zeros(2)
+    save_pth(tensors, tmp_path / "m.pth")
+    assert name in _refused(tmp_path / "m.pth", match)
+
+
+def test_a_converted_file_asks_for_the_original(tmp_path, tensors):
+    torch.save({**tensors, "_strategy": "cpu fp32", "_version": "0.7"}, tmp_path / "m.pth")
+    _refused(tmp_path / "m.pth", "convert_model.*original")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ({"rwkv.blocks.0.attention.key.weight": torch.zeros(2, 2)}, "Hugging Face layout"),
+        ({"model.layers.0.attn.x_r": torch.zeros(2)}, "Hugging Face layout"),
+        ({"weight": torch.zeros(2)}, "no RWKV checkpoint"),
+        ({}, "no RWKV checkpoint"),
+        ({"model": {"emb.weight": torch.zeros(2)}, "step": 3}, r"state_dict\(\) alone"),
+        ([torch.zeros(2)], "holds a list"),
+        (torch.zeros(2), "holds a Tensor"),
+    ],
+)
+def test_other_contents(tmp_path, content, match):
+    torch.save(content, tmp_path / "m.pth")
+    _refused(tmp_path / "m.pth", match)
+
+
+def test_indexes_that_lie(tmp_path, tensors):
+    save_file(tensors, tmp_path / "a.safetensors")
+    index = tmp_path / "m.safetensors.index.json"
+    for weight_map, match in (
+        ({"emb.weight": "gone.safetensors"}, "not beside it"),
+        ({"emb.weight": "../a.safetensors"}, "outside its folder"),
+        ({"other": "a.safetensors"}, "not in a.safetensors"),
+    ):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        _refused(index, match)
+    index.write_text("{}")
+    _refused(index, "cannot be read")
+    (tmp_path / "x-00001-of-00003.safetensors").write_bytes(b"x")
+    _refused(tmp_path / "x-00001-of-00003.safetensors", "one shard of several")
+
+
+def test_float16_and_float64_files_load(tmp_path, tensors):
+    for dtype in (torch.float16, torch.float64):
+        save_pth({name: tensor.to(dtype) for name, tensor in tensors.items()}, tmp_path / "m.pth")
+        assert wkv.load(tmp_path / "m.pth").strategy.dtype == torch.float32

@@ -1,0 +1,44 @@
+"""What loading costs in memory: shown on a file of the 0.4B size, 900 MB of random numbers."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.checkpoints import random_checkpoint
+
+LIMIT = 1.2
+
+MEASURE = """
+import sys, torch, wkv
+torch.set_num_threads(1)
+def anonymous():
+    for line in open('/proc/self/status'):
+        if line.startswith('RssAnon'):
+            return 1024 * int(line.split()[1])
+wkv.load(strategy='cpu fp32').forward([1])   # what torch itself takes when it is first used
+before = anonymous()
+model = wkv.load(sys.argv[1], sys.argv[2])
+print((anonymous() - before) / sum(p.nbytes for p in model.network.parameters()))
+"""
+
+
+@pytest.fixture(scope="module")
+def big_file(tmp_path_factory):
+    """Give a bf16 RWKV-7 of the 0.4B size."""
+    path = tmp_path_factory.mktemp("big") / "big.pth"
+    size = {"n_layer": 24, "n_embd": 1024, "head_size": 64, "vocab_size": 65536}
+    tensors = random_checkpoint("7", **size)
+    torch.save({name: tensors.pop(name).bfloat16() for name in list(tensors)}, path)
+    yield path
+    path.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("strategy", ["cpu bf16", "cpu fp32"])
+def test_anonymous_memory_grows_by_less_than_the_limit(big_file, strategy):
+    assert big_file.stat().st_size > 880e6
+    command = [sys.executable, "-c", MEASURE, str(big_file), strategy]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert float(done.stdout) < LIMIT

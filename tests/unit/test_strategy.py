@@ -1,0 +1,59 @@
+"""Strategy strings, and what `auto` picks."""
+
+import pytest
+import torch
+
+import wkv
+from wkv.strategy import choose_strategy
+
+BF16, FP32, FP16 = [torch.bfloat16], [torch.float32], [torch.float16]
+BIG = 10**9
+
+
+@pytest.mark.parametrize(("text", "dtype"), [("cpu fp32", torch.float32), ("cpu bf16", BF16[0])])
+def test_named_strategies(text, dtype):
+    chosen = choose_strategy(text, FP32, BIG)
+    assert (chosen.device.type, chosen.dtype, str(chosen)) == ("cpu", dtype, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("cpu fp16", "native CPU engine"),
+        ("cpu int8", "quantised"),
+        ("cpu int4", "quantised"),
+        ("cuda fp16i8", "quantised"),
+        ("cpu fp32 *2 -> cpu bf16", "cannot do yet"),
+        ("cuda fp16 *10+", "cannot do yet"),
+        ("cpu", "no strategy"),
+        ("fp32", "no strategy"),
+        ("cpu fp64", "no dtype"),
+        ("tpu fp32", "no strategy"),
+        ("", "no strategy"),
+        (None, "a strategy is a string"),
+    ],
+)
+def test_wrong_strategies_say_what_is_expected(text, match):
+    with pytest.raises(wkv.StrategyError, match=match):
+        choose_strategy(text, FP32, BIG)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_named():
+    with pytest.raises(wkv.StrategyError, match="PyTorch sees 0 CUDA devices"):
+        choose_strategy("cuda fp16", FP16, BIG)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_auto_is_never_coarser_than_the_file(monkeypatch):
+    monkeypatch.setattr("wkv.strategy._fast_bf16", lambda: True)
+    assert choose_strategy("auto", FP32, BIG).dtype == torch.float32
+    assert choose_strategy("auto", FP16, BIG).dtype == torch.float32
+    assert choose_strategy("auto", BF16, BIG).dtype == torch.bfloat16
+    assert choose_strategy("auto", BF16, 10**6).dtype == torch.float32
+    monkeypatch.setattr("wkv.strategy._fast_bf16", lambda: False)
+    assert choose_strategy("auto", BF16, BIG).dtype == torch.float32
+    monkeypatch.setattr("wkv.strategy._memory_bytes", lambda: 3 * BIG)
+    chosen = choose_strategy("auto", BF16, BIG)
+    assert chosen.dtype == torch.bfloat16
+    assert "would not fit" in chosen.reason
