@@ -64,7 +64,7 @@ def test_world_equals_the_package_on_sentences(package_tokenizer, text):
     assert WORLD.encode(text) == package_tokenizer.encode(text)
 
 
-def test_world_windows_do_not_show(package_tokenizer):
+def test_world_equals_the_package_on_long_text(package_tokenizer):
     for filler in (" ", "a", "今", "ab" * 7, "\n"):
         text = filler * 9000 + "tail 今天"
         assert WORLD.encode(text) == package_tokenizer.encode(text)

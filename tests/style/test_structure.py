@@ -11,11 +11,12 @@ PACKAGE = Path(wkv.__file__).parent
 MOST_LINES = 500
 
 FLOORS = [
-    {"errors", "version", "ops"},
-    {"state", "strategy", "checkpoint", "tokenizers", "sampling", "models"},
-    {"model", "writer", "demo"},
+    {"errors", "version"},
+    {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling"},
+    {"models", "writer", "demo"},
+    {"model", "train"},
     {"loading"},
-    {"train", "generation"},
+    {"generation"},
     {"streaming"},
     {"chat"},
     {"cli"},

@@ -1,4 +1,4 @@
-"""Generation and streaming: stops, lengths, seeds, batches, interrupts, and the state handed back."""
+"""Generation and streaming: stops, lengths, seeds, batches, interrupts, the state handed back."""
 
 import pytest
 import torch
@@ -254,7 +254,7 @@ def test_damaged_states_are_errors(demo, tmp_path):
     content = path.read_bytes()
     for damaged in (b"", b"text", content[:100], content[:-10]):
         path.write_bytes(damaged)
-        with pytest.raises(wkv.StateError, match="damaged|no state"):
+        with pytest.raises(wkv.StateError, match=r"damaged|no state"):
             wkv.State.load(path, demo)
     with pytest.raises(wkv.StateError, match="no such file"):
         wkv.State.load(tmp_path / "gone", demo)

@@ -16,9 +16,6 @@ from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
 WORLD_VOCAB_SIZE = 65536
 """Rows of the embedding of World models; ids 65530 to 65535 are padding and stand for nothing."""
 
-WINDOW = 4096
-"""Bytes searched at a time: the matches of a longer window burden Python's garbage collector."""
-
 VOCABULARY_FILE = "rwkv_vocab_v20230424.txt"
 
 
@@ -44,7 +41,7 @@ class WorldTokenizer:
         Raises:
             TokenizerError: if the file is missing or a line is not of the form.
         """
-        from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+        from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
 
         path = official_vocabulary() if vocabulary is None else vocabulary
         entries = read_vocabulary(path)
@@ -55,16 +52,17 @@ class WorldTokenizer:
         self._bytes_of_id = [b""] * self.vocab_size
         for token, text in entries.items():
             self._bytes_of_id[token] = text
-        self._ids = list(entries)
+        # Bytes are spelled as the characters U+0000 to U+00FF: a match then comes back as the
+        # string that was put in, which costs no new object and whose hash is known.
+        self._id_of_text = {text.decode("latin-1"): token for token, text in entries.items()}
         # All matches are leftmost and longest and do not overlap: exactly the greedy rule, as
         # long as every single byte is a token, so that no byte is ever passed over.
-        self._matcher = BytesAhoCorasick(
-            list(entries.values()),
+        self._matcher = AhoCorasick(
+            list(self._id_of_text),
             matchkind=MatchKind.LeftmostLongest,
             implementation=Implementation.ContiguousNFA,  # fastest to build, and to search text
+            store_patterns=True,
         )
-        self._longest = max(map(len, entries.values()))
-        self._window = max(WINDOW, 4 * self._longest)
         self._covers_all_bytes = len({text for text in entries.values() if len(text) == 1}) == 256
 
     def encode(self, text: str | bytes) -> list[int]:
@@ -73,22 +71,12 @@ class WorldTokenizer:
         Raises:
             TokenizerError: if a byte of it is in no token (never with the official file).
         """
-        data = text_to_bytes(text)
-        ids: list[int] = []
-        start = 0
-        while start < len(data):
-            window = data[start : start + self._window]
-            matches = self._matcher.find_matches_as_indexes(window)
-            if start + len(window) < len(data):
-                # A token that begins near the window's end could be longer in the whole text.
-                safe = len(window) - self._longest
-                while matches and matches[-1][1] > safe:
-                    matches.pop()
-            if not self._covers_all_bytes:
-                _check_coverage(window, matches, start)
-            ids += [self._ids[index] for index, _, _ in matches]
-            start += matches[-1][2]
-        return ids
+        spelled = text_to_bytes(text).decode("latin-1")
+        if not self._covers_all_bytes:
+            self._check_coverage(spelled)
+        return list(
+            map(self._id_of_text.__getitem__, self._matcher.find_matches_as_strings(spelled))
+        )
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids; id 0 and the reserved ids stand for none."""
@@ -97,6 +85,18 @@ class WorldTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def _check_coverage(self, spelled: str) -> None:
+        """Raise if some byte is in no match."""
+        position = 0
+        matches = self._matcher.find_matches_as_indexes(spelled)
+        for _, start, end in [*matches, (0, len(spelled), len(spelled))]:
+            if start != position:
+                raise TokenizerError(
+                    f"byte {ord(spelled[position])} at position {position} is in no token of this "
+                    "vocabulary; use a vocabulary that holds all single bytes"
+                )
+            position = end
 
 
 def official_vocabulary() -> Path:
@@ -145,15 +145,3 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     if not entries:
         raise TokenizerError(f"{path}: the vocabulary is empty; give a file in World format")
     return entries
-
-
-def _check_coverage(window: bytes, matches: list[tuple[int, int, int]], offset: int) -> None:
-    """Raise if a byte before the last match, or a window without one, is in no match."""
-    position = 0
-    for _, start, end in matches or [(0, -1, 0)]:
-        if start != position:
-            raise TokenizerError(
-                f"byte {window[position]} at position {offset + position} is in no token of this "
-                "vocabulary; use a vocabulary that holds all single bytes"
-            )
-        position = end
