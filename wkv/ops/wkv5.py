@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 32
+CHUNK = 16
 """Tokens per chunk. The decays inside a chunk are the same for all: C N numbers a head."""
 
 LOOP_BELOW = 6
