@@ -143,7 +143,7 @@ class Model:
         batch, total = tokens.shape
         step = max(1, TOKENS_AT_ONCE // batch)
         pieces: list[Tensor] = []
-        last = torch.zeros(batch, self.config.n_embd, device=self.device)
+        last = torch.zeros_like(layers[0].att_shift)
         for start in range(0, total, step):
             piece = tokens[:, start : start + step]
             lengths = None if counts is None else (counts - start).clamp(0, piece.shape[1])

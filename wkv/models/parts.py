@@ -7,7 +7,8 @@
 
 One rule for dtypes: matrices are kept in the dtype that was asked for, and only the matrix
 products run in it; vectors, norms, the residual stream X and the state are float32. So a 16 bit
-model loses nothing but the rounding of its weights and of the inputs of its products.
+model loses nothing but the rounding of its weights and of the inputs of its products. (After
+`network.double()` all of it is float64, by which tests tell an error from rounding.)
 
 Source: shape and naming of the official checkpoints.
 """
@@ -78,19 +79,19 @@ def vector(*shape: int) -> nn.Parameter:
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """X @ weight in the weight's dtype, as float32. Low-rank factors are stored (in, out)."""
-    return (x.to(weight.dtype) @ weight).float()
+    """Multiply x by a low-rank factor, stored (in, out), in the factor's dtype; back in x's."""
+    return (x.to(weight.dtype) @ weight).to(x.dtype)
 
 
 class Linear(nn.Linear):
-    """y = x weight^T without a bias, computed in the weight's dtype, handed back as float32."""
+    """y = x weight^T without a bias, computed in the weight's dtype, handed back in x's."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n_in) of any float dtype to (..., n_out) float32."""
-        return self.in_weight_dtype(x).float()
+        """(..., n_in) to (..., n_out)."""
+        return self.in_weight_dtype(x).to(x.dtype)
 
     def in_weight_dtype(self, x: Tensor) -> Tensor:
         """As `forward`, handed back in the weight's dtype."""
@@ -103,8 +104,8 @@ def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
     The hidden units stay in the weights' dtype: they are rounded to it before `value` anyway, so
     this changes no bit and moves half the bytes.
     """
-    out: Tensor = value(torch.relu(key.in_weight_dtype(x)).square())
-    return out
+    hidden = torch.relu(key.in_weight_dtype(x)).square()
+    return value.in_weight_dtype(hidden).to(x.dtype)
 
 
 def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ class Skeleton(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Ids (B, T) to (B, T, D) float32: the embedding after ln0."""
         ln0 = self.get_submodule("blocks.0.ln0")
-        normed: Tensor = ln0(self.emb(ids).float())
+        normed: Tensor = ln0(self.emb(ids).to(self.ln_out.weight.dtype))
         return normed
 
     def forward(
@@ -199,13 +200,13 @@ class Skeleton(nn.Module):
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
         """The empty state for `batch` rows, on the device of the weights."""
         config, device = self.config, self.head.weight.device
-        shift = torch.zeros(batch, config.n_embd, device=device)
-        wkv = self.new_wkv(batch, device)
+        shift = torch.zeros(batch, config.n_embd, device=device, dtype=self.ln_out.weight.dtype)
+        wkv = self.new_wkv(batch).to(shift)
         return tuple(LayerState(shift, wkv, shift) for _ in range(config.n_layer))
 
-    def new_wkv(self, batch: int, device: torch.device) -> Tensor:
+    def new_wkv(self, batch: int) -> Tensor:
         """The empty recurrent state of one layer: (B, H, N, N) zeros, axes (value, key)."""
         heads, size = self.config.n_head, self.config.head_size
         assert heads is not None
         assert size is not None
-        return torch.zeros(batch, heads, size, size, device=device)
+        return torch.zeros(batch, heads, size, size)

@@ -106,8 +106,8 @@ class RWKV4(parts.Skeleton):
     def __init__(self, config: Config) -> None:
         super().__init__(config, lambda layer: Block(config, layer))
 
-    def new_wkv(self, batch: int, device: torch.device) -> Tensor:
+    def new_wkv(self, batch: int) -> Tensor:
         """The empty sums of one layer: (B, 3, A), the largest exponent being minus infinity."""
-        state = torch.zeros(batch, 3, self.config.dim_att, device=device)
+        state = torch.zeros(batch, 3, self.config.dim_att)
         state[:, 2] = MINUS_INFINITY
         return state

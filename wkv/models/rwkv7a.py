@@ -61,7 +61,7 @@ class ChannelMix(nn.Module):
         """
         shifted, last = token_shift(x, last, lengths)
         h = torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k))).square()
-        E = self.s_emb(ids).float() + self.s_emb_x(embedded)
+        E = self.s_emb(ids).to(x.dtype) + self.s_emb_x(embedded)
         E = E.unflatten(-1, (self.rank, self.rank))
         scale = (matmul(x, self.s1).unsqueeze(-2) @ E).squeeze(-2)
         return self.value(h * (matmul(scale, self.s2) + self.s0)), last
