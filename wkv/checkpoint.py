@@ -7,7 +7,7 @@ idea what the tensors mean.
 
 import json
 import pickle
-import zipfile
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +62,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: one sentence about what was found, what was expected, what to do.
     """
-    path = _find(Path(path).expanduser())
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        path = _find(Path(path).expanduser())
+        with path.open("rb") as file:
+            head = file.read(512)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{str(path)[:200]} cannot be opened ({_first_line(error)}); {EXPECTED}"
+        ) from error
     if path.name.endswith(".safetensors.index.json"):
         return _open_sharded(path)
     index = _index_of_shard(path)
@@ -122,7 +127,7 @@ def _open_pth(path: Path, mmap: bool = True) -> Checkpoint:
         content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_advice(path, str(error))) from error
-    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+    except Exception as error:  # a damaged pickle makes the unpickler raise errors of any kind
         raise CheckpointError(
             f"{path}: the file is truncated or damaged ({_first_line(error)}); {EXPECTED}; "
             "fetch the file again"
@@ -144,6 +149,12 @@ def _open_pth(path: Path, mmap: bool = True) -> Checkpoint:
             "tensors by name; save the model's state_dict() alone"
         )
     tensors: dict[str, Tensor] = {str(name): value for name, value in content.items()}
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(
+                f"{path}: {name} is a {tensor.layout} tensor on {tensor.device}, expected plain "
+                "tensors with values; save the model's state_dict() again"
+            )
     return Checkpoint(
         path,
         "pth",
@@ -155,17 +166,14 @@ def _open_pth(path: Path, mmap: bool = True) -> Checkpoint:
 
 def _unpickling_advice(path: Path, message: str) -> str:
     """Why weights_only refused a file."""
-    marker = "Unsupported global: GLOBAL "
-    if marker in message:
-        culprit = message.split(marker, 1)[1].split()[0]
+    culprit = re.search(r"GLOBAL (\S+)", message)
+    if culprit is not None:
         return (
-            f"{path}: the file wants to run code when it is opened (it names {culprit}), which a "
-            "checkpoint never needs and wkv never allows; get the model from a source you trust"
+            f"{path}: the file wants to run code when it is opened (it names {culprit[1]}), which "
+            "a checkpoint never needs and wkv never allows; get the model from a source you trust"
         )
-    return (
-        f"{path}: the file is damaged or holds more than tensors ({_first_line(message)}); "
-        f"{EXPECTED}; fetch the file again"
-    )
+    # The library's own message advises to switch the protection off: it is not passed on.
+    return f"{path}: the file is damaged or holds more than tensors; {EXPECTED}; fetch it again"
 
 
 def _open_safetensors(path: Path) -> Checkpoint:
@@ -176,12 +184,19 @@ def _open_safetensors(path: Path) -> Checkpoint:
         handle: Any = safe_open(path, framework="pt")
         names = list(handle.keys())
         shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
-        dtypes = {name: _DTYPES[handle.get_slice(name).get_dtype()] for name in names}
+        kinds = {name: handle.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the file is truncated or damaged ({_first_line(error)}); {EXPECTED}; "
             "fetch the file again"
         ) from error
+    for name, kind in kinds.items():
+        if kind not in _DTYPES:
+            raise CheckpointError(
+                f"{path}: {name} is of type {kind}, which wkv cannot read; give the model in F32, "
+                "F16 or BF16"
+            )
+    dtypes = {name: _DTYPES[kind] for name, kind in kinds.items()}
     return Checkpoint(path, "safetensors", shapes, dtypes, handle.get_tensor)
 
 
@@ -211,7 +226,7 @@ def _open_sharded(index: Path) -> Checkpoint:
     try:
         weight_map = json.loads(index.read_bytes())["weight_map"]
         file_of = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index}: the index cannot be read ({_first_line(error)}), expected a JSON object "
             "with a weight_map; fetch it again"

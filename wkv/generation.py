@@ -93,7 +93,8 @@ def generate(
         model: any loaded model.
         prompt: text, bytes or ids; or a list of texts. From the empty state, id 0 is read first
             by generations 7 and 7a with the World vocabulary, as they were trained.
-        sampling: how tokens are drawn; with a seed, a prompt in a batch gives what it gives alone.
+        sampling: how tokens are drawn; with a seed, a prompt in a batch gives what it gives alone
+            (in float32: in 16 bit, a batch is rounded otherwise than a row alone).
         max_tokens: at most so many tokens are added.
         stop: a string, or several, that end the text; found across the borders of tokens.
         state: to go on from, one row, or a row for each prompt. With one, a prompt may be empty.
@@ -107,17 +108,21 @@ def generate(
         StateError: for a state of another model.
     """
     stops = check_limits(max_tokens, stop)
-    single = isinstance(prompt, (str, bytes)) or all(isinstance(item, int) for item in prompt)
-    prompts: list[Prompt] = [prompt] if single else list(prompt)  # type: ignore[list-item, arg-type]
-    if not single and not all(isinstance(item, (str, bytes)) for item in prompts):
-        raise InputError("a list of prompts must hold texts; give ids as one list of integers")
-    state = _state_for(model, state, len(prompts))
-    begun = time.perf_counter()
-    running, read = prefill(model, prompts, state)
-    prefilled = time.perf_counter()
-    sampling = sampling or Sampling()
+    sampling = check_sampling(sampling)
+    prompts, single = split_prompts(prompt)
+    state = _state_for(state, len(prompts))
     writers = [Writer(model.tokenizer, sampling, max_tokens, stops) for _ in prompts]
-    states = _write(model, writers, running)
+    begun = prefilled = time.perf_counter()
+    read = 0
+    try:
+        running, read = prefill(model, prompts, state)
+        prefilled = time.perf_counter()
+        states = _write(model, writers, running)
+    except KeyboardInterrupt:  # in the prefill: nothing was absorbed
+        state = state or model.new_state(len(prompts))
+        states = [state.rows([row]) for row in range(len(prompts))]
+        for writer in writers:
+            writer.finish("interrupted")
     times = Timings(read, prefilled - begun, time.perf_counter() - prefilled)
     done = [
         Generation(writer.text, writer.token_ids, writer.finish_reason or "", state, times)
@@ -152,6 +157,36 @@ class Running:
             self.logits[list(places)],
             tuple(self.base[place] for place in places),
         )
+
+
+def split_prompts(prompt: Prompt | Sequence[str | bytes]) -> tuple[list[Prompt], bool]:
+    """A list of prompts, and whether it was a single one.
+
+    Raises:
+        InputError: for anything but text, bytes, a list of ids, or a list of texts.
+    """
+    if isinstance(prompt, (str, bytes)):
+        return [prompt], True
+    if isinstance(prompt, Sequence):
+        ids = [item for item in prompt if type(item) is int]
+        if len(ids) == len(prompt):
+            return [ids], True
+        texts: list[Prompt] = [item for item in prompt if isinstance(item, (str, bytes))]
+        if len(texts) == len(prompt):
+            return texts, False
+    raise InputError(
+        f"a prompt is text, bytes, or a list of integer ids, or a list of texts for a batch; "
+        f"{type(prompt).__name__} was given"
+    )
+
+
+def check_sampling(sampling: Sampling | None) -> Sampling:
+    """The sampling, or the default one."""
+    if sampling is None:
+        return Sampling()
+    if not isinstance(sampling, Sampling):
+        raise InputError(f"sampling is a wkv.Sampling, {type(sampling).__name__} was given")
+    return sampling
 
 
 def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
@@ -236,10 +271,12 @@ def _step(
     return running.keep(going_on)
 
 
-def _state_for(model: Model, state: State | None, rows: int) -> State | None:
+def _state_for(state: State | None, rows: int) -> State | None:
     """The state with a row for each prompt; one row serves them all."""
     if rows == 0:
         raise InputError("no prompts were given; give at least one")
+    if state is not None and not isinstance(state, State):
+        raise StateError(f"a state is a wkv.State, {type(state).__name__} was given")
     if state is None or state.batch_size == rows:
         return state
     if state.batch_size == 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wkv import demo
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
-from wkv.errors import CheckpointError
+from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.parts import Skeleton, is_matrix
@@ -83,7 +83,8 @@ def load(
             test models of rwkv.cpp need 1e-5.)
 
     Returns:
-        The model. Weights that need no cast stay mapped to the file.
+        The model. Weights that need neither a cast nor another order in memory stay mapped to
+        the file.
 
     Raises:
         CheckpointError: if the file is no RWKV checkpoint that wkv knows.
@@ -92,15 +93,25 @@ def load(
     """
     description = describe(path)
     if group_norm_eps is not None:
+        if isinstance(group_norm_eps, bool) or not isinstance(group_norm_eps, (int, float)):
+            raise InputError(f"group_norm_eps is {group_norm_eps!r}, expected a number")
         description = _build(
             description.checkpoint, replace(description.config, group_norm_eps=group_norm_eps)
         )
     chosen = choose_strategy(strategy, description.dtypes, description.n_params)
     config, file = description.config, description.checkpoint.path
-    if isinstance(tokenizer, (str, Path)):
-        tokenizer = open_tokenizer(tokenizer, config.vocab_size)
-    named = tokenizer
-    network = _fill(description, chosen)
+    named = open_tokenizer(tokenizer, config.vocab_size) if tokenizer is not None else None
+    try:
+        network = _fill(description, chosen)
+    except (MemoryError, RuntimeError) as error:  # how PyTorch says that memory ran out
+        if "memory" not in str(error).lower():
+            raise
+        size = chosen.dtype.itemsize * description.n_params / 2**30
+        raise StrategyError(
+            f"{file}: the model does not fit into the memory of {chosen.device} ({size:.1f} GiB in "
+            f"{chosen}); use a strategy with half the bytes, such as {chosen.device} bf16, or a "
+            "smaller model"
+        ) from error
     return Model(
         network,
         strategy=chosen,

@@ -19,6 +19,8 @@ from wkv.tokenizers import Tokenizer
 TOKENS_AT_ONCE = 512
 """Tokens, over all rows, that pass the network together; bounds memory on long inputs."""
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
@@ -31,7 +33,6 @@ class Model:
         strategy: device and dtype, and why they were picked.
         path: the checkpoint it came from.
         identity: digest of its tensors; states carry it.
-        dtype: of the checkpoint's matrices, as a word such as "bfloat16".
         layout: of the checkpoint, "pth" or "safetensors".
     """
 
@@ -127,7 +128,7 @@ class Model:
             ends = [count - 1 for count in added]
             after = logits[torch.arange(batch, device=logits.device), ends]
         else:
-            after = logits
+            after = logits.clone()  # the caller may change the logits; the state must not
         new_state = State(layers, seen, state.generation, state.identity, after)
         return (logits[0] if single else logits), new_state
 
@@ -162,18 +163,19 @@ class Model:
     def _check_ids(self, ids: Ids) -> tuple[Tensor, bool]:
         """Ids as (B, T) int64 on the device, and whether they were one row without a batch."""
         try:
-            tokens = ids if isinstance(ids, Tensor) else torch.tensor(ids)
-        except (TypeError, ValueError) as error:
+            tokens = ids if isinstance(ids, Tensor) else torch.tensor(list(ids))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(
                 "ids must be a list of integers or an integer tensor (T,) or (B, T); for rows of "
                 f"different lengths pad them on the right and give lengths= ({error})"
             ) from error
         if tokens.numel() == 0:
             raise InputError("no tokens were given; give at least one id (0 begins a document)")
-        if tokens.dtype.is_floating_point or tokens.dtype == torch.bool or tokens.dim() > 2:
+        if tokens.dtype not in INTEGERS or tokens.layout != torch.strided or tokens.dim() > 2:
             raise InputError(
                 f"ids are {tokens.dtype} {tuple(tokens.shape)}, expected integers (T,) or (B, T)"
             )
+        tokens = tokens.to(torch.int64)
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.config.vocab_size:
             wrong = low if low < 0 else high
@@ -183,7 +185,7 @@ class Model:
             )
         single = tokens.dim() <= 1
         tokens = tokens.reshape(1, -1) if single else tokens
-        return tokens.to(self.device, torch.int64), single
+        return tokens.to(self.device), single
 
     def _check_lengths(
         self, lengths: Sequence[int] | Tensor | None, tokens: Tensor
@@ -191,8 +193,14 @@ class Model:
         """Lengths as (B,) int64 on the device, or None if nothing is padding."""
         if lengths is None:
             return None
-        counts = torch.as_tensor(lengths, dtype=torch.int64)
         batch, total = tokens.shape
+        try:
+            counts = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"lengths must be integers, one a row ({error})") from error
+        if counts.dtype not in INTEGERS:
+            raise InputError(f"lengths are {counts.dtype}, expected integers, one a row")
+        counts = counts.to(torch.int64)
         if counts.shape != (batch,):
             raise InputError(
                 f"{counts.numel()} lengths were given for {batch} rows; give one a row"

@@ -59,6 +59,8 @@ class Sampling:
         _check("penalty_decay", self.penalty_decay, 0, 1)
         if self.seed is not None:
             _check("seed", self.seed, -(2**63), 2**64 - 1, whole=True)
+        if not isinstance(self.banned, tuple) or not all(type(i) is int for i in self.banned):
+            raise InputError(f"banned is {self.banned!r}, expected a tuple of ids")
 
 
 def _check(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
@@ -98,6 +100,8 @@ class Sampler:
         logits = penalised(logits, self.weights, sampling)
         if sampling.banned:
             logits = banned(logits, sampling.banned)
+            if not bool((logits > -torch.inf).any()):
+                raise InputError("all ids are banned, so no token can be drawn; ban fewer")
         return sample(
             logits,
             temperature=sampling.temperature,

@@ -6,8 +6,10 @@ a state in place. It knows nothing of text. On disk it is a safetensors file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,11 @@ class State:
         return len(self.tokens_seen)
 
     @property
+    def device(self) -> torch.device:
+        """Where the tensors of the first layer are."""
+        return self.layers[0].wkv.device
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of the layers' tensors."""
         return sum(
@@ -83,10 +90,12 @@ class State:
     def rows(self, indices: Sequence[int]) -> State:
         """The given rows, in the given order, as a new state of len(indices) rows."""
         size = self.batch_size
+        if not isinstance(indices, Sequence) or isinstance(indices, str):
+            raise StateError(f"rows must be a list of numbers, {indices!r} was given")
         for index in indices:
-            if not -size <= index < size:
+            if not isinstance(index, int) or not -size <= index < size:
                 raise StateError(
-                    f"row {index} was asked of a state of {size} rows; "
+                    f"row {index!r} was asked of a state of {size} rows; "
                     f"rows are numbered 0 to {size - 1}"
                 )
         wanted = torch.tensor([index % size for index in indices], dtype=torch.long)
@@ -96,12 +105,15 @@ class State:
     @staticmethod
     def stack(states: Sequence[State]) -> State:
         """Join states of one model into one batch, row after row."""
-        if not states:
-            raise StateError("no states were given to stack; give at least one")
+        states = list(states)
+        if not states or not all(isinstance(state, State) for state in states):
+            raise StateError("stack needs a list of at least one wkv.State, and nothing else")
         first = states[0]
         for state in states[1:]:
             if state.identity != first.identity:
                 raise StateError("states of different models cannot share a batch")
+            if state.device != first.device:
+                raise StateError("states on different devices cannot share a batch")
 
         def join(name: str, index: int) -> Tensor:
             return torch.cat([getattr(state.layers[index], name) for state in states])
@@ -137,9 +149,10 @@ class State:
             "identity": self.identity,
             "shapes": json.dumps({name: list(tensor.shape) for name, tensor in tensors.items()}),
             "dtype": "float32",
+            "digest": _digest(tensors),
             "tokens_seen": json.dumps(list(self.tokens_seen)),
         }
-        path = Path(path)
+        path = Path(path).expanduser()
         partial = path.with_name(path.name + ".partial")
         try:
             save_file(tensors, partial, metadata=header)
@@ -147,7 +160,8 @@ class State:
         except (OSError, SafetensorError) as error:
             raise StateError(f"{path}: the state could not be written ({error})") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
 
     @classmethod
     def load(cls, path: str | Path, model: Model) -> State:
@@ -156,7 +170,8 @@ class State:
         Raises:
             StateError: if the file is missing, damaged, no state, or of another model.
         """
-        header, tensors = _read(Path(path))
+        path = Path(path).expanduser()
+        header, tensors = _read(path)
         empty = model.new_state()
         for name, expected in (
             ("generation", model.config.generation),
@@ -169,9 +184,11 @@ class State:
                     "load the model that made the state"
                 )
         try:
-            tokens_seen = tuple(int(count) for count in json.loads(header["tokens_seen"]))
-        except (KeyError, ValueError, TypeError) as error:
+            tokens_seen = tuple(json.loads(header["tokens_seen"]))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise StateError(f"{path}: the header's tokens_seen is damaged") from error
+        if not all(type(count) is int and count >= 0 for count in tokens_seen):
+            raise StateError(f"{path}: the header's tokens_seen is damaged ({tokens_seen})")
         batch = len(tokens_seen)
         device = model.device
 
@@ -197,6 +214,14 @@ class State:
         )
 
 
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of all values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a state file."""
     from safetensors import SafetensorError, safe_open
@@ -211,7 +236,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                     f"{path}: this is not a saved state (format {header.get('format')}, expected "
                     f"{FORMAT}); give a file that state.save wrote"
                 )
-            return header, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            if header.get("digest") != _digest(tensors):
+                raise StateError(
+                    f"{path}: the values are not those that were saved (their digest differs); "
+                    "the file is damaged, save the state again"
+                )
+            return header, tensors
     except FileNotFoundError as error:
         raise StateError(f"{path}: there is no such file; give a saved state") from error
     except (SafetensorError, OSError, ValueError) as error:

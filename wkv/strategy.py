@@ -6,8 +6,9 @@ name until it is there.
 
 import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,7 @@ def choose_strategy(text: str, file_dtypes: Collection[torch.dtype], n_params: i
                 f"yet; expected {GRAMMAR}"
             )
         raise StrategyError(f"{text!r} is no strategy; expected {GRAMMAR}")
-    device, dtype = torch.device(match[1]), match[2]
+    device, dtype = _device(match[1]), match[2]
     if dtype not in DTYPES:
         if re.fullmatch(r"int[48]|(fp32|fp16|bf16)i8", dtype):
             raise StrategyError(
@@ -81,6 +82,14 @@ def choose_strategy(text: str, file_dtypes: Collection[torch.dtype], n_params: i
         )
     _check_device(device)
     return Strategy(device, DTYPES[dtype])
+
+
+def _device(name: str) -> torch.device:
+    """The device of a name; PyTorch itself takes the number modulo 256."""
+    number = name.partition(":")[2]
+    if len(number) > 2:
+        raise StrategyError(f"{name} was asked for, no machine has so many devices; use cuda:0")
+    return torch.device(name)
 
 
 def _check_device(device: torch.device) -> None:
@@ -101,7 +110,9 @@ def _automatic(file_dtypes: Collection[torch.dtype], n_params: int) -> Strategy:
         dtype = torch.bfloat16 if bf16 else torch.float32
         if set(file_dtypes) <= {torch.float16}:
             dtype = torch.float16
-        return Strategy(torch.device("cuda"), dtype, "a CUDA device, in the file's dtype")
+        free, _ = torch.cuda.mem_get_info()
+        if dtype.itemsize * n_params < free:
+            return Strategy(torch.device("cuda"), dtype, "a CUDA device, in the file's dtype")
     cpu = torch.device("cpu")
     if not bf16:
         return Strategy(cpu, torch.float32, "no GPU; the file is finer than bf16, or fp16")
@@ -127,22 +138,43 @@ def _fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-@contextmanager
-def products_for(rows: int, strategy: Strategy) -> Iterator[None]:
-    """Let PyTorch pick the right matrix products for so many rows.
+class _OneRowProducts:
+    """Switches oneDNN off while any thread multiplies with a single row.
+
+    The switch is PyTorch's and belongs to the whole process, so the threads are counted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch._C._get_mkldnn_enabled()
+                torch._C._set_mkldnn_enabled(False)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch._C._set_mkldnn_enabled(self._before)
+
+
+_ONE_ROW_PRODUCTS = _OneRowProducts()
+
+
+def products_for(rows: int, strategy: Strategy) -> AbstractContextManager[None]:
+    """A context in which PyTorch picks the right matrix products for so many rows.
 
     oneDNN, PyTorch's choice for bf16 on a CPU, reads a matrix two to ten times slower than
-    PyTorch's own loop when it meets a single row. The switch is PyTorch's; it is put back.
+    PyTorch's own loop when it meets a single row.
     """
     if rows > 1 or strategy.device.type != "cpu" or strategy.dtype != torch.bfloat16:
-        yield
-        return
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)
+        return nullcontext()
+    return _ONE_ROW_PRODUCTS
 
 
 def in_memory_order(matrix: Tensor, inputs_last: bool, strategy: Strategy) -> Tensor:

@@ -3,7 +3,17 @@
 import time
 from collections.abc import Iterator, Sequence
 
-from wkv.generation import MAX_TOKENS, Generation, Prompt, Timings, absorb, prefill
+from wkv.errors import InputError, StateError
+from wkv.generation import (
+    MAX_TOKENS,
+    Generation,
+    Prompt,
+    Timings,
+    absorb,
+    check_sampling,
+    prefill,
+    split_prompts,
+)
 from wkv.model import Model
 from wkv.sampling import Sampling
 from wkv.state import State
@@ -25,7 +35,10 @@ def stream(
     string never shows. The prompt is read when the first piece is asked for.
     """
     stops = check_limits(max_tokens, stop)
-    return Stream(model, prompt, sampling or Sampling(), max_tokens, stops, state)
+    prompts, single = split_prompts(prompt)
+    if not single:
+        raise InputError("a stream has one prompt; for a list of texts use wkv.generate")
+    return Stream(model, prompts[0], check_sampling(sampling), max_tokens, stops, state)
 
 
 class Stream(Iterator[str]):
@@ -44,6 +57,8 @@ class Stream(Iterator[str]):
         stops: Sequence[str],
         state: State | None,
     ) -> None:
+        if state is not None and (not isinstance(state, State) or state.batch_size != 1):
+            raise StateError("a stream goes on from a wkv.State of one row; use state.rows([i])")
         self._model = model
         self._prompt = prompt
         self._writer = Writer(model.tokenizer, sampling, max_tokens, stops)

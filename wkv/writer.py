@@ -109,6 +109,8 @@ def check_limits(max_tokens: int, stop: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
         raise InputError(f"max_tokens is {max_tokens!r}, expected a whole number, 0 or more")
+    if not isinstance(stop, (str, Sequence)) or isinstance(stop, bytes):
+        raise InputError(f"stop is {stop!r}, expected a text or a list of texts")
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     for text in stops:
         if not isinstance(text, str) or not text:

@@ -129,6 +129,7 @@ def test_tokenize_with_other_tokenizers(shared_data):
         (["generate", "--prompt", "a", "--tokenizer", "x"], b"", b"no tokenizer"),
         (["info", "."], b"", b"is a directory"),
         (["tokenize", "--decode"], b"12 ab", b"'ab' is no token id"),
+        (["tokenize", "--decode"], b"9" * 5000, b"is no token id"),
         (["tokenize", "--decode"], b"99999999", b"id 99999999 is not in the vocabulary"),
         (["tokenize", "--tokenizer", "20b"], b"a", b"20B_tokenizer.json"),
     ],
@@ -159,6 +160,32 @@ def test_chat_passes_over_lines_it_cannot_read():
     done = run("chat", stdin=b"\xff\xfe\nWhat is 27 + 48?\n")
     assert (done.returncode, done.stdout) == (0, b"27 + 48 = 75\n")
     assert b"line 1 is not UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_standard_streams_make_no_traceback(closed):
+    prompt = "" if closed == "<&-" else "--prompt Alice"
+    command = f"{sys.executable} -m wkv generate {prompt} --max-tokens 2 {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert b"Traceback" not in done.stderr + done.stdout
+    assert b"prompt is empty" in done.stderr if closed == "<&-" else done.returncode == 0
+
+
+def test_errors_nobody_foresaw_are_one_line_too(monkeypatch, capsys):
+    from wkv.cli import main
+
+    def broken(*_):
+        raise ZeroDivisionError("by\nnothing")
+
+    monkeypatch.setattr("wkv.loading.describe", broken)
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err == ("wkv: ZeroDivisionError: by nothing (--debug shows where)\n")
+
+
+def test_chat_says_at_once_that_there_is_no_tokenizer(checkpoint_paths):
+    done = run("chat", checkpoint_paths["7"])
+    assert done.returncode == 1
+    assert b"no tokenizer is known for a vocabulary of 300 ids" in done.stderr
 
 
 def test_a_reader_that_leaves_is_no_error():

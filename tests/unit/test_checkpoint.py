@@ -1,7 +1,10 @@
 """Files that are no checkpoints, and checkpoints that are damaged: one sentence each."""
 
+import contextlib
 import json
+import os
 import pickle
+from random import Random
 
 import pytest
 import torch
@@ -16,8 +19,17 @@ from wkv.loading import describe
 class Evil:
     """Runs code when it is unpickled the careless way."""
 
+    def __init__(self, function, argument):
+        self.call = (function, (argument,))
+
     def __reduce__(self):
-        return (eval, ("open('was-run', 'w').close()",))
+        return self.call
+
+
+ATTACKS = {
+    "eval": Evil(eval, "open('was-run', 'w').close()"),
+    "os.system": Evil(os.system, "touch was-run"),
+}
 
 
 def _refused(path, match):
@@ -107,14 +119,78 @@ def test_block_0_of_rwkv7_may_lack_what_it_never_uses(tmp_path, tensors):
     assert wkv.load(tmp_path / "m.pth", "cpu fp32").config.generation == "7"
 
 
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch, attack, form):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pth"
-    torch.save({"emb.weight": Evil()}, path)
-    _refused(path, "wants to run code.*source you trust")
-    path.write_bytes(pickle.dumps(Evil()))
-    _refused(path, "run code|damaged|truncated")
+    content = {"emb.weight": ATTACKS[attack]}
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    message = _refused(path, "wants to run code.*source you trust")
+    assert "weights_only" not in message
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("form", ["pth", "legacy", "safetensors"])
+def test_files_with_flipped_bytes_load_or_are_refused(tmp_path, form):
+    path = tmp_path / "m"
+    tensors = random_checkpoint("4", n_layer=1, n_embd=32, vocab_size=40)
+    if form == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=form == "pth")
+    content = path.read_bytes()
+    random = Random(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        # Headers and pickles lie at the ends; what is between is values, all of them valid.
+        place = random.randrange(1500) * random.choice((1, -1))
+        damaged[place] ^= 1 << random.randrange(8)
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            wkv.load(path, "cpu fp32")
+
+
+def test_tensors_without_plain_values_are_refused(tmp_path, tensors):
+    for odd in (torch.zeros(64, device="meta"), torch.zeros(64).to_sparse()):
+        torch.save({**tensors, "ln_out.bias": odd}, tmp_path / "m.pth")
+        _refused(tmp_path / "m.pth", "plain tensors|damaged")
+
+
+def test_a_stray_block_number_is_refused_at_once(tmp_path, tensors):
+    tensors["blocks.200000.att.x_r"] = torch.zeros(1)
+    save_pth(tensors, tmp_path / "m.pth")
+    _refused(tmp_path / "m.pth", r"blocks\.2\.\* is missing")
+
+
+def test_types_that_wkv_cannot_read_are_named(tmp_path, tensors):
+    tensors["emb.weight"] = tensors["emb.weight"].to(torch.float8_e4m3fn)
+    save_file(tensors, tmp_path / "m.safetensors")
+    _refused(tmp_path / "m.safetensors", "F8_E4M3.*F32, F16 or BF16")
+
+
+@pytest.mark.parametrize("path", [5, b"x", "~nosuchuser/x", "x" * 5000, "a\0b"])
+def test_impossible_paths(path):
+    with pytest.raises(CheckpointError, match=r"opened|no such file"):
+        wkv.load(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"tokenizer": 5}, "int is no tokenizer"),
+        ({"tokenizer": "world"}, "65530 ids and the model only"),
+        ({"group_norm_eps": "x"}, "expected a number"),
+        ({"strategy": "cuda:300 fp16"}, "cuda:300"),
+        ({"strategy": "cuda:99999999999999999999 fp16"}, "cuda:9999"),
+    ],
+)
+def test_impossible_options(options, match):
+    with pytest.raises(wkv.WKVError, match=match):
+        wkv.load(**options)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])

@@ -29,12 +29,11 @@ def test_stop_strings_are_found_across_any_cuts(pieces, stops):
         shown += watch.flush()
     ends = [whole.find(stop) + len(stop) for stop in stops if stop in whole]
     if ends:
-        # What ends first, not what begins first: text is decided as it comes.
         assert watch.found
-        first_end = min(ends)
-        assert any(whole == shown + whole[len(shown) :] for _ in (0,))
+        assert whole.startswith(shown)
         assert any(whole[len(shown) :].startswith(stop) for stop in stops)
-        assert len(shown) <= first_end
+        # Nothing is shown beyond the end of the stop string that is complete first.
+        assert len(shown) < min(ends)
     else:
         assert shown == whole
 
@@ -166,10 +165,20 @@ def test_ctrl_c_keeps_what_was_said(demo, monkeypatch, after):
     assert len(result.token_ids) == after
 
     calls.clear()
-    if after:
-        rows = wkv.generate(demo, ["Alice was", "Tom"], sampling=GREEDY, max_tokens=20)
-        assert [row.finish_reason for row in rows] == ["interrupted"] * 2
-        assert rows[0].token_ids == result.token_ids
+    rows = wkv.generate(demo, ["Alice was", "Tom"], sampling=GREEDY, max_tokens=20)
+    assert [row.finish_reason for row in rows] == ["interrupted"] * 2
+    assert rows[0].token_ids == result.token_ids
+    assert rows[0].state.tokens_seen == result.state.tokens_seen
+
+
+def test_ctrl_c_between_two_pieces_keeps_what_was_said(demo):
+    pieces = wkv.stream(demo, "Alice was", sampling=GREEDY, max_tokens=20)
+    shown = next(pieces) + next(pieces)
+    shown += pieces.interrupt()
+    result = pieces.result
+    assert (result.finish_reason, result.text) == ("interrupted", shown)
+    read = len(demo.tokenizer.encode("Alice was")) + len(result.token_ids)
+    assert result.state.tokens_seen == (read,)
 
 
 def test_an_abandoned_stream_still_has_a_result(demo):
@@ -179,16 +188,20 @@ def test_an_abandoned_stream_still_has_a_result(demo):
     assert list(pieces) == []
 
 
-@pytest.mark.parametrize(("vocab_size", "leading"), [(65536, 1), (300, 0)])
-def test_world_models_of_generation_7_begin_with_id_0(tmp_path, vocab_size, leading):
+@pytest.mark.parametrize(
+    ("generation", "vocab_size", "leading"),
+    [("7", 65536, 1), ("7a", 65536, 1), ("7", 300, 0), ("6", 65536, 0), ("4", 65536, 0)],
+)
+def test_world_models_of_generation_7_begin_with_id_0(tmp_path, generation, vocab_size, leading):
     path = tmp_path / "m.pth"
-    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=vocab_size), path)
+    save_pth(random_checkpoint(generation, n_layer=1, n_embd=32, vocab_size=vocab_size), path)
     model = wkv.load(path, "cpu fp32", tokenizer="world" if vocab_size == 65536 else "bytes")
     count = len(model.tokenizer.encode("abc"))
     done = wkv.generate(model, "abc", max_tokens=0)
     assert done.state.tokens_seen == (count + leading,)
     again = wkv.generate(model, "abc", max_tokens=0, state=done.state)
     assert again.state.tokens_seen == (2 * count + leading,)
+    assert list(wkv.stream(model, "abc", max_tokens=0)) == []
     assert wkv.generate(model, [0, 5], max_tokens=0).state.tokens_seen == (2,)
     assert model.forward([5])[1].tokens_seen == (1,)
 
@@ -206,12 +219,22 @@ def test_world_models_of_generation_7_begin_with_id_0(tmp_path, vocab_size, lead
         ({"prompt": [99999]}, "id 99999 is not in the vocabulary"),
         ({"prompt": [-1]}, "id -1"),
         ({"prompt": "\ud800"}, "lone surrogate"),
+        ({"prompt": None}, "NoneType was given"),
+        ({"prompt": 5}, "int was given"),
+        ({"prompt": ["a", 5]}, "list was given"),
+        ({"prompt": []}, "prompt is empty"),
+        ({"prompt": "a", "stop": None}, "stop is None"),
+        ({"prompt": "a", "stop": 5}, "stop is 5"),
+        ({"prompt": "a", "state": "x"}, "wkv.State"),
+        ({"prompt": "a", "sampling": {}}, "dict was given"),
+        ({"prompt": "a", "sampling": wkv.Sampling(banned=(9999,))}, "banned ids"),
+        ({"prompt": "a", "sampling": wkv.Sampling(banned=tuple(range(2048)))}, "ban fewer"),
     ],
 )
 def test_misuse_is_an_error(demo, options, match):
     with pytest.raises(wkv.WKVError, match=match):
         wkv.generate(demo, **options)
-    if isinstance(options["prompt"], str):
+    if options["prompt"] != ["a", ""]:
         with pytest.raises(wkv.WKVError, match=match):
             list(wkv.stream(demo, **options))
 
@@ -229,6 +252,15 @@ def test_misuse_is_an_error(demo, options, match):
         ([[1, 2]], {"lengths": [0]}, "1 to 2"),
         ([[1, 2]], {"lengths": [1, 1]}, "2 lengths"),
         ([1], {"state": {}}, "wkv.State"),
+        (None, {}, "integers"),
+        ([None], {}, "integers"),
+        (5, {}, "integers"),
+        (torch.zeros(2, dtype=torch.complex64), {}, "integers"),
+        (torch.ones(2, dtype=torch.int64).to_sparse(), {}, "integers"),
+        ([2**70], {}, "integers"),
+        ([[1, 2]], {"lengths": [1.5]}, "expected integers"),
+        ([[1, 2]], {"lengths": "a"}, "must be integers"),
+        ([[1, 2]], {"lengths": [None]}, "must be integers"),
     ],
 )
 def test_misuse_of_forward_is_an_error(demo, ids, options, match):
@@ -246,6 +278,46 @@ def test_states_of_other_batches_are_an_error(demo):
         wkv.generate(demo, ["a", "b", "c"], state=state)
 
 
+def test_misuse_of_states_is_an_error(demo):
+    _, state = demo.forward([1])
+    for wrong in (0, "a", [0.0], ["0"], None):
+        with pytest.raises(wkv.StateError, match="row"):
+            state.rows(wrong)
+    for wrong in ([], [None], [state, 3]):
+        with pytest.raises(wkv.StateError, match="stack"):
+            wkv.State.stack(wrong)
+
+
+def test_changing_the_logits_or_a_clone_does_not_change_the_state(demo):
+    logits, state = demo.forward([1, 2, 3])
+    copy = state.clone()
+    before = state.logits.clone()
+    logits.zero_()
+    copy.logits.zero_()
+    copy.layers[0].wkv.zero_()
+    assert torch.equal(state.logits, before)
+    assert state.layers[0].wkv.any()
+
+
+def test_a_state_holds_no_more_memory_than_it_says(demo):
+    for ids in ([1], [1, 2], list(range(100))):
+        _, state = demo.forward(ids)
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for layer in state.layers
+            for tensor in (layer.att_shift, layer.wkv, layer.ffn_shift)
+        }
+        assert sum(storages.values()) == state.n_bytes
+
+
+def test_the_empty_state_survives_the_disk(demo, tmp_path):
+    demo.new_state().save(tmp_path / "s")
+    loaded = wkv.State.load(tmp_path / "s", demo)
+    assert loaded.tokens_seen == (0,)
+    assert loaded.logits is None
+    assert torch.equal(demo.forward([5], loaded)[0], demo.forward([5])[0])
+
+
 def test_damaged_states_are_errors(demo, tmp_path):
     _, state = demo.forward([1, 2])
     path = tmp_path / "s.safetensors"
@@ -260,5 +332,11 @@ def test_damaged_states_are_errors(demo, tmp_path):
         wkv.State.load(tmp_path / "gone", demo)
     with pytest.raises(wkv.StateError, match="not a saved state"):
         wkv.State.load(demo.path, demo)
-    with pytest.raises(wkv.StateError, match="could not be written"):
-        state.save(tmp_path / "no" / "folder")
+    for place in (tmp_path / "no" / "folder", path / "x"):
+        with pytest.raises(wkv.StateError, match="could not be written"):
+            state.save(place)
+    flipped = bytearray(content)
+    flipped[-40] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(wkv.StateError, match="digest differs"):
+        wkv.State.load(path, demo)

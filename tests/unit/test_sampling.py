@@ -64,6 +64,13 @@ def test_ties_with_the_cutoff_are_kept():
     assert (frequencies[:3] - 1 / 3).abs().max() < 0.04
 
 
+def test_ties_with_the_cutoff_are_kept_beyond_the_first_look():
+    from wkv.sampling import _nucleus
+
+    kept, _ = _nucleus(torch.full((1000,), 1 / 1000), 0.1)
+    assert len(kept) == 1000
+
+
 def test_temperature_acts_after_the_nucleus():
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
     frequencies = _frequencies(logits, top_p=0.7, temperature=2.0)
@@ -131,6 +138,8 @@ def test_logits_that_are_not_finite_are_an_error(temperature):
         ("presence_penalty", math.inf),
         ("seed", 1.5),
         ("seed", True),
+        ("banned", ("x",)),
+        ("banned", 5),
     ],
 )
 def test_impossible_settings_name_the_field(field, value):

@@ -1,10 +1,12 @@
 """Strategy strings, and what `auto` picks."""
 
+import threading
+
 import pytest
 import torch
 
 import wkv
-from wkv.strategy import choose_strategy
+from wkv.strategy import choose_strategy, products_for
 
 BF16, FP32, FP16 = [torch.bfloat16], [torch.float32], [torch.float16]
 BIG = 10**9
@@ -57,3 +59,33 @@ def test_auto_is_never_coarser_than_the_file(monkeypatch):
     chosen = choose_strategy("auto", BF16, BIG)
     assert chosen.dtype == torch.bfloat16
     assert "would not fit" in chosen.reason
+
+
+def test_the_switch_of_products_is_put_back_after_threads_overlap():
+    strategy = choose_strategy("cpu bf16", BF16, BIG)
+    barrier = threading.Barrier(4)
+    seen = []
+
+    def work():
+        for _ in range(20):
+            with products_for(1, strategy):
+                barrier.wait()
+                seen.append(torch._C._get_mkldnn_enabled())
+
+    before = torch._C._get_mkldnn_enabled()
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch._C._get_mkldnn_enabled() == before
+    assert not any(seen)
+
+
+def test_memory_that_runs_out_is_told_with_its_size(monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("wkv.loading._fill", full)
+    with pytest.raises(wkv.StrategyError, match=r"does not fit into the memory of cpu.*GiB"):
+        wkv.load()

@@ -20,9 +20,7 @@ COMMANDS = ("chat", "generate", "info", "tokenize", "train")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    _prepare_streams()
     args = _parser().parse_args(argv)
     try:
         status = import_module(f"wkv.cli.{args.command}").run(args)
@@ -34,12 +32,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except (WKVError, OSError, MemoryError) as error:
-        if getattr(args, "debug", False):
+    except Exception as error:  # the last stop: a user gets a line, whatever went wrong
+        if args.debug:
             traceback.print_exc()
-        print(f"wkv: {str(error) or type(error).__name__}", file=sys.stderr)
+        print(f"wkv: {_told(error)}", file=sys.stderr)
         return 1
     return int(status)
+
+
+def _told(error: Exception) -> str:
+    """An error in one line. Our own say all there is; others also say what they are."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (WKVError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text[:300]} (--debug shows where)"
+
+
+def _prepare_streams() -> None:
+    """Make the standard streams UTF-8, and give those that are closed somewhere to go."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

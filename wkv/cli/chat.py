@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from wkv.errors import InputError
 
     model = load_model(args)
+    _ = model.tokenizer  # if there is none, it is said now
     conversation = Conversation(model, read_sampling(args, sampling_for(model)))
     config = model.config
     if sys.stdin.isatty():

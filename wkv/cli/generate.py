@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> int:
     prompt = sys.stdin.buffer.read() if args.prompt is None else os.fsencode(args.prompt)
 
     from wkv.streaming import stream
+    from wkv.writer import check_limits
 
     sampling = read_sampling(args)
+    check_limits(args.max_tokens, args.stop)  # before the model is loaded
     pieces = stream(
         load_model(args), prompt, sampling=sampling, max_tokens=args.max_tokens, stop=args.stop
     )

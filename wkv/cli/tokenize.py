@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+MOST_DIGITS = 18  # Python itself refuses to read numbers of thousands of digits
+
 SUMMARY = "text to token ids, and back"
 
 
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     ids = []
     for word in data.split():
-        if not word.isdigit():
+        if not word.isdigit() or len(word) > MOST_DIGITS:
             shown = word.decode("utf-8", "replace")[:40]
             raise TokenizerError(f"{shown!r} is no token id; expected numbers, blank-separated")
         ids.append(int(word))

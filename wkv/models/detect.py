@@ -69,7 +69,7 @@ def detect_generation(shapes: Shapes) -> str:
     """The generation of a checkpoint: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
 
     Args:
-        shapes: name to shape of every tensor, axes of size 1 removed from vectors.
+        shapes: name to shape of every tensor.
 
     Raises:
         CheckpointError: for experimental variants, converted files, and what is no RWKV.

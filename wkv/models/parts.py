@@ -54,9 +54,12 @@ class Config:
 def sizes(shapes: Shapes) -> dict[str, int]:
     """The sizes every generation reads off its tensors in the same way."""
     vocab_size, n_embd = shapes["emb.weight"]
+    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+    for number in range(len(blocks)):
+        if number not in blocks:  # else one stray name would make a model of a million layers
+            raise KeyError(f"blocks.{number}.*")
     return {
-        "n_layer": 1
-        + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+        "n_layer": len(blocks),
         "n_embd": n_embd,
         "vocab_size": vocab_size,
         "dim_att": shapes["blocks.0.att.key.weight"][0],
@@ -122,8 +125,8 @@ def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor
     if x.shape[1] == 1 and lengths is None:
         return last[:, None], x[:, 0]
     joined = torch.cat([last[:, None], x], dim=1)
-    if lengths is None:
-        return joined[:, :-1], x[:, -1]
+    if lengths is None:  # a copy: a view would keep the whole of x alive inside the state
+        return joined[:, :-1], x[:, -1].clone()
     return joined[:, :-1], joined[torch.arange(len(x), device=x.device), lengths]
 
 
@@ -200,9 +203,14 @@ class Skeleton(nn.Module):
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
         """The empty state for `batch` rows, on the device of the weights."""
         config, device = self.config, self.head.weight.device
-        shift = torch.zeros(batch, config.n_embd, device=device, dtype=self.ln_out.weight.dtype)
-        wkv = self.new_wkv(batch).to(shift)
-        return tuple(LayerState(shift, wkv, shift) for _ in range(config.n_layer))
+        dtype = self.ln_out.weight.dtype
+
+        def layer() -> LayerState:
+            att_shift = torch.zeros(batch, config.n_embd, device=device, dtype=dtype)
+            wkv = self.new_wkv(batch).to(att_shift)
+            return LayerState(att_shift, wkv, torch.zeros_like(att_shift))
+
+        return tuple(layer() for _ in range(config.n_layer))
 
     def new_wkv(self, batch: int) -> Tensor:
         """The empty recurrent state of one layer: (B, H, N, N) zeros, axes (value, key)."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from wkv.errors import TokenizerError
 from wkv.tokenizers.interface import Tokenizer
 from wkv.tokenizers.pile import PileTokenizer
-from wkv.tokenizers.plain_bytes import BytesTokenizer
+from wkv.tokenizers.plain_bytes import BYTES, BytesTokenizer
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE, WorldTokenizer
 
 PILE_VOCAB_SIZES = range(50254, 50433)
@@ -14,28 +14,46 @@ PILE_VOCAB_SIZES = range(50254, 50433)
 NAMES = ("world", "20b", "bytes")
 
 
-def open_tokenizer(name_or_file: str | Path, vocab_size: int = 0) -> Tokenizer:
-    """The tokenizer of a name ("world", "20b", "bytes") or a file.
+def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Tokenizer:
+    """The tokenizer of a name ("world", "20b", "bytes") or a file; a tokenizer is itself.
 
     Args:
-        name_or_file: a file ending in `.json` is read by the tokenizers library, any other as a
+        choice: a file ending in `.json` is read by the tokenizers library, any other as a
             vocabulary in World format.
         vocab_size: rows of the model's embedding, where there is a model.
 
     Raises:
-        TokenizerError: if it is neither.
+        TokenizerError: if it is none of these, or has more ids than the model.
     """
-    match str(name_or_file).lower():
+    tokenizer = _open(choice, vocab_size)
+    if vocab_size and tokenizer.vocab_size > vocab_size:
+        raise TokenizerError(
+            f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids and the model only "
+            f"{vocab_size}; give the tokenizer that the model was trained with"
+        )
+    return tokenizer
+
+
+def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
+    """`open_tokenizer` without the comparison of sizes."""
+    if not isinstance(choice, (str, Path)):
+        if not hasattr(choice, "decode_bytes"):
+            raise TokenizerError(
+                f"a {type(choice).__name__} is no tokenizer: expected a name, a file, or an object "
+                "with encode, decode and decode_bytes"
+            )
+        return choice
+    match str(choice).lower():
         case "world":
             return WorldTokenizer(vocab_size=vocab_size or None)
         case "20b":
             return PileTokenizer(vocab_size=vocab_size)
         case "bytes":
-            return BytesTokenizer()
-    path = Path(name_or_file)
+            return BytesTokenizer(vocab_size)
+    path = Path(choice)
     if not path.is_file():
         raise TokenizerError(
-            f"{name_or_file} is no tokenizer: expected one of {', '.join(NAMES)}, "
+            f"{choice} is no tokenizer: expected one of {', '.join(NAMES)}, "
             "a tokenizer.json, or a vocabulary file in World format"
         )
     if path.suffix == ".json":
@@ -59,7 +77,7 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
         return WorldTokenizer()
     if vocab_size in PILE_VOCAB_SIZES:
         return PileTokenizer(vocab_size=vocab_size)
-    if vocab_size == BytesTokenizer.vocab_size:
+    if vocab_size == BYTES:
         return BytesTokenizer()
     raise TokenizerError(
         f"no tokenizer is known for a vocabulary of {vocab_size} ids (256 are bytes, 50277 the 20B "

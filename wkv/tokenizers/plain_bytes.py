@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from wkv.errors import TokenizerError
-from wkv.tokenizers.interface import text_to_bytes
+from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
+
+BYTES = 256
 
 
 class BytesTokenizer:
@@ -11,13 +12,17 @@ class BytesTokenizer:
 
     Attributes:
         name: "bytes".
-        vocab_size: 256.
+        vocab_size: 256, or the model's if that is more; further ids stand for no text.
         end_of_text: None, all ids are bytes.
     """
 
     name = "bytes"
-    vocab_size = 256
     end_of_text: int | None = None
+
+    def __init__(self, vocab_size: int = 0) -> None:
+        self.vocab_size = max(BYTES, vocab_size)
+        self._bytes_of_id = [bytes([byte]) for byte in range(BYTES)]
+        self._bytes_of_id += [b""] * (self.vocab_size - BYTES)
 
     def encode(self, text: str | bytes) -> list[int]:
         """The bytes of a text."""
@@ -25,12 +30,7 @@ class BytesTokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids are."""
-        ids = list(ids)
-        try:
-            return bytes(ids)
-        except ValueError as error:
-            wrong = next(token for token in ids if not 0 <= token < 256)
-            raise TokenizerError(f"id {wrong} is no byte, ids are 0 to 255") from error
+        return bytes_of_ids(ids, self._bytes_of_id)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; bytes that are not UTF-8 become U+FFFD."""

@@ -16,6 +16,9 @@ from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
 WORLD_VOCAB_SIZE = 65536
 """Rows of the embedding of World models; ids 65530 to 65535 are padding and stand for nothing."""
 
+MOST_IDS = 2**24
+"""A larger id in a vocabulary file can only be a mistake."""
+
 VOCABULARY_FILE = "rwkv_vocab_v20230424.txt"
 
 
@@ -45,10 +48,10 @@ class WorldTokenizer:
 
         path = official_vocabulary() if vocabulary is None else vocabulary
         entries = read_vocabulary(path)
-        if vocabulary is None and vocab_size is None:
-            vocab_size = WORLD_VOCAB_SIZE
+        if vocab_size is None:
+            vocab_size = WORLD_VOCAB_SIZE if vocabulary is None else 0
         self.name = "world" if vocabulary is None else path.name
-        self.vocab_size = max(vocab_size or 0, max(entries) + 1)
+        self.vocab_size = max(vocab_size, max(entries) + 1)
         self._bytes_of_id = [b""] * self.vocab_size
         for token, text in entries.items():
             self._bytes_of_id[token] = text
@@ -132,8 +135,10 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
             value = ast.literal_eval(literal)
             text = value.encode("utf-8") if isinstance(value, str) else value
             token = int(token_text)
-            if not isinstance(text, bytes) or len(text) != int(length) or not text or token < 1:
-                raise ValueError("the length or the id is wrong")
+            if not isinstance(text, bytes) or len(text) != int(length) or not text:
+                raise ValueError("the length is wrong")
+            if not 1 <= token < MOST_IDS:
+                raise ValueError(f"the id must be 1 to {MOST_IDS - 1}")
         except (ValueError, SyntaxError) as error:
             raise TokenizerError(
                 f"{path}, line {number}: {line[:60]!r} is not of the form `id literal length` "
