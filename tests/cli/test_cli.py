@@ -1,5 +1,6 @@
 """The command line as a user types it: what it prints where, and how it ends."""
 
+import io
 import json
 import os
 import signal
@@ -20,6 +21,21 @@ def run(*arguments, stdin=b"", **options):
     return subprocess.run(
         [*WKV, *map(str, arguments)], input=stdin, capture_output=True, timeout=120, **options
     )
+
+
+@pytest.fixture
+def inside(monkeypatch, capfdbinary):
+    """Give `run` without a process of its own, which would spend its time on importing torch."""
+    from wkv.cli import main
+
+    def run_inside(*arguments, stdin=b""):
+        with io.TextIOWrapper(io.BytesIO(stdin)) as stream:
+            monkeypatch.setattr("sys.stdin", stream)
+            status = main([str(argument) for argument in arguments])
+        out, err = capfdbinary.readouterr()
+        return subprocess.CompletedProcess(arguments, status, out, err)
+
+    return run_inside
 
 
 def test_version_and_help_answer_at_once():
@@ -81,12 +97,12 @@ def test_generate_takes_bytes_that_are_not_utf_8():
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_every_generation_generates_and_tells_what_it_is(tmp_path, generation):
+def test_every_generation_generates_and_tells_what_it_is(tmp_path, generation, inside):
     path = tmp_path / "model.pth"
     save_pth(random_checkpoint(generation, n_layer=2, n_embd=64, vocab_size=256), path)
-    done = run("generate", path, "--prompt", "abc", "--max-tokens", "8", "--seed", "0", "--json")
+    done = inside("generate", path, "--prompt", "abc", "--max-tokens", "8", "--seed", "0", "--json")
     assert len(json.loads(done.stdout)["token_ids"]) == 8
-    facts = json.loads(run("info", path, "--json").stdout)
+    facts = json.loads(inside("info", path, "--json").stdout)
     keys = "generation n_layer n_embd n_head head_size vocab_size n_params state_bytes layout"
     assert set(keys.split()) <= set(facts)
     assert facts["generation"] == generation
@@ -95,23 +111,23 @@ def test_every_generation_generates_and_tells_what_it_is(tmp_path, generation):
     wkv_numbers = 3 * 64 if generation == "4" else 2 * 32 * 32
     assert facts["state_bytes"] == 4 * 2 * (2 * 64 + wkv_numbers)
     assert (facts["n_head"] is None) == (generation == "4")
-    assert f"RWKV-{generation}".encode() in run("info", path).stdout
+    assert f"RWKV-{generation}".encode() in inside("info", path).stdout
 
 
 @pytest.mark.parametrize("text", [b"Hello\n", "今天 😀".encode(), b"\xff\x00 \r\n\n", b""])
-def test_tokenize_both_ways(text):
-    ids = run("tokenize", stdin=text)
+def test_tokenize_both_ways(text, inside):
+    ids = inside("tokenize", stdin=text)
     assert ids.stdout.endswith(b"\n")
     assert ids.stdout.count(b"\n") == 1
-    assert run("tokenize", "--decode", stdin=ids.stdout).stdout == text
+    assert inside("tokenize", "--decode", stdin=ids.stdout).stdout == text
 
 
-def test_tokenize_with_other_tokenizers(shared_data):
-    assert run("tokenize", "--tokenizer", "bytes", stdin=b"ab").stdout == b"97 98\n"
+def test_tokenize_with_other_tokenizers(shared_data, inside):
+    assert inside("tokenize", "--tokenizer", "bytes", stdin=b"ab").stdout == b"97 98\n"
     file = shared_data / "20B_tokenizer.json"
-    assert run("tokenize", "--tokenizer", file, stdin=b"\n").stdout == b"187\n"
+    assert inside("tokenize", "--tokenizer", file, stdin=b"\n").stdout == b"187\n"
     vocabulary = shared_data / "checkpoints/demo-rwkv7.vocab.txt"
-    done = run("tokenize", "--tokenizer", vocabulary, stdin=b"a")
+    done = inside("tokenize", "--tokenizer", vocabulary, stdin=b"a")
     assert done.stdout == b"98\n"
 
 
@@ -131,19 +147,25 @@ def test_tokenize_with_other_tokenizers(shared_data):
         (["tokenize", "--decode"], b"12 ab", b"'ab' is no token id"),
         (["tokenize", "--decode"], b"9" * 5000, b"is no token id"),
         (["tokenize", "--decode"], b"99999999", b"id 99999999 is not in the vocabulary"),
-        (["tokenize", "--tokenizer", "20b"], b"a", b"20B_tokenizer.json"),
     ],
 )
-def test_errors_are_one_line_and_exit_1(arguments, stdin, match):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
-    done = run(*arguments, stdin=stdin, env=environment)
+def test_errors_are_one_line_and_exit_1(arguments, stdin, match, inside):
+    done = inside(*arguments, stdin=stdin)
     assert done.returncode == 1
     assert done.stdout == b""
     assert match in done.stderr
     assert done.stderr.startswith(b"wkv: ")
     assert done.stderr.count(b"\n") == 1
-    shown = run(*arguments, "--debug", stdin=stdin, env=environment)
+    shown = inside(*arguments, "--debug", stdin=stdin)
     assert b"Traceback" in shown.stderr
+
+
+def test_a_tokenizer_of_the_hub_that_cannot_be_had_says_what_to_do():
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+    done = run("tokenize", "--tokenizer", "20b", stdin=b"a", env=environment)
+    assert done.returncode == 1
+    assert b"20B_tokenizer.json" in done.stderr
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_chat_answers_the_lines_of_a_pipe():
