@@ -12,17 +12,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from wkv.errors import StateError
 
-if TYPE_CHECKING:
-    from wkv.model import Model
-
 FORMAT = "wkv-state-1"
+
+
+class MakesStates(Protocol):
+    """What a state must know of a model to be read from a file."""
+
+    def new_state(self, batch_size: int = 1) -> State:
+        """The empty state."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class State:
                 partial.unlink()
 
     @classmethod
-    def load(cls, path: str | Path, model: Model) -> State:
+    def load(cls, path: str | Path, model: MakesStates) -> State:
         """Read a state that `save` wrote, for use with `model`.
 
         Raises:
@@ -173,15 +178,12 @@ class State:
         path = Path(path).expanduser()
         header, tensors = _read(path)
         empty = model.new_state()
-        for name, expected in (
-            ("generation", model.config.generation),
-            ("identity", empty.identity),
-        ):
-            if header.get(name) != expected:
+        for name in ("generation", "identity"):
+            found, expected = header.get(name), getattr(empty, name)
+            if found != expected:
                 raise StateError(
-                    f"{path}: this state belongs to another model ({name} "
-                    f"{header.get(name)}), the model at hand has {name} {expected}; "
-                    "load the model that made the state"
+                    f"{path}: this state belongs to another model ({name} {found}), the model at "
+                    f"hand has {name} {expected}; load the model that made the state"
                 )
         try:
             tokens_seen = tuple(json.loads(header["tokens_seen"]))
@@ -189,22 +191,22 @@ class State:
             raise StateError(f"{path}: the header's tokens_seen is damaged") from error
         if not all(type(count) is int and count >= 0 for count in tokens_seen):
             raise StateError(f"{path}: the header's tokens_seen is damaged ({tokens_seen})")
-        batch = len(tokens_seen)
-        device = model.device
 
-        def checked(name: str, shape: tuple[int, ...]) -> Tensor:
-            return _checked(path, tensors, name, (batch, *shape)).to(device)
+        def checked(layer: int, name: str, like: Tensor) -> Tensor:
+            shape = (len(tokens_seen), *like.shape[1:])
+            return _checked(path, tensors, f"layers.{layer}.{name}", shape).to(like.device)
 
         layers = tuple(
             LayerState(
-                *(
-                    checked(f"layers.{index}.{name}", getattr(like, name).shape[1:])
-                    for name in ("att_shift", "wkv", "ffn_shift")
-                )
+                checked(index, "att_shift", like.att_shift),
+                checked(index, "wkv", like.wkv),
+                checked(index, "ffn_shift", like.ffn_shift),
             )
             for index, like in enumerate(empty.layers)
         )
-        logits = checked("logits", (model.config.vocab_size,)) if "logits" in tensors else None
+        logits = tensors.get("logits")
+        if logits is not None:
+            logits = logits.to(layers[-1].wkv.device)
         return cls(layers, tokens_seen, empty.generation, empty.identity, logits)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> State:

@@ -154,6 +154,28 @@ def group_norm(y: Tensor, norm: nn.GroupNorm, eps: float) -> Tensor:
     return F.group_norm(flat, heads, norm.weight, norm.bias, eps).view(batch, tokens, -1)
 
 
+class Block(nn.Module):
+    """A layer of generations 4 to 6: time mix, then channel mix, each added to the stream."""
+
+    def __init__(self, config: Config, layer: int, att: nn.Module, ffn: nn.Module) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(config.n_embd)
+        self.ln1 = nn.LayerNorm(config.n_embd)
+        self.ln2 = nn.LayerNorm(config.n_embd)
+        self.att = att
+        self.ffn = ffn
+
+    def forward(
+        self, X: Tensor, layer: LayerState, lengths: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        """Residual stream (B, T, D) and state in, the same out."""
+        out, att_shift, wkv = self.att(self.ln1(X), layer.att_shift, layer.wkv, lengths)
+        X = X + out
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
+        return X + out, LayerState(att_shift, wkv, ffn_shift)
+
+
 class Skeleton(nn.Module):
     """Embedding, blocks, output norm and head; the same in every generation.
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from wkv.models import parts
-from wkv.models.parts import Config, Linear, Shapes, token_shift, vector
+from wkv.models.parts import Block, Config, Linear, Shapes, token_shift, vector
 from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
-from wkv.state import LayerState
 
 
 def config_from_shapes(shapes: Shapes) -> Config:
@@ -78,33 +77,13 @@ class ChannelMix(nn.Module):
         return r * parts.squared_relu(x_k, self.key, self.value), last
 
 
-class Block(nn.Module):
-    """One layer: time mix, then channel mix, each added to the residual stream."""
-
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        if layer == 0:
-            self.ln0 = nn.LayerNorm(config.n_embd)
-        self.ln1 = nn.LayerNorm(config.n_embd)
-        self.ln2 = nn.LayerNorm(config.n_embd)
-        self.att = TimeMix(config)
-        self.ffn = ChannelMix(config)
-
-    def forward(
-        self, X: Tensor, layer: LayerState, lengths: Tensor | None
-    ) -> tuple[Tensor, LayerState]:
-        """Residual stream (B, T, D) and state in, the same out."""
-        out, att_shift, wkv = self.att(self.ln1(X), layer.att_shift, layer.wkv, lengths)
-        X = X + out
-        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
-        return X + out, LayerState(att_shift, wkv, ffn_shift)
-
-
 class RWKV4(parts.Skeleton):
     """An RWKV-4 network."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, lambda layer: Block(config, layer))
+        super().__init__(
+            config, lambda layer: Block(config, layer, TimeMix(config), ChannelMix(config))
+        )
 
     def new_wkv(self, batch: int) -> Tensor:
         """The empty sums of one layer: (B, 3, A), the largest exponent being minus infinity."""
