@@ -58,13 +58,38 @@ def test_unknown_head_size_is_an_error(fast):
         fast(*random_inputs(1, 2, 1, 8))
 
 
-def test_without_a_compiler_the_torch_form_is_used(monkeypatch, tmp_path):
-    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
+@pytest.fixture
+def uncached(monkeypatch, tmp_path):
+    """Nothing is compiled yet, and the cache is a folder of the test."""
     monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path)
     compiled._library.cache_clear()
-    try:
-        function, notice = compiled.recurrence(threads=1)
-    finally:
-        compiled._library.cache_clear()
+    yield tmp_path
+    compiled._library.cache_clear()
+
+
+def test_without_a_compiler_the_torch_form_is_used(monkeypatch, uncached):
+    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
+    function, notice = compiled.recurrence(threads=1)
     assert function is wkv7
     assert "no C++ compiler was found (no-such-compiler)" in notice
+
+
+def test_library_that_cannot_be_loaded_falls_back_to_the_torch_form(monkeypatch, uncached):
+    broken = uncached / "broken.so"
+    broken.write_text("no library at all, but longer than the header of one" * 20)
+    monkeypatch.setattr(compiled, "build", lambda cache: broken)
+    function, notice = compiled.recurrence(threads=1)
+    assert function is wkv7
+    assert "broken.so" in notice
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "Full")])
+def test_cache_that_cannot_be_written_falls_back_to_the_torch_form(monkeypatch, uncached, error):
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setattr(compiled, "COMPILERS", ("true",))
+    monkeypatch.setattr(compiled.tempfile, "TemporaryDirectory", refuse)
+    function, notice = compiled.recurrence(threads=1)
+    assert function is wkv7
+    assert error.strerror in notice

@@ -1,17 +1,20 @@
 """Rows, optimizer and the loop."""
 
 import json
+import os
+import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from wkv.cli import main
 from wkv.errors import TrainingError
 from wkv.train.data import Mixture, Packed, Prose, batch
-from wkv.train.loop import Plan, train
+from wkv.train.loop import train
 from wkv.train.optimizer import orthogonal
+from wkv.train.plan import Plan
 from wkv.train.text import text_job
 
 TEXT = "The rain in Spain stays mainly in the plain.\n\n" * 60
@@ -32,8 +35,6 @@ def run(data, out, steps, *, resume=False, stop_after=None, **plan):
 
     def report(entry, progress):
         if entry["step"] == stop_after:
-            import signal
-
             signal.raise_signal(signal.SIGTERM)
 
     return train(job, report, lambda message: None), job.folder
@@ -73,6 +74,57 @@ def test_two_processes_train_as_one(data, tmp_path):
     assert (alone - shared).norm() / alone.norm() < 3e-3
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, processes):
+    _, folder = run(data, tmp_path / "run", 2)
+    before = folder.checkpoint.read_bytes(), folder.model.read_bytes()
+    with pytest.raises(TrainingError, match=r"diverged: .* finite .* lower --learning-rate"):
+        run(data, folder.path, 40, resume=True, learning_rate=1e20, processes=processes)
+    assert (folder.checkpoint.read_bytes(), folder.model.read_bytes()) == before
+
+
+def test_run_that_fails_before_its_first_checkpoint_can_be_started_again(data, tmp_path):
+    with pytest.raises(TrainingError, match="start again"):
+        run(data, tmp_path / "run", 40, learning_rate=1e20)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_run_shorter_than_the_log_interval_is_logged(data, tmp_path):
+    shown = []
+    plan = Plan(steps=2, **{**SMALL, "log_steps": 50})
+    job = text_job(data, tmp_path / "run", plan, **SIZES, resume=False)
+    assert train(job, lambda entry, progress: shown.append((entry, progress)), lambda message: None)
+    assert [(entry["step"], progress) for entry, progress in shown] == [(2, 1.0)]
+    assert job.folder.entries() == [entry for entry, _ in shown]
+
+
+class Dies:
+    """Kills the process that unpickles it, before any meeting."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+class DiesLater:
+    """Kills any process but the one that made it, when it makes rows."""
+
+    def __init__(self):
+        self.maker = os.getpid()
+
+    def __call__(self):
+        if os.getpid() != self.maker:
+            os._exit(4)
+        return Prose([np.arange(1, 200)], 32, 0, paragraph_token=None)
+
+
+@pytest.mark.parametrize(("rows", "code"), [(Dies, 3), (DiesLater, 4)])
+def test_lost_helper_ends_the_run(data, tmp_path, rows, code):
+    plan = Plan(steps=2, processes=2, **SMALL)
+    job = replace(text_job(data, tmp_path / "run", plan, **SIZES, resume=False), make_rows=rows())
+    with pytest.raises(TrainingError, match=rf"helper processes ended .*exit code {code}"):
+        train(job, lambda entry, progress: None, lambda message: None)
+
+
 def test_rows_depend_on_their_number_alone():
     texts = [np.arange(1, 500), np.arange(1000, 1800)]
     prose, again = (Prose(texts, 16, 5, paragraph_token=7) for _ in range(2))
@@ -103,35 +155,6 @@ def test_orthogonal_levels_singular_values():
         values = torch.linalg.svdvals(orthogonal(shaped))
         assert values.min() > 0.5
         assert values.max() < 1.3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rows": 5, "processes": 2, "steps": 1}, "cannot be shared"),
-        ({}, "exactly one"),
-        ({"steps": 1, "minutes": 1.0}, "exactly one"),
-    ],
-)
-def test_impossible_plans_are_refused(arguments, message):
-    with pytest.raises(TrainingError, match=message):
-        Plan(**arguments)
-
-
-def test_short_text_and_missing_run_are_refused(tmp_path, capsys):
-    short = tmp_path / "short.txt"
-    short.write_text("too short")
-    assert main(["train", str(short), str(tmp_path / "out"), "--steps", "1", "--width", "64"]) == 1
-    assert "give more text" in capsys.readouterr().err
-    assert main(["train", str(short), str(tmp_path / "none"), "--steps", "1", "--resume"]) == 1
-    assert "no checkpoint.pt" in capsys.readouterr().err
-
-
-def test_command_trains_a_model_that_loads(data, tmp_path, capsys):
-    sizes = ["--layers", "1", "--width", "64", "--vocab-size", "300", "--context", "32"]
-    out = tmp_path / "run"
-    assert main(["train", str(data), str(out), "--steps", "2", "--no-compile", *sizes]) == 0
-    assert capsys.readouterr().out.strip() == str(out / "model.safetensors")
 
 
 def list_of_bytes(text):

@@ -1,10 +1,29 @@
 """`wkv train DATA OUT`: train a small RWKV-7 from scratch on text."""
 
 import argparse
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wkv.train.loop import Job
 
 SUMMARY = "train a small RWKV-7 from scratch on text"
+DEFAULTS = {
+    "steps": None,
+    "minutes": 10.0,
+    "context": 512,
+    "rows": 8,
+    "learning_rate": 3e-3,
+    "processes": 1,
+    "seed": 0,
+    "layers": 6,
+    "width": 192,
+    "vocab_size": 2048,
+}
+"""Options of a new run; a resumed one takes those it was started with."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="folder for model.safetensors, its vocabulary and the log",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in OUT, with its options"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--steps", type=int, metavar="N", help="length of the run in steps; can be repeated exactly"
@@ -26,34 +47,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--minutes", type=float, metavar="M", help="length of the run by the clock (default: 10)"
     )
-    parser.add_argument("--layers", type=int, default=6, metavar="L", help="layers (default: 6)")
+    parser.add_argument("--layers", type=int, metavar="L", help="layers (default: 6)")
     parser.add_argument(
         "--width",
         type=int,
-        default=192,
         metavar="D",
         help="channels, a multiple of 64 (default: 192)",
     )
     parser.add_argument(
         "--vocab-size",
         type=int,
-        default=2048,
         metavar="V",
         help="size of the vocabulary (default: 2048)",
     )
+    parser.add_argument("--context", type=int, metavar="T", help="tokens per row (default: 512)")
+    parser.add_argument("--rows", type=int, metavar="B", help="rows per step (default: 8)")
     parser.add_argument(
-        "--context", type=int, default=512, metavar="T", help="tokens per row (default: 512)"
-    )
-    parser.add_argument(
-        "--rows", type=int, default=8, metavar="B", help="rows per step (default: 8)"
-    )
-    parser.add_argument(
-        "--learning-rate", type=float, default=3e-3, metavar="R", help="peak rate (default: 3e-3)"
+        "--learning-rate", type=float, metavar="R", help="peak rate (default: 3e-3)"
     )
     parser.add_argument(
         "--processes",
         type=int,
-        default=1,
         metavar="N",
         help="processes that share the rows (default: 1)",
     )
@@ -64,39 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="threads in each process (default: all cores, shared out)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights and the order of the data (default: 0)"
+        "--seed", type=int, help="of the weights and the order of the data (default: 0)"
     )
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run is complete, 1 when it was stopped."""
-    import os
-
-    from wkv.train.loop import Plan, train
+    from wkv.train.loop import train
     from wkv.train.progress import shown
-    from wkv.train.text import text_job
 
-    plan = Plan(
-        steps=args.steps,
-        minutes=None if args.steps is not None else args.minutes or 10.0,
-        context=args.context,
-        rows=args.rows,
-        learning_rate=args.learning_rate,
-        processes=args.processes,
-        threads=args.threads or max(1, (os.cpu_count() or 1) // args.processes),
-        seed=args.seed,
-        compile=not args.no_compile,
-    )
-    job = text_job(
-        args.data,
-        args.out,
-        plan,
-        layers=args.layers,
-        width=args.width,
-        vocab_size=args.vocab_size,
-        resume=args.resume,
-    )
+    job = _job(args)
     with shown(sys.stderr) as report:
         is_done = train(job, report, lambda message: print(message, file=sys.stderr))
     if not is_done:
@@ -104,3 +96,20 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(job.folder.model)
     return 0
+
+
+def _job(args: argparse.Namespace) -> "Job":
+    """What the command line asks for; a resumed run has the options that it began with."""
+    from wkv.train.folder import RunFolder
+    from wkv.train.plan import Plan, choose
+    from wkv.train.text import text_job
+
+    folder = RunFolder(args.out)
+    folder.check(args.resume)
+    saved = folder.load()["plan"] if args.resume else {}
+    options = choose(vars(args), saved, DEFAULTS)
+    sizes = {name: options.pop(name) for name in ("layers", "width", "vocab_size")}
+    plan = Plan(**options, compile=not args.no_compile)
+    shared_out = max(1, (os.cpu_count() or 1) // plan.processes)
+    plan = replace(plan, threads=shared_out if args.threads is None else args.threads)
+    return text_job(args.data, args.out, plan, **sizes, resume=args.resume)

@@ -15,18 +15,29 @@ import numpy as np
 from wkv.demo.corpus import demo_vocabulary, read_books
 from wkv.demo.dialogues import write_document
 from wkv.demo.exercises import Source, words_of
+from wkv.errors import TrainingError, WKVError
 from wkv.tokenizers.world import WorldTokenizer
 from wkv.train.data import Mixture, Packed, Prose
 from wkv.train.folder import RunFolder
 from wkv.train.initialise import new_config
-from wkv.train.loop import Job, Plan, train
+from wkv.train.loop import Job, train
+from wkv.train.plan import Plan, choose
 from wkv.train.progress import shown
-from wkv.train.vocabulary import write_vocabulary
+from wkv.train.text import fingerprint
 
-LAYERS, WIDTH = 6, 192
-PROSE_SHARE = 0.13
 MINUTES = 100.0
 SEED = 7
+DEFAULTS = {
+    "steps": None,
+    "minutes": MINUTES,
+    "rows": Plan.rows,
+    "learning_rate": Plan.learning_rate,
+    "processes": 2,
+    "layers": 6,
+    "width": 192,
+    "prose_share": 0.13,
+}
+"""Options of a new run; a resumed one takes those it was started with."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,6 @@ def demo_source(texts: list[str], tokenizer: WorldTokenizer) -> Source:
     return Source(words, [word for word in words if len(tokenizer.encode(" " + word)) == 1])
 
 
-def make_vocabulary_file(corpus: Path, path: Path, seed: int) -> None:
-    """Write the vocabulary of the books."""
-    texts = [training for training, _ in read_books(corpus).values()]
-    write_vocabulary(demo_vocabulary(texts, Source(words_of(texts)), seed), path)
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -75,21 +80,20 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from OUT_DIR's checkpoint")
-    parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="length of the run (default %(default)s)"
-    )
-    parser.add_argument(
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help=f"length of the run (default {MINUTES:g})")
+    length.add_argument(
         "--steps", type=int, help="length in steps instead; then the result can be repeated exactly"
     )
-    parser.add_argument("--processes", type=int, default=2, help="processes (default %(default)s)")
+    parser.add_argument("--processes", type=int, help="processes (default 2)")
     parser.add_argument(
         "--threads", type=int, default=1, help="threads in each (default %(default)s)"
     )
-    parser.add_argument("--layers", type=int, default=LAYERS)
-    parser.add_argument("--width", type=int, default=WIDTH)
-    parser.add_argument("--prose-share", type=float, default=PROSE_SHARE)
-    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
-    parser.add_argument("--rows", type=int, default=Plan.rows, help="rows of 512 tokens per step")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--prose-share", type=float, help="share of the rows that are prose")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--rows", type=int, help="rows of 512 tokens per step")
     return parser
 
 
@@ -98,29 +102,46 @@ def _tell(message: str) -> None:
     sys.stderr.write(message + "\n")
 
 
+def demo_job(args: argparse.Namespace) -> Job:
+    """What the command line asks for; a resumed run has the options that it began with."""
+    folder = RunFolder(args.out)
+    folder.check(args.resume)
+    saved = folder.load()["plan"] if args.resume else {}
+    options = choose(vars(args), saved, DEFAULTS)
+    layers, width = options.pop("layers"), options.pop("width")
+    prose_share = options.pop("prose_share")
+    if not 0 <= prose_share <= 1:
+        raise TrainingError(f"--prose-share is {prose_share}; give a number from 0 to 1")
+    plan = Plan(**options, threads=args.threads, seed=SEED)
+    texts = [training for training, _ in read_books(args.corpus).values()]
+    tokens = [] if args.resume else demo_vocabulary(texts, Source(words_of(texts)), SEED)
+    ids = WorldTokenizer(folder.vocabulary).vocab_size if args.resume else 1 + len(tokens)
+    return Job(
+        new_config(ids, layers, width),
+        DemoRows(args.corpus, folder.vocabulary, plan.context, prose_share, SEED),
+        plan,
+        folder,
+        args.resume,
+        source={
+            "data": fingerprint(texts),
+            "layers": layers,
+            "width": width,
+            "prose_share": prose_share,
+        },
+        vocabulary=tokens,
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train, then print the table."""
     args = arguments().parse_args(argv)
-    folder = RunFolder(args.out)
-    folder.check(args.resume)
-    vocabulary = args.out / "model.vocab.txt"
-    args.out.mkdir(parents=True, exist_ok=True)
-    if not args.resume:
-        make_vocabulary_file(args.corpus, vocabulary, SEED)
-    plan = Plan(
-        steps=args.steps,
-        minutes=None if args.steps else args.minutes,
-        rows=args.rows,
-        learning_rate=args.learning_rate,
-        processes=args.processes,
-        threads=args.threads,
-        seed=SEED,
-    )
-    rows = DemoRows(args.corpus, vocabulary, plan.context, args.prose_share, SEED)
-    config = new_config(WorldTokenizer(vocabulary).vocab_size, args.layers, args.width)
-    job = Job(config, rows, plan, folder, args.resume)
-    with shown(sys.stderr) as report:
-        is_done = train(job, report, _tell)
+    try:
+        job = demo_job(args)
+        with shown(sys.stderr) as report:
+            is_done = train(job, report, _tell)
+    except (WKVError, OSError) as error:
+        _tell(f"recipe: {error}")
+        return 1
     if not is_done:
         _tell(f"stopped; go on with --resume ({job.folder.checkpoint})")
         return 1

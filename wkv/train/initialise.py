@@ -10,7 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wkv.errors import TrainingError
 from wkv.models.rwkv7 import RWKV7, Block, Config, TimeMix
+from wkv.train.plan import check_whole
 
 HEAD_SIZE = 64
 MIX_POWERS = {"x_r": 0.2, "x_g": 0.2, "x_w": 0.9, "x_a": 0.9, "x_k": 0.7, "x_v": 0.7}
@@ -21,7 +23,18 @@ EMBEDDING_RANGE = 1e-4
 def new_config(
     vocab_size: int, n_layer: int, n_embd: int, *, rank: int = 32, gate_rank: int = 64
 ) -> Config:
-    """Sizes of a new model: heads of 64, a channel mix of four times the width."""
+    """Sizes of a new model: heads of 64, a channel mix of four times the width.
+
+    Raises:
+        TrainingError: if a size is impossible.
+    """
+    check_whole("layers", n_layer)
+    check_whole("width", n_embd)
+    if n_embd % HEAD_SIZE:
+        raise TrainingError(
+            f"--width {n_embd} cannot be cut into heads of {HEAD_SIZE}; "
+            f"give a multiple of {HEAD_SIZE}"
+        )
     return Config(
         generation="7",
         n_layer=n_layer,

@@ -1,31 +1,33 @@
 """The training loop: one process or several that share each step's rows and add up their gradients.
 
 The calling process is number 0; it starts the others, writes the folder and follows signals.
+It alone finds that a run has diverged, and the others end with it.
 What a step computes depends on the step's number and the weights alone, so a run of a given
 number of steps can be stopped and resumed with the same result. A run of a given number of
 minutes fits its schedule to the clock instead.
 """
 
 import contextlib
-import multiprocessing
+import math
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from wkv.errors import TrainingError
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, Rows, batch
 from wkv.train.folder import RunFolder, can_plot
 from wkv.train.initialise import initialise
-from wkv.train.optimizer import Optimizer, Settings, Team
+from wkv.train.optimizer import Optimizer, Team
+from wkv.train.plan import Plan, check_same
+from wkv.train.processes import lead
 from wkv.train.recurrence import recurrence
 
 Z_LOSS = 1e-4
@@ -37,60 +39,26 @@ LAST_RATE = 0.01
 TARGET_STEP = 512
 """Targets are padded to a multiple of this, so that only a few shapes are ever compiled."""
 
-PATIENCE = timedelta(hours=12)
-"""How long a process waits for another: long, so that a run may be paused (SIGSTOP) for hours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How to train. Either `steps` or `minutes` is given.
-
-    Attributes:
-        context: tokens per row, T.
-        rows: rows per step, over all processes.
-        warmup: steps in which the learning rate rises.
-        processes, threads: how many processes, and threads in each.
-        save_seconds: time between two checkpoints.
-        log_steps: steps between two lines of the log.
-        compile: whether to use torch.compile when there is a C++ compiler.
-    """
-
-    steps: int | None = None
-    minutes: float | None = None
-    context: int = 512
-    rows: int = 8
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    processes: int = 1
-    threads: int = 1
-    save_seconds: float = 180.0
-    log_steps: int = 50
-    seed: int = 0
-    compile: bool = True
-    optimizer: Settings = field(default_factory=Settings)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
-        if (self.steps is None) == (self.minutes is None):
-            raise TrainingError(
-                "a run has a length in steps or in minutes; give exactly one of them"
-            )
-        if self.rows % self.processes:
-            raise TrainingError(
-                f"{self.rows} rows per step cannot be shared evenly by {self.processes} processes; "
-                "change one of the two numbers"
-            )
-
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process needs; `make_rows` must be picklable and give equal rows everywhere."""
+    """All that a process needs.
+
+    Attributes:
+        make_rows: must be picklable and give equal rows everywhere; called when the vocabulary
+            file is written.
+        source: what the rows and the model are made of, under the names of the options; a run
+            is resumed only with the same.
+        vocabulary: the tokens to write as the folder's vocabulary file when the run starts.
+    """
 
     config: Config
     make_rows: Callable[[], Rows]
     plan: Plan
     folder: RunFolder
     resume: bool
+    source: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: Sequence[bytes] = ()
 
 
 Report = Callable[[dict[str, Any], float], None]
@@ -101,69 +69,35 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
     """Train until the plan is fulfilled or a signal (SIGINT, SIGTERM) asks to stop.
 
     The folder then holds the checkpoint and the exported model. `notify` gets what the user
-    should know. Returns whether the plan was fulfilled.
+    should know. Returns whether the plan was fulfilled. A run that fails before its first
+    checkpoint leaves no files, so that it can be started again.
 
     Raises:
-        TrainingError: if the folder or the data cannot be used.
+        TrainingError: if the folder or the data cannot be used, or the run diverges.
     """
-    job.folder.prepare(job.resume)
+    job.folder.prepare(job.resume, job.vocabulary)
     if not can_plot():
         notify(
             "matplotlib is not installed, so there will be no loss.png: pip install 'wkv[train]'"
         )
     threads = torch.get_num_threads()
-    with contextlib.ExitStack() as stack:
-        torch.set_num_threads(job.plan.threads)
-        stack.callback(torch.set_num_threads, threads)
-        team = stack.enter_context(_leader(job))
-        stop = stack.enter_context(_stop_signal())
-        return _Trainer(job, team, notify).run(stop, report)
-
-
-@contextlib.contextmanager
-def _leader(job: Job) -> Iterator[Team]:
-    """Start the helpers and be number 0 among them."""
-    if job.plan.processes == 1:
-        yield Team()
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as meeting:
-        helpers = [
-            spawn.Process(target=_help, args=(job, rank, meeting), daemon=True)
-            for rank in range(1, job.plan.processes)
-        ]
-        for helper in helpers:
-            helper.start()
-        with _member(0, job.plan.processes, meeting) as team:
-            yield team
-            for helper in helpers:
-                helper.join()
-
-
-@contextlib.contextmanager
-def _member(rank: int, size: int, meeting: str) -> Iterator[Team]:
-    """Join the group of processes that meets in a folder."""
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{meeting}/processes",
-        rank=rank,
-        world_size=size,
-        timeout=PATIENCE,
-    )
     try:
-        yield Team(rank, size, distributed.all_reduce)
-    finally:
-        distributed.destroy_process_group()
+        with contextlib.ExitStack() as stack:
+            torch.set_num_threads(job.plan.threads)
+            stack.callback(torch.set_num_threads, threads)
+            team = stack.enter_context(lead(job.plan.processes, partial(_assist, job)))
+            stop = stack.enter_context(_stop_signal())
+            return _Trainer(job, team, notify).run(stop, report)
+    except BaseException:
+        if not job.folder.checkpoint.exists():
+            job.folder.clear()
+        raise
 
 
-def _help(job: Job, rank: int, meeting: str) -> None:
-    """What a helper process does. Process 0 decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _assist(job: Job, team: Team) -> None:
+    """What a helper process does."""
     torch.set_num_threads(job.plan.threads)
-    with _member(rank, job.plan.processes, meeting) as team:
-        _Trainer(job, team, lambda message: None).run(
-            threading.Event(), lambda entry, progress: None
-        )
+    _Trainer(job, team, lambda message: None).run(threading.Event(), lambda entry, progress: None)
 
 
 @contextlib.contextmanager
@@ -187,6 +121,7 @@ class _Trainer:
 
     def __init__(self, job: Job, team: Team, notify: Callable[[str], None]) -> None:
         self.plan, self.folder, self.team = job.plan, job.folder, team
+        self.record = {**job.plan.record(), **job.source}
         self.rows_each = job.plan.rows // team.size
         wkv7, notice = recurrence(job.plan.threads)
         if notice:
@@ -196,6 +131,8 @@ class _Trainer:
         self.gradient = _flat_gradient(self.model)
         self.optimizer = Optimizer(self.model.named_parameters(), job.plan.optimizer, team)
         self.step, self.seconds = 0, 0.0
+        self.rate = self.norm = 0.0
+        self.tally = _Tally()
         if job.resume:
             self._load()
         self.rows = job.make_rows()
@@ -207,23 +144,26 @@ class _Trainer:
                 block.compile(dynamic=False)
 
     def _load(self) -> None:
-        state = (
-            self.folder.load()
-            if self.team.rank == 0
-            else torch.load(self.folder.checkpoint, weights_only=True)
-        )
-        if state["config"] != asdict(self.model.config):
+        state = self.folder.load()
+        where, config = self.folder.checkpoint, asdict(self.model.config)
+        check_same(where, state["plan"], self.record)
+        if state["config"] != config:
             raise TrainingError(
-                f"{self.folder.checkpoint} is of a model with {state['config']}, asked for was "
-                f"{asdict(self.model.config)}; give the sizes that the run was started with"
+                f"{where} is of a model with {state['config'].get('vocab_size')} ids, but "
+                f"{self.folder.vocabulary} gives {config['vocab_size']}; restore that file"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        if self.team.rank == 0:
+            self.folder.rewind(self.step)
 
     def _save(self) -> None:
         if self.team.rank == 0:
+            if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+                raise self._diverged("the weights are")
             state = {
+                "plan": self.record,
                 "config": asdict(self.model.config),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state(),
@@ -231,6 +171,14 @@ class _Trainer:
                 "seconds": self.seconds,
             }
             self.folder.save(state, self.model)
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = self.folder.checkpoint
+        advice = f"resume from {kept}" if kept.exists() else "start again"
+        return TrainingError(
+            f"the run has diverged: {what} no longer finite after step {self.step}; "
+            f"{advice} with a lower --learning-rate than {self.plan.learning_rate:g}"
+        )
 
     def _progress(self) -> float:
         """The share of the plan that is done, by this process's count or clock."""
@@ -241,30 +189,31 @@ class _Trainer:
 
     def run(self, stop: threading.Event, report: Report) -> bool:
         """Step until done; see `train`."""
-        tally = _Tally()
         clock = saved = time.monotonic()
         while True:
             progress, should_stop = self._agree(stop)
             if progress >= 1 or should_stop:
+                if self.tally.sums:
+                    self._log(report, progress)
                 self._save()
                 return progress >= 1
-            rate, norm = self._one_step(progress, tally)
+            self._one_step(progress)
             now = time.monotonic()
             self.seconds += now - clock
             clock = now
-            if self.team.rank == 0 and self.step % self.plan.log_steps == 0:
-                entry = tally.entry(
-                    self.step,
-                    self.step * self.plan.rows * self.plan.context,
-                    self.seconds,
-                    rate,
-                    norm,
-                )
-                self.folder.append(entry)
-                report(entry, progress)
+            if self.step % self.plan.log_steps == 0:
+                self._log(report, progress)
             if now - saved > self.plan.save_seconds:
                 self._save()
                 saved = now
+
+    def _log(self, report: Report, progress: float) -> None:
+        """Write the next line of the log."""
+        tokens = self.step * self.plan.rows * self.plan.context
+        entry = self.tally.entry(self.step, tokens, self.seconds, self.rate, self.norm)
+        if self.team.rank == 0:
+            self.folder.append(entry)
+            report(entry, min(progress, 1.0))
 
     def _agree(self, stop: threading.Event) -> tuple[float, bool]:
         """Process 0's progress and whether it was asked to stop, known to all."""
@@ -274,8 +223,8 @@ class _Trainer:
         self.team.add_up(message)
         return message[0].item(), bool(message[1])
 
-    def _one_step(self, progress: float, tally: "_Tally") -> tuple[float, float]:
-        """Forward, backward, update; the learning rate and the gradient's norm."""
+    def _one_step(self, progress: float) -> None:
+        """Forward, backward, update."""
         first = self.step * self.plan.rows + self.team.rank * self.rows_each
         rows = batch(self.rows, first, self.rows_each)
         self.gradient.zero_()
@@ -288,11 +237,13 @@ class _Trainer:
         torch.autograd.backward(loss / self.team.size)
         self.team.add_up(self.gradient)
         warm = min(1.0, (self.step + 1) / self.plan.warmup)
-        rate = self.plan.learning_rate * warm * max(LAST_RATE, 1 - progress)
-        norm = self.optimizer.step(rate)
+        self.rate = self.plan.learning_rate * warm * max(LAST_RATE, 1 - progress)
+        self.norm = self.optimizer.step(self.rate)
+        if not math.isfinite(self.norm) and self.team.rank == 0:
+            # The helpers have changed nothing either, and end with process 0.
+            raise self._diverged("the gradient is")
         self.step += 1
-        tally.add(rows, chosen, losses, weights)
-        return rate, norm
+        self.tally.add(rows, chosen, losses, weights)
 
 
 def _flat_gradient(model: RWKV7) -> Tensor:

@@ -70,10 +70,15 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:
-        """Clip the gradient, update every parameter, return the gradient's norm before clipping."""
+        """Clip the gradient, update every parameter, return the gradient's norm before clipping.
+
+        If the norm is not finite, nothing is changed.
+        """
         gradients = [gradient_of(parameter) for parameter in self.parameters]
         norms = torch.stack(torch._foreach_norm(gradients))
         norm = float(torch.linalg.vector_norm(norms))
+        if not math.isfinite(norm):
+            return norm
         if norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / norm)
         self.step_count += 1

@@ -2,7 +2,7 @@
 
 `recurrence()` hands out a function with the signature of `wkv.ops.wkv7.wkv7`. The C++ form is
 registered as a torch operator with its own gradient, so `torch.compile` passes it by unchanged.
-Where no C++ compiler is at hand the torch form of `wkv.ops` is used instead: same numbers, slower.
+Where it cannot be compiled or loaded, the torch form of `wkv.ops` is used: same numbers, slower.
 """
 
 import ctypes
@@ -36,15 +36,19 @@ CHUNK = 16  # tokens between two saved states; must equal CHUNK of recurrence.cp
 
 def cache_folder() -> Path:
     """The user's cache folder for things built on this machine."""
-    return Path.home() / ".cache" / "wkv"
+    try:
+        return Path.home() / ".cache" / "wkv"
+    except RuntimeError as error:
+        raise CompilerMissing(f"the compiled recurrence cannot be kept ({error})") from error
 
 
 def recurrence(threads: int) -> tuple[Recurrence, str | None]:
     """Return `(wkv7 function, notice)`: the C++ form, or the torch form and a notice saying why."""
     try:
         _library()
-    except CompilerMissing as missing:
-        return wkv7, f"{missing}: training uses the slower torch form of the recurrence"
+    except (CompilerMissing, OSError) as reason:
+        # OSError: the cache cannot be written, or lies where nothing may be executed.
+        return wkv7, f"{reason}: training uses the slower torch form of the recurrence"
     return functools.partial(_wkv7_with_threads, threads), None
 
 
@@ -54,7 +58,10 @@ class CompilerMissing(Exception):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build(cache_folder())))
+    path = build(cache_folder())
+    library = ctypes.CDLL(str(path))
+    if not hasattr(library, "chunk_length"):
+        raise CompilerMissing(f"{path} is not the compiled recurrence; remove it")
     if library.chunk_length() != CHUNK:
         raise CompilerMissing("recurrence.cpp and recurrence.py disagree about the chunk length")
     return library
@@ -65,6 +72,10 @@ def build(cache: Path) -> Path:
 
     The file name holds a hash of the source, the flags and the processor: `-march=native` code
     must not be picked up by another machine that shares the folder.
+
+    Raises:
+        CompilerMissing: if there is no compiler that can compile it.
+        OSError: if the cache cannot be written.
     """
     key = repr((SOURCE.read_text(), FLAGS, EXTRA_FLAGS, platform.machine(), _processor()))
     target = cache / f"recurrence-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
@@ -73,10 +84,7 @@ def build(cache: Path) -> Path:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise CompilerMissing(f"no C++ compiler was found ({', '.join(COMPILERS)})")
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CompilerMissing(f"the compiled recurrence cannot be kept ({error})") from error
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         built = Path(folder) / target.name
         for extra in EXTRA_FLAGS:

@@ -1,5 +1,7 @@
 """Train on plain text: read it, make a vocabulary for it, cut it into rows."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +11,10 @@ from wkv.errors import TrainingError
 from wkv.tokenizers.world import WorldTokenizer
 from wkv.train.data import Prose
 from wkv.train.folder import RunFolder
-from wkv.train.initialise import HEAD_SIZE, new_config
-from wkv.train.loop import Job, Plan
-from wkv.train.vocabulary import SINGLE_BYTES, make_vocabulary, write_vocabulary
+from wkv.train.initialise import new_config
+from wkv.train.loop import Job
+from wkv.train.plan import Plan, check_whole
+from wkv.train.vocabulary import make_vocabulary
 
 
 def read_texts(data: Path) -> list[str]:
@@ -20,17 +23,36 @@ def read_texts(data: Path) -> list[str]:
     Raises:
         TrainingError: if there is no text, or it is not UTF-8.
     """
-    paths = sorted(data.glob("*.txt")) if data.is_dir() else [data]
+    # A run may write into its folder of texts; its vocabulary is none of them.
+    texts = (path for path in data.glob("*.txt") if not path.name.endswith(".vocab.txt"))
+    paths = sorted(texts) if data.is_dir() else [data]
     if not paths:
         raise TrainingError(
             f"{data} holds no .txt files; give a text file or a folder of .txt files"
         )
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> str:
     try:
-        return [path.read_text(encoding="utf-8") for path in paths]
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
         raise TrainingError(
-            f"{data} cannot be read as UTF-8 text ({error}); give a text file"
+            f"{path} cannot be read ({error.strerror}); give a text file or a folder of .txt files"
         ) from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(
+            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); "
+            "give a text file, or convert it"
+        ) from error
+
+
+def fingerprint(texts: Iterable[str]) -> str:
+    """Tells texts from others."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -52,27 +74,28 @@ class TextRows:
 def text_job(
     data: Path, out: Path, plan: Plan, *, layers: int, width: int, vocab_size: int, resume: bool
 ) -> Job:
-    """A job that trains a new model on text; makes the folder, and in it `model.vocab.txt`.
+    """A job that trains a new model on text, with a vocabulary made for it.
 
     Raises:
-        TrainingError: if a size is impossible or there is no text.
+        TrainingError: if a size is impossible, there is no text, or the folder cannot be used.
     """
-    if width < HEAD_SIZE or width % HEAD_SIZE:
-        raise TrainingError(
-            f"a width of {width} cannot be cut into heads of {HEAD_SIZE}; "
-            f"give a multiple of {HEAD_SIZE}"
-        )
-    if vocab_size <= SINGLE_BYTES:
-        raise TrainingError(
-            f"a vocabulary of {vocab_size} has no room for all bytes; "
-            f"give at least {SINGLE_BYTES + 1}"
-        )
+    check_whole("vocab_size", vocab_size)
     folder = RunFolder(out)
     folder.check(resume)
-    vocabulary = out / "model.vocab.txt"
     texts = read_texts(data)
-    if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        write_vocabulary(make_vocabulary([(text, 1) for text in texts], vocab_size), vocabulary)
-    config = new_config(WorldTokenizer(vocabulary).vocab_size, layers, width)
-    return Job(config, TextRows(data, vocabulary, plan.context, plan.seed), plan, folder, resume)
+    tokens = [] if resume else make_vocabulary([(text, 1) for text in texts], vocab_size)
+    ids = WorldTokenizer(folder.vocabulary).vocab_size if resume else 1 + len(tokens)
+    return Job(
+        new_config(ids, layers, width),
+        TextRows(data, folder.vocabulary, plan.context, plan.seed),
+        plan,
+        folder,
+        resume,
+        source={
+            "data": fingerprint(texts),
+            "layers": layers,
+            "width": width,
+            "vocab_size": vocab_size,
+        },
+        vocabulary=tokens,
+    )
