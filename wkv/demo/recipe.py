@@ -25,7 +25,7 @@ from wkv.train.plan import Plan, choose
 from wkv.train.progress import shown
 from wkv.train.text import fingerprint
 
-MINUTES = 100.0
+MINUTES = 113.0
 SEED = 7
 DEFAULTS = {
     "steps": None,

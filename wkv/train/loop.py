@@ -190,6 +190,7 @@ class _Trainer:
     def run(self, stop: threading.Event, report: Report) -> bool:
         """Step until done; see `train`."""
         clock = saved = time.monotonic()
+        warming_up = True
         while True:
             progress, should_stop = self._agree(stop)
             if progress >= 1 or should_stop:
@@ -199,7 +200,9 @@ class _Trainer:
                 return progress >= 1
             self._one_step(progress)
             now = time.monotonic()
-            self.seconds += now - clock
+            if not warming_up:  # the first step compiles, which is no time of the schedule
+                self.seconds += now - clock
+            warming_up = False
             clock = now
             if self.step % self.plan.log_steps == 0:
                 self._log(report, progress)

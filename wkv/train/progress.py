@@ -10,10 +10,11 @@ from wkv.train.loop import Report
 def describe(entry: dict[str, Any], progress: float) -> str:
     """A line of the log in words."""
     losses = "  ".join(f"{source} {loss:.3f}" for source, loss in entry["loss"].items())
-    speed = entry["tokens"] / max(entry["seconds"], 1e-9)
+    seconds = entry["seconds"]
+    speed = f"  {entry['tokens'] / seconds:.0f} tokens/s" if seconds else ""
     return (
-        f"step {entry['step']}  {progress:.1%}  {entry['seconds']:.0f} s"
-        f"  {entry['tokens'] / 1e6:.2f} M tokens  {speed:.0f} tokens/s"
+        f"step {entry['step']}  {progress:.1%}  {seconds:.0f} s"
+        f"  {entry['tokens'] / 1e6:.2f} M tokens{speed}"
         f"  rate {entry['learning_rate']:.1e}  loss: {losses}"
     )
 
