@@ -68,7 +68,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             head = file.read(512)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{str(path)[:200]} cannot be opened ({_first_line(error)}); {EXPECTED}"
+            f"{str(path)[:200]} cannot be opened ({_first_sentence(error)}); {EXPECTED}"
         ) from error
     if path.name.endswith(".safetensors.index.json"):
         return _open_sharded(path)
@@ -129,7 +129,7 @@ def _open_pth(path: Path, mmap: bool = True) -> Checkpoint:
         raise CheckpointError(_unpickling_advice(path, str(error))) from error
     except Exception as error:  # a damaged pickle makes the unpickler raise errors of any kind
         raise CheckpointError(
-            f"{path}: the file is truncated or damaged ({_first_line(error)}); {EXPECTED}; "
+            f"{path}: the file is truncated or damaged ({_first_sentence(error)}); {EXPECTED}; "
             "fetch the file again"
         ) from error
     if not isinstance(content, dict):
@@ -187,7 +187,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
         kinds = {name: handle.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: the file is truncated or damaged ({_first_line(error)}); {EXPECTED}; "
+            f"{path}: the file is truncated or damaged ({_first_sentence(error)}); {EXPECTED}; "
             "fetch the file again"
         ) from error
     for name, kind in kinds.items():
@@ -228,7 +228,7 @@ def _open_sharded(index: Path) -> Checkpoint:
         file_of = {str(name): str(file) for name, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{index}: the index cannot be read ({_first_line(error)}), expected a JSON object "
+            f"{index}: the index cannot be read ({_first_sentence(error)}), expected a JSON object "
             "with a weight_map; fetch it again"
         ) from error
     shards = {}
@@ -253,7 +253,7 @@ def _open_sharded(index: Path) -> Checkpoint:
     )
 
 
-def _first_line(error: object) -> str:
-    """The first line of a message, without its final full stop."""
+def _first_sentence(error: object) -> str:
+    """The first sentence of a message; libraries go on with advice that does not fit here."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")[:160]
+    return lines[0].split(". ")[0].rstrip(".")[:160]
