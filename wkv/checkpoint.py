@@ -97,7 +97,9 @@ def _find(path: Path) -> Path:
             f"{path}: this is a directory; {EXPECTED} (Hugging Face directories are not "
             f"supported yet); {advice}"
         )
-    raise CheckpointError(f"{path}: there is no such file; {EXPECTED}; check the path")
+    hub = len(path.parts) == 2 and not path.parent.is_dir()
+    advice = "hub names are not supported yet, download the file" if hub else "check the path"
+    raise CheckpointError(f"{path}: there is no such file; {EXPECTED}; {advice}")
 
 
 def _what_is(head: bytes) -> str:

@@ -168,6 +168,8 @@ def split_prompts(prompt: Prompt | Sequence[str | bytes]) -> tuple[list[Prompt],
     if isinstance(prompt, (str, bytes)):
         return [prompt], True
     if isinstance(prompt, Sequence):
+        if not prompt:
+            raise InputError("the prompt is empty: no texts and no ids; give at least one")
         ids = [item for item in prompt if type(item) is int]
         if len(ids) == len(prompt):
             return [ids], True
@@ -273,8 +275,6 @@ def _step(
 
 def _state_for(state: State | None, rows: int) -> State | None:
     """The state with a row for each prompt; one row serves them all."""
-    if rows == 0:
-        raise InputError("no prompts were given; give at least one")
     if state is not None and not isinstance(state, State):
         raise StateError(f"a state is a wkv.State, {type(state).__name__} was given")
     if state is None or state.batch_size == rows:

@@ -13,7 +13,7 @@ from torch import Tensor
 from wkv.errors import InputError, StateError
 from wkv.models.parts import Config, Skeleton
 from wkv.state import LayerState, State
-from wkv.strategy import Strategy, products_for
+from wkv.strategy import Strategy, products_for, threads_for
 from wkv.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 512
@@ -53,6 +53,7 @@ class Model:
         self.path = path
         self.identity = identity
         self.layout = layout
+        self._n_bytes = sum(parameter.nbytes for parameter in network.parameters())
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._initial_wkv = initial_wkv
@@ -120,7 +121,8 @@ class Model:
         batch = len(tokens)
         counts = self._check_lengths(lengths, tokens)
         state = self._check_state(state, batch)
-        with products_for(tokens.numel(), self.strategy):
+        few = threads_for(self._n_bytes, self.strategy)
+        with few, products_for(tokens.numel(), self.strategy):
             logits, layers = self._run(tokens, state.layers, counts, all_logits)
         added = [tokens.shape[1]] * batch if counts is None else counts.tolist()
         seen = tuple(old + new for old, new in zip(state.tokens_seen, added, strict=True))

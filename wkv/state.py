@@ -50,7 +50,7 @@ class LayerState:
         return LayerState(function(self.att_shift), function(self.wkv), function(self.ffn_shift))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class State:
     """The state of a model for a batch of rows.
 
@@ -68,6 +68,11 @@ class State:
     generation: str
     identity: str
     logits: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """Generation, rows and tokens seen; no tensors."""
+        seen = ", ".join(map(str, self.tokens_seen))
+        return f"<State of RWKV-{self.generation}, rows that have seen {seen} tokens>"
 
     @property
     def batch_size(self) -> int:

@@ -7,8 +7,8 @@ name until it is there.
 import os
 import re
 import threading
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -175,6 +175,24 @@ def products_for(rows: int, strategy: Strategy) -> AbstractContextManager[None]:
     if rows > 1 or strategy.device.type != "cpu" or strategy.dtype != torch.bfloat16:
         return nullcontext()
     return _ONE_ROW_PRODUCTS
+
+
+@contextmanager
+def threads_for(n_bytes: int, strategy: Strategy) -> Iterator[None]:
+    """A context in which a small model on a CPU runs on one thread.
+
+    Its products are done before a second thread wakes up; on a busy machine, where threads wait
+    for each other's turn on a core, a second one makes it thirty times slower.
+    """
+    if n_bytes >= SMALL or strategy.device.type != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_memory_order(matrix: Tensor, inputs_last: bool, strategy: Strategy) -> Tensor:

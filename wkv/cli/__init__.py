@@ -21,7 +21,9 @@ COMMANDS = ("chat", "generate", "info", "tokenize", "train")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     _prepare_streams()
-    args = _parser().parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        args.usage_error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status = import_module(f"wkv.cli.{args.command}").run(args)
         sys.stdout.flush()
@@ -72,5 +74,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
+        sub.set_defaults(usage_error=sub.error)
         module.add_arguments(sub)
     return parser

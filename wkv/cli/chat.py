@@ -16,7 +16,7 @@ SUMMARY = "talk to a model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `wkv chat`."""
     add_model(parser)
-    add_sampling(parser)
+    add_sampling(parser, tell_defaults=False)  # they depend on the model
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,3 +87,5 @@ def _answer(conversation: "Conversation", message: str) -> None:
         print(reply.interrupt(), end="")
     print(flush=True)
     conversation.finish(reply)
+    if reply.result.finish_reason == "length":
+        notice(f"[cut off after {len(reply.result.token_ids)} tokens]")

@@ -17,12 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="default: 256")
     add_sampling(parser)
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end here; may be repeated"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end here (a newline is $'\\n' in a shell); may be repeated",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one object: text, token_ids, finish_reason"
     )
-    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:

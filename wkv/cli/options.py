@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from wkv.sampling import Sampling
 
 SAMPLING = {
-    "temperature": (float, "flatness of the draw; 0 takes the most probable token"),
-    "top_p": (float, "draw from the most probable tokens that reach this probability"),
-    "top_k": (int, "draw from at most so many tokens; 0: no limit"),
-    "presence_penalty": (float, "taken from the logit of tokens that were said"),
-    "frequency_penalty": (float, "taken from it for each time"),
-    "penalty_decay": (float, "how the frequency penalty fades, per token"),
-    "seed": (int, "repeat the same draw"),
+    "temperature": (float, "flatness of the draw; 0 takes the most probable token", 1.0),
+    "top_p": (float, "draw from the most probable tokens that reach this probability", 0.85),
+    "top_k": (int, "draw from at most so many tokens; 0: no limit", 0),
+    "presence_penalty": (float, "taken from the logit of tokens that were said", 0.2),
+    "frequency_penalty": (float, "taken from it for each time", 0.2),
+    "penalty_decay": (float, "how the frequency penalty fades, per token", 0.996),
+    "seed": (int, "repeat the same draw", None),
 }
 
 
@@ -34,10 +34,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of Sampling, without a default."""
-    for name, (kind, text) in SAMPLING.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help=text)
+def add_sampling(parser: argparse.ArgumentParser, *, tell_defaults: bool = True) -> None:
+    """One option for each field of Sampling; what is not given is left to `read_sampling`."""
+    for name, (kind, text, default) in SAMPLING.items():
+        told = f" (default: {default})" if tell_defaults and default is not None else ""
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help=text + told)
 
 
 def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> Sampling:
@@ -52,18 +53,11 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
 
 def load_model(args: argparse.Namespace) -> Model:
     """The model that the options name; says on stderr what `auto` picked."""
-    import torch
-
     from wkv.loading import load
-    from wkv.strategy import SMALL
 
     model = load(args.model, args.strategy, tokenizer=args.tokenizer)
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
-    weights = sum(parameter.nbytes for parameter in model.network.parameters())
-    if weights < SMALL and model.device.type == "cpu":
-        # Work so small is done before a second thread wakes up, on a busy machine long before.
-        torch.set_num_threads(1)
     return model
 
 

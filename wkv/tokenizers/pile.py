@@ -1,5 +1,6 @@
 """The 20B tokenizer (GPT-NeoX) of the Pile and Raven models, through the `tokenizers` library."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,10 +32,7 @@ class PileTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            if file is None:
-                self._tokenizer = Tokenizer.from_pretrained(HUB_NAME)
-            else:
-                self._tokenizer = Tokenizer.from_file(str(file))
+            self._tokenizer = Tokenizer.from_file(str(file or _from_the_hub()))
         except Exception as error:  # the library raises plain Exception, for all causes alike
             if file is None:
                 raise TokenizerError(
@@ -85,6 +83,22 @@ class PileTokenizer:
             else:
                 table[index] = bytes(byte_of_character[character] for character in token)
         return table
+
+
+def _from_the_hub() -> str:
+    """The path of the hub's tokenizer.json, from the cache if it was fetched before."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(HUB_NAME, "tokenizer.json")
+    if isinstance(cached, str):
+        return cached
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # its retries are no news; the error at the end is ours
+    try:
+        return hf_hub_download(HUB_NAME, "tokenizer.json")
+    finally:
+        logger.setLevel(level)
 
 
 def _byte_of_character() -> dict[str, int]:

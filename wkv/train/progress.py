@@ -13,9 +13,8 @@ def describe(entry: dict[str, Any], progress: float) -> str:
     seconds = entry["seconds"]
     speed = f"  {entry['tokens'] / seconds:.0f} tokens/s" if seconds else ""
     return (
-        f"step {entry['step']}  {progress:.1%}  {seconds:.0f} s"
-        f"  {entry['tokens'] / 1e6:.2f} M tokens{speed}"
-        f"  rate {entry['learning_rate']:.1e}  loss: {losses}"
+        f"step {entry['step']}  {progress:.1%}  loss: {losses}  {seconds:.0f} s"
+        f"  {entry['tokens'] / 1e6:.2f} M tokens{speed}  rate {entry['learning_rate']:.1e}"
     )
 
 
