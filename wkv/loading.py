@@ -14,8 +14,8 @@ from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
-from wkv.models.parts import Skeleton, is_matrix
-from wkv.strategy import Strategy, choose_strategy, in_memory_order
+from wkv.models.parts import Linear, Skeleton, is_matrix
+from wkv.strategy import Strategy, choose_strategy, factor_for, linear_for
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 
 LISTED = 4
@@ -83,8 +83,7 @@ def load(
             test models of rwkv.cpp need 1e-5.)
 
     Returns:
-        The model. Weights that need neither a cast nor another order in memory stay mapped to
-        the file.
+        The model. Matrices that need no cast stay mapped to the file.
 
     Raises:
         CheckpointError: if the file is no RWKV checkpoint that wkv knows.
@@ -213,10 +212,12 @@ def _fill(description: Description, strategy: Strategy) -> Skeleton:
         matrix = is_matrix(name, shape)
         dtype = strategy.dtype if matrix else torch.float32
         tensor = checkpoint[name].reshape(shape).to(strategy.device, dtype)
-        if matrix and not name.endswith("emb.weight"):  # embeddings are looked up by row
-            tensor = in_memory_order(tensor, name.endswith(".weight"), strategy)
-        tensors[name] = tensor
+        factor = matrix and not name.endswith(".weight")
+        tensors[name] = factor_for(tensor, strategy) if factor else tensor
     network.load_state_dict(tensors, assign=True)
+    for module in network.modules():
+        if isinstance(module, Linear):
+            module.product = linear_for(strategy)
     return network.requires_grad_(False).eval()
 
 

@@ -7,12 +7,13 @@ name until it is there.
 import os
 import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wkv.errors import StrategyError
 
@@ -195,18 +196,30 @@ def threads_for(n_bytes: int, strategy: Strategy) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_memory_order(matrix: Tensor, inputs_last: bool, strategy: Strategy) -> Tensor:
-    """The same matrix, laid out in memory as the product with one row reads it fastest.
+def linear_for(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
+    """The product x weight^T of a strategy.
 
-    On a CPU, fp32 products want the axis of outputs to run fastest, bf16 products the axis of
-    inputs. Elsewhere, and where it is so already, this is the matrix itself.
-
-    Args:
-        matrix: two axes.
-        inputs_last: whether its last axis is that of the inputs, as in (out, in).
-        strategy: where and in which dtype it is used.
+    For float32 on a CPU that is oneDNN's where PyTorch has it: it reads the matrix about 1.5 times
+    as fast for a single row as the library that `F.linear` calls.
     """
-    wants_inputs_last = strategy.dtype == torch.bfloat16
-    if strategy.device.type != "cpu" or matrix.dim() != 2 or inputs_last == wants_inputs_last:
-        return matrix
-    return matrix.t().contiguous().t()
+    one_dnn = strategy.device.type == "cpu" and torch._C._has_mkldnn
+    return _one_dnn_linear if one_dnn and strategy.dtype == torch.float32 else F.linear
+
+
+def _one_dnn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """As `F.linear`, by oneDNN; it knows no gradients and nothing but float32."""
+    if torch.is_grad_enabled() or x.dtype != torch.float32:
+        return F.linear(x, weight)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return product
+
+
+def factor_for(factor: Tensor, strategy: Strategy) -> Tensor:
+    """A low-rank factor (in, out), laid out in memory as the product with one row reads it fastest.
+
+    PyTorch's loop for bf16 on a CPU wants the axis of inputs to run fastest. Elsewhere this is
+    the factor itself.
+    """
+    if strategy.device.type != "cpu" or strategy.dtype != torch.bfloat16 or factor.dim() != 2:
+        return factor
+    return factor.t().contiguous().t()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import wkv
-from wkv.strategy import choose_strategy, products_for
+from wkv.strategy import choose_strategy, linear_for, products_for
 
 BF16, FP32, FP16 = [torch.bfloat16], [torch.float32], [torch.float16]
 BIG = 10**9
@@ -89,3 +89,16 @@ def test_memory_that_runs_out_is_told_with_its_size(monkeypatch):
     monkeypatch.setattr("wkv.loading._fill", full)
     with pytest.raises(wkv.StrategyError, match=r"does not fit into the memory of cpu.*GiB"):
         wkv.load()
+
+
+def test_one_dnn_products_equal_pytorchs_and_step_aside_for_gradients():
+    product = linear_for(choose_strategy("cpu fp32", FP32, BIG))
+    for rows in (1, 2, 33):
+        x, weight = torch.randn(1, rows, 48), torch.randn(20, 48)
+        with torch.no_grad():
+            found = product(x, weight)
+        assert found.shape == (1, rows, 20)
+        assert torch.allclose(found, x @ weight.t(), atol=1e-5)
+    weight.requires_grad_()
+    product(x, weight).sum().backward()
+    assert weight.grad is not None

@@ -87,10 +87,15 @@ def matmul(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """y = x weight^T without a bias, computed in the weight's dtype, handed back in x's."""
+    """y = x weight^T without a bias, computed in the weight's dtype, handed back in x's.
+
+    Attributes:
+        product: computes x weight^T; loading may choose another than PyTorch's.
+    """
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, bias=False)
+        self.product: Callable[[Tensor, Tensor], Tensor] = F.linear
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., n_in) to (..., n_out)."""
@@ -98,7 +103,7 @@ class Linear(nn.Linear):
 
     def in_weight_dtype(self, x: Tensor) -> Tensor:
         """As `forward`, handed back in the weight's dtype."""
-        return F.linear(x.to(self.weight.dtype), self.weight)
+        return self.product(x.to(self.weight.dtype), self.weight)
 
 
 def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
