@@ -200,10 +200,21 @@ def linear_for(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
     """The product x weight^T of a strategy.
 
     For float32 on a CPU that is oneDNN's where PyTorch has it: it reads the matrix about 1.5 times
-    as fast for a single row as the library that `F.linear` calls.
+    as fast for a single row as the library that `F.linear` calls. For bf16 it is the product of a
+    matrix and a vector where there is one row, see also `products_for`.
     """
-    one_dnn = strategy.device.type == "cpu" and torch._C._has_mkldnn
-    return _one_dnn_linear if one_dnn and strategy.dtype == torch.float32 else F.linear
+    if strategy.device.type != "cpu":
+        return F.linear
+    if strategy.dtype == torch.bfloat16:
+        return _vector_linear
+    return _one_dnn_linear if torch._C._has_mkldnn else F.linear
+
+
+def _vector_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """As `F.linear`, as a product with a vector if x is a single row."""
+    if x.numel() > x.shape[-1]:
+        return F.linear(x, weight)
+    return torch.mv(weight, x.flatten()).view(*x.shape[:-1], -1)
 
 
 def _one_dnn_linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from tests.oracles import oracle
 from tests.parity.package import INSTALLED, Call, Question, package_answers
 
 TOLERANCE = {"4": 2e-5, "5.0": 2e-5, "5.1": 2e-5, "5.2": 2e-5, "6": 2e-5, "7": 1e-4, "7a": 1e-4}
-IDS = np.random.default_rng(1).integers(0, 300, 100).tolist()
+IDS = np.random.default_rng(1).integers(0, 300, 150).tolist()
 SPLIT = 41
 
 

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 8
-"""Tokens per chunk. The chunked form makes C A numbers a token, so a short one is fastest."""
+CHUNK = 64
+"""Tokens per chunk: steps of a loop that goes through all T / C chunks at once."""
 
-LOOP_BELOW = 6
+LOOP_BELOW = 2 * CHUNK
 """With fewer tokens than this the loop is faster than the chunked form."""
 
 MINUS_INFINITY = -1e30
 """Exponent of an empty sum: finite, so that no difference of two of them is NaN."""
+
+
+Sums = tuple[Tensor, ...]
+"""Numerator and denominator divided by e^p, and p; of any one shape (..., A)."""
 
 
 def wkv4(
@@ -45,18 +49,12 @@ def wkv4_recurrent(
 ) -> tuple[Tensor, Tensor]:
     """Do what `wkv4` says token by token; the definition, and the form for decoding."""
     log_decay = log_decay.expand_as(key)
-    aa, bb, pp = state.unbind(1)
+    sums = state.unbind(1)
     outputs = []
     for t in range(key.shape[1]):
-        k, v = key[:, t], value[:, t]
-        q = torch.maximum(pp, bonus + k)
-        e1, e2 = torch.exp(pp - q), torch.exp(bonus + k - q)
-        outputs.append((e1 * aa + e2 * v) / (e1 * bb + e2))
-        decayed = pp + log_decay[:, t]
-        pp = torch.maximum(decayed, k)
-        e1, e2 = torch.exp(decayed - pp), torch.exp(k - pp)
-        aa, bb = e1 * aa + e2 * v, e1 * bb + e2
-    return torch.stack(outputs, dim=1), torch.stack([aa, bb, pp], dim=1)
+        outputs.append(_read(sums, bonus + key[:, t], value[:, t]))
+        sums = _absorb(sums, log_decay[:, t], key[:, t], value[:, t])
+    return torch.stack(outputs, dim=1), torch.stack(sums, dim=1)
 
 
 def wkv4_chunked(
@@ -69,49 +67,68 @@ def wkv4_chunked(
 ) -> tuple[Tensor, Tensor]:
     """Do what `wkv4` says in chunks of C tokens.
 
-    With c the inclusive and c' the exclusive running sum of log_decay in the chunk, token i
-    counts at token t with the exponent
+    The recurrence runs in all chunks at once, each from the empty state; then each chunk's sums
+    are added, decayed, to those of the chunks before it. Sums with exponents p and p' add as
 
-        E[t, i] = c'_t - c_i + k_i  (i < t) ;   E[t, t] = u + k_t
-
-    and the state with s_t = p + c'_t. All are taken relative to their largest, so every
-    exponential is at most 1.
+        q = max(p, p') ;  sum = e^(p - q) sum + e^(p' - q) sum'
     """
-    outputs = []
-    log_decay = log_decay.expand_as(key)
-    for start in range(0, key.shape[1], chunk):
-        part = slice(start, start + chunk)
-        y, state = _one_chunk(log_decay[:, part], bonus, key[:, part], value[:, part], state)
-        outputs.append(y)
-    return torch.cat(outputs, dim=1), state
+    batch, tokens, channels = key.shape
+    chunks = -(-tokens // chunk)
+    rest = chunks * chunk - tokens
+    shape = (batch, chunks, chunk, channels)
+    # Padding that changes nothing: no decay, and a key that counts for nothing.
+    ell = F.pad(log_decay.expand_as(key), (0, 0, 0, rest)).view(shape)
+    k = F.pad(key, (0, 0, 0, rest), value=MINUS_INFINITY).view(shape)
+    v = F.pad(value, (0, 0, 0, rest)).view(shape)
+
+    nothing = torch.zeros_like(k[:, :, 0])
+    sums: Sums = (nothing, nothing, torch.full_like(nothing, MINUS_INFINITY))
+    before_token = []
+    for t in range(chunk):
+        before_token.append(sums)
+        sums = _absorb(sums, ell[:, :, t], k[:, :, t], v[:, :, t])
+    inside: Sums = tuple(torch.stack(part, dim=2) for part in zip(*before_token, strict=True))
+
+    until = ell.cumsum(2)
+    carried = state.unbind(1)
+    before_chunk = []
+    for number in range(chunks):
+        before_chunk.append(carried)
+        own = tuple(part[:, number] for part in sums)
+        carried = _add(_decayed(carried, until[:, number, -1]), own)
+    outside: Sums = tuple(torch.stack(part, dim=1) for part in zip(*before_chunk, strict=True))
+
+    before = F.pad(until[:, :, :-1], (0, 0, 1, 0))
+    outside = tuple(part[:, :, None] for part in outside)
+    y = _read(_add(_decayed(outside, before), inside), bonus + k, v)
+    return y.reshape(batch, -1, channels)[:, :tokens], torch.stack(carried, dim=1)
 
 
-def _one_chunk(
-    log_decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`wkv4_chunked` for a single chunk (B, C, A)."""
-    tokens = k.shape[1]
-    aa, bb, pp = state[:, 0, None], state[:, 1, None], state[:, 2, None]
-    until = log_decay.cumsum(1)
-    before = F.pad(until[:, :-1], (0, 0, 1, 0))
-    # The difference first: the sums may be large, and a key added to one would be rounded off.
-    exponents = before[:, :, None] - until[:, None] + k[:, None]  # (B, C, C, A)
-    earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=k.device).tril(-1)
-    exponents = exponents.masked_fill(~earlier[None, :, :, None], -torch.inf)
-    current = bonus + k
-    carried = pp + before
-    largest = torch.maximum(torch.maximum(exponents.amax(2), current), carried)
-    weights = torch.exp(exponents - largest[:, :, None])
-    e1, e2 = torch.exp(carried - largest), torch.exp(current - largest)
-    numerator = (weights * v[:, None]).sum(2) + e1 * aa + e2 * v
-    denominator = weights.sum(2) + e1 * bb + e2
+def _read(sums: Sums, key: Tensor, value: Tensor) -> Tensor:
+    """The mean of the sums and one more value, of weight e^key."""
+    aa, bb, pp = sums
+    q = torch.maximum(pp, key)
+    e1, e2 = torch.exp(pp - q), torch.exp(key - q)
+    return (e1 * aa + e2 * value) / (e1 * bb + e2)
 
-    last = until[:, -1:]
-    absorbed = k + (last - until)
-    carried = pp + last
-    largest = torch.maximum(absorbed.amax(1, keepdim=True), carried)
-    weights = torch.exp(absorbed - largest)
-    decayed = torch.exp(carried - largest)
-    aa = (weights * v).sum(1, keepdim=True) + decayed * aa
-    bb = weights.sum(1, keepdim=True) + decayed * bb
-    return numerator / denominator, torch.cat([aa, bb, largest], dim=1)
+
+def _absorb(sums: Sums, log_decay: Tensor, key: Tensor, value: Tensor) -> Sums:
+    """The sums after a token: decayed, and one more value of weight e^key."""
+    aa, bb, pp = _decayed(sums, log_decay)
+    q = torch.maximum(pp, key)
+    e1, e2 = torch.exp(pp - q), torch.exp(key - q)
+    return e1 * aa + e2 * value, e1 * bb + e2, q
+
+
+def _decayed(sums: Sums, log_decay: Tensor) -> Sums:
+    aa, bb, pp = sums
+    return aa, bb, pp + log_decay
+
+
+def _add(earlier: Sums, later: Sums) -> Sums:
+    """The sums over the tokens of both."""
+    aa1, bb1, pp1 = earlier
+    aa2, bb2, pp2 = later
+    q = torch.maximum(pp1, pp2)
+    e1, e2 = torch.exp(pp1 - q), torch.exp(pp2 - q)
+    return e1 * aa1 + e2 * aa2, e1 * bb1 + e2 * bb2, q
