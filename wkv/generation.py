@@ -112,17 +112,16 @@ def generate(
     prompts, single = split_prompts(prompt)
     state = _state_for(state, len(prompts))
     writers = [Writer(model.tokenizer, sampling, max_tokens, stops) for _ in prompts]
-    begun = prefilled = time.perf_counter()
-    read = 0
+    begun = time.perf_counter()
     try:
         running, read = prefill(model, prompts, state)
-        prefilled = time.perf_counter()
-        states = _write(model, writers, running)
-    except KeyboardInterrupt:  # in the prefill: nothing was absorbed
-        state = state or model.new_state(len(prompts))
-        states = [state.rows([row]) for row in range(len(prompts))]
+    except KeyboardInterrupt:  # nothing was absorbed, and nothing will be written
+        state, read = state or model.new_state(len(prompts)), 0
+        running = Running(tuple(range(len(prompts))), state, torch.empty(0), state.tokens_seen)
         for writer in writers:
             writer.finish("interrupted")
+    prefilled = time.perf_counter()
+    states = _write(model, writers, running)
     times = Timings(read, prefilled - begun, time.perf_counter() - prefilled)
     done = [
         Generation(writer.text, writer.token_ids, writer.finish_reason or "", state, times)

@@ -136,7 +136,9 @@ def _memory_bytes() -> int:
 
 def _fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    # PyTorch knows, but does not say so in public; where it does not know, the answer is no.
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, question, bool)() for question in questions)
 
 
 class _OneRowProducts:
