@@ -116,10 +116,7 @@ def _what_is(head: bytes) -> str:
         text = head.decode("utf-8", "strict" if len(head) < 500 else "ignore")
     except UnicodeDecodeError:
         text = "\0"
-    if (
-        text.isprintable()
-        or text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
-    ):
+    if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         return f"this is text (it begins with {' '.join(text.split())[:40]!r})"
     return f"the file begins with the bytes {head[:8].hex(' ')}, which is neither form"
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import overload
 
 import torch
-from torch import Tensor
 
 from wkv.errors import InputError, StateError
 from wkv.model import Model
@@ -117,7 +116,7 @@ def generate(
         running, read = prefill(model, prompts, state)
     except KeyboardInterrupt:  # nothing was absorbed, and nothing will be written
         state, read = state or model.new_state(len(prompts)), 0
-        running = Running(tuple(range(len(prompts))), state, torch.empty(0), state.tokens_seen)
+        running = Running(tuple(range(len(prompts))), state, state.tokens_seen)
         for writer in writers:
             writer.finish("interrupted")
     prefilled = time.perf_counter()
@@ -136,14 +135,12 @@ class Running:
 
     Attributes:
         rows: their numbers among all prompts.
-        state: a row for each.
-        logits: (rows, V), what comes next in each.
+        state: a row for each, with the logits of what comes next.
         base: tokens that each row's state had seen when its writing began.
     """
 
     rows: tuple[int, ...]
     state: State
-    logits: Tensor
     base: tuple[int, ...]
 
     def keep(self, places: Sequence[int]) -> "Running":
@@ -153,7 +150,6 @@ class Running:
         return Running(
             tuple(self.rows[place] for place in places),
             self.state.rows(places),
-            self.logits[list(places)],
             tuple(self.base[place] for place in places),
         )
 
@@ -214,13 +210,12 @@ def prefill(model: Model, prompts: Sequence[Prompt], state: State | None) -> tup
     if not all(ids):
         if state is None or state.logits is None or any(ids):
             raise InputError("in a batch with a state, either all prompts are empty or none is")
-        logits = state.logits
     else:
         lengths = [len(row) for row in ids]
         width = max(lengths)
         batch = torch.tensor([row + [0] * (width - len(row)) for row in ids])
-        logits, state = model.forward(batch, state, lengths=lengths)
-    return Running(tuple(range(len(ids))), state, logits, state.tokens_seen), sum(map(len, ids))
+        _, state = model.forward(batch, state, lengths=lengths)
+    return Running(tuple(range(len(ids))), state, state.tokens_seen), sum(map(len, ids))
 
 
 def absorb(model: Model, state: State, base: int, token_ids: Sequence[int]) -> State:
@@ -249,10 +244,12 @@ def _step(
 ) -> Running:
     """Draw a token for each running sequence and absorb them; ended ones go to `finals`."""
     absorbing = []
+    logits = running.state.logits
     for place, row in enumerate(running.rows):
         count = len(writers[row].token_ids)
         if writers[row].finish_reason is None:
-            writers[row].advance(running.logits[place])
+            assert logits is not None
+            writers[row].advance(logits[place])
         if len(writers[row].token_ids) > count:
             absorbing.append(place)
         else:  # the end of the text, which is not absorbed, or no token was wanted
@@ -261,8 +258,8 @@ def _step(
     if not running.rows:
         return running
     tokens = torch.tensor([[writers[row].token_ids[-1]] for row in running.rows])
-    logits, state = model.forward(tokens, running.state)
-    running = replace(running, state=state, logits=logits)
+    _, state = model.forward(tokens, running.state)
+    running = replace(running, state=state)
     going_on = []
     for place, row in enumerate(running.rows):
         if writers[row].finish_reason is None:

@@ -215,9 +215,10 @@ def _fill(description: Description, strategy: Strategy) -> Skeleton:
         factor = matrix and not name.endswith(".weight")
         tensors[name] = factor_for(tensor, strategy) if factor else tensor
     network.load_state_dict(tensors, assign=True)
+    product = linear_for(strategy)
     for module in network.modules():
         if isinstance(module, Linear):
-            module.product = linear_for(strategy)
+            module.product = product
     return network.requires_grad_(False).eval()
 
 

@@ -64,7 +64,6 @@ class Stream(Iterator[str]):
         self._writer = Writer(model.tokenizer, sampling, max_tokens, stops)
         self._state = state
         self._base: int | None = None
-        self._logits = None if state is None else state.logits
         self._read = 0
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
@@ -110,20 +109,15 @@ class Stream(Iterator[str]):
     def _prefill(self) -> None:
         begun = time.perf_counter()
         running, self._read = prefill(self._model, [self._prompt], self._state)
-        self._state, self._logits = running.state, running.logits[0]
-        self._base = running.base[0]
+        self._state, self._base = running.state, running.base[0]
         self._prefill_seconds = time.perf_counter() - begun
 
     def _decode(self) -> str:
         """Absorb the token that was drawn last, then draw the next; its text is shown at once."""
         begun = time.perf_counter()
         assert self._state is not None
-        token_ids = self._writer.token_ids
-        if token_ids:
-            self._state = absorb(self._model, self._state, self._base or 0, token_ids)
-            assert self._state.logits is not None
-            self._logits = self._state.logits[0]
-        assert self._logits is not None
-        piece = self._writer.advance(self._logits)
+        self._state = absorb(self._model, self._state, self._base or 0, self._writer.token_ids)
+        assert self._state.logits is not None
+        piece = self._writer.advance(self._state.logits[0])
         self._decode_seconds += time.perf_counter() - begun
         return piece

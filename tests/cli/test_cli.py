@@ -228,3 +228,15 @@ def test_ctrl_c_ends_the_generation_and_keeps_what_was_said():
     answer = json.loads(stdout)
     assert answer["finish_reason"] in ("interrupted", "stop")
     assert answer["text"]
+
+
+def test_the_defaults_that_help_tells_are_those_that_hold():
+    import wkv
+    from wkv.cli.options import SAMPLING
+    from wkv.cli.train import DEFAULTS
+    from wkv.train.plan import Plan
+
+    for name, (_, _, default) in SAMPLING.items():
+        assert getattr(wkv.Sampling(), name) == default
+    for name in ("context", "rows", "learning_rate", "processes", "seed"):
+        assert getattr(Plan, name) == DEFAULTS[name]

@@ -3,14 +3,14 @@
 import argparse
 import json
 
+from wkv.cli.options import add_model_path
+
 SUMMARY = "say what a checkpoint is"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `wkv info`."""
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a .pth or .safetensors file; default: built in"
-    )
+    add_model_path(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

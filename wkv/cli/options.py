@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from wkv.model import Model
     from wkv.sampling import Sampling
 
+# The defaults are those of Sampling, told without importing it: it needs torch.
 SAMPLING = {
     "temperature": (float, "flatness of the draw; 0 takes the most probable token", 1.0),
     "top_p": (float, "draw from the most probable tokens that reach this probability", 0.85),
@@ -21,11 +22,16 @@ SAMPLING = {
 }
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --strategy and --tokenizer."""
+def add_model_path(parser: argparse.ArgumentParser) -> None:
+    """MODEL alone."""
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="a .pth or .safetensors file; default: built in"
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, --strategy and --tokenizer."""
+    add_model_path(parser)
     parser.add_argument(
         "--strategy", default="auto", help="`auto`, or device and dtype, such as `cpu bf16`"
     )

@@ -25,6 +25,18 @@ DEFAULTS = {
 }
 """Options of a new run; a resumed one takes those it was started with."""
 
+NUMBERS = {
+    "layers": (int, "L", "layers"),
+    "width": (int, "D", "channels, a multiple of 64"),
+    "vocab_size": (int, "V", "size of the vocabulary"),
+    "context": (int, "T", "tokens per row"),
+    "rows": (int, "B", "rows per step"),
+    "learning_rate": (float, "R", "peak rate"),
+    "processes": (int, "N", "processes that share the rows"),
+    "seed": (int, "N", "of the weights and the order of the data"),
+}
+"""Type, placeholder and meaning of the options that are a number with a default."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `wkv train`."""
@@ -45,40 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, metavar="N", help="length of the run in steps; can be repeated exactly"
     )
     length.add_argument(
-        "--minutes", type=float, metavar="M", help="length of the run by the clock (default: 10)"
+        "--minutes",
+        type=float,
+        metavar="M",
+        help=f"length of the run by the clock (default: {DEFAULTS['minutes']:g})",
     )
-    parser.add_argument("--layers", type=int, metavar="L", help="layers (default: 6)")
-    parser.add_argument(
-        "--width",
-        type=int,
-        metavar="D",
-        help="channels, a multiple of 64 (default: 192)",
-    )
-    parser.add_argument(
-        "--vocab-size",
-        type=int,
-        metavar="V",
-        help="size of the vocabulary (default: 2048)",
-    )
-    parser.add_argument("--context", type=int, metavar="T", help="tokens per row (default: 512)")
-    parser.add_argument("--rows", type=int, metavar="B", help="rows per step (default: 8)")
-    parser.add_argument(
-        "--learning-rate", type=float, metavar="R", help="peak rate (default: 3e-3)"
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="processes that share the rows (default: 1)",
-    )
+    for name, (kind, metavar, text) in NUMBERS.items():
+        told = f"{text} (default: {DEFAULTS[name]})"
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=told)
     parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
         help="threads in each process (default: all cores, shared out)",
-    )
-    parser.add_argument(
-        "--seed", type=int, help="of the weights and the order of the data (default: 0)"
     )
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
 

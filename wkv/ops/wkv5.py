@@ -85,7 +85,7 @@ def wkv5_chunked(
     outputs = []
     # The decay would go on through padding, so what is left over is a chunk of its own size.
     for part, size in ((slice(0, whole), chunk), (slice(whole, tokens), tokens - whole)):
-        if size and part.stop > part.start:
+        if part.stop > part.start:
             r, k, v = receptance[:, part], key[:, part], value[:, part]
             y, state = _equal_chunks(r, k, v, log_decay, bonus, state, size)
             outputs.append(y)
