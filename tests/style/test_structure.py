@@ -12,12 +12,12 @@ MOST_LINES = 500
 
 FLOORS = [
     {"errors", "version"},
-    {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling"},
-    {"models", "writer", "demo"},
+    {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling", "catalog"},
+    {"models", "layouts", "writer", "demo"},
     {"model", "train"},
     {"loading"},
-    {"generation"},
-    {"streaming"},
+    {"generation", "conversion"},
+    {"streaming", "compat"},
     {"chat"},
     {"cli"},
 ]
