@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wkv.errors import (
+    CatalogError,
     CheckpointError,
     InputError,
     MissingExtraError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from wkv.streaming import Stream, stream
 
 __all__ = [
+    "CatalogError",
     "CheckpointError",
     "Generation",
     "InputError",

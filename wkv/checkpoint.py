@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from torch import Tensor
 from wkv.errors import CheckpointError
 
 EXPECTED = "expected a .pth or .safetensors checkpoint"
+NOTES = ("_strategy", "_version", "_rescale_layer", "_wkv_strategy")
+"""Names under which a converted file says what it is; the first three are ChatRWKV's."""
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -31,6 +34,8 @@ class Checkpoint(Mapping[str, Tensor]):
         layout: "pth" or "safetensors".
         shapes: name to shape of every tensor.
         dtypes: name to dtype of every tensor.
+        notes: what a file that was made for a strategy says of itself, by name.
+        strategy: the one it was made for; None if it was not.
     """
 
     path: Path
@@ -38,6 +43,8 @@ class Checkpoint(Mapping[str, Tensor]):
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, torch.dtype]
     read: Callable[[str], Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    strategy: str | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of that name."""
@@ -136,12 +143,8 @@ def _open_pth(path: Path, mmap: bool = True) -> Checkpoint:
             f"{path}: the file holds a {type(content).__name__}, expected a dict of name to "
             "tensor; save the model's state_dict()"
         )
+    notes = {name: str(content.pop(name)) for name in NOTES if _is_note(content.get(name))}
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if "_strategy" in others:
-        others = []  # a converted file; the generation's own check says more
-        content = {name: value for name, value in content.items() if isinstance(value, Tensor)} | {
-            "_strategy": torch.empty(0)
-        }
     if others:
         raise CheckpointError(
             f"{path}: {str(others[0])!r} is a {type(content[others[0]]).__name__}, expected only "
@@ -160,7 +163,12 @@ def _open_pth(path: Path, mmap: bool = True) -> Checkpoint:
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: tensor.dtype for name, tensor in tensors.items()},
         tensors.__getitem__,
+        notes,
     )
+
+
+def _is_note(value: object) -> bool:
+    return isinstance(value, (str, int))
 
 
 def _unpickling_advice(path: Path, message: str) -> str:
@@ -181,6 +189,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
     try:
         # Any: the library's type stub does not declare the handle's methods.
         handle: Any = safe_open(path, framework="pt")
+        notes = {name: text for name, text in (handle.metadata() or {}).items() if name in NOTES}
         names = list(handle.keys())
         shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         kinds = {name: handle.get_slice(name).get_dtype() for name in names}
@@ -196,7 +205,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
                 "F16 or BF16"
             )
     dtypes = {name: _DTYPES[kind] for name, kind in kinds.items()}
-    return Checkpoint(path, "safetensors", shapes, dtypes, handle.get_tensor)
+    return Checkpoint(path, "safetensors", shapes, dtypes, handle.get_tensor, notes)
 
 
 _DTYPES = {

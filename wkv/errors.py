@@ -2,6 +2,7 @@
 
     WKVError
     ├── CheckpointError      a file that cannot be read as a checkpoint, or holds an unknown model
+    ├── CatalogError         a model's name that is not in the catalog, or its file not to be had
     ├── StateError           a state that is damaged, or belongs to another model or batch
     ├── TokenizerError       text, ids or a vocabulary file that cannot be used
     ├── StrategyError        a device or dtype that was asked for and is not to be had
@@ -19,6 +20,10 @@ class WKVError(Exception):
 
 class CheckpointError(WKVError):
     """A file cannot be read as a checkpoint, or its tensors are not those of a known model."""
+
+
+class CatalogError(WKVError):
+    """A model's name is not in the catalog, or its file cannot be had from the hub."""
 
 
 class StateError(WKVError):

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wkv import demo
+from wkv import catalog, demo
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.errors import CheckpointError, InputError, StrategyError
+from wkv.filling import fill
+from wkv.layouts import is_folded, official
 from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
-from wkv.models.parts import Linear, Skeleton, is_matrix
-from wkv.strategy import Strategy, choose_strategy, factor_for, linear_for
+from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
+from wkv.models.parts import Skeleton, is_matrix
+from wkv.strategy import Strategy, choose_strategy
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 
 LISTED = 4
@@ -46,9 +49,15 @@ class Description:
 
     @property
     def n_params(self) -> int:
-        """Number of parameters in the file, without tuned initial states."""
+        """Number of parameters in the file, without tuned initial states and int8 scales."""
+        others = {*self.tuned, *self.scales}
         shapes = self.checkpoint.shapes
-        return sum(math.prod(shapes[name]) for name in shapes if name not in self.tuned)
+        return sum(math.prod(shapes[name]) for name in shapes if name not in others)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Names of the offsets and scales of int8 matrices; usually none."""
+        return tuple(name for name in self.checkpoint if SCALE.fullmatch(name))
 
     @property
     def state_bytes(self) -> int:
@@ -59,7 +68,7 @@ class Description:
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
-        """Dtypes of the matrices in the file."""
+        """Dtypes of the matrices in the file; int8 among them if it was made with such."""
         shapes, dtypes = self.checkpoint.shapes, self.checkpoint.dtypes
         return frozenset(dtypes[name] for name in shapes if is_matrix(name, shapes[name]))
 
@@ -74,9 +83,10 @@ def load(
     """Load a model.
 
     Args:
-        path: a `.pth` or `.safetensors` file, or the index of a sharded one. None: the built-in
-            model.
-        strategy: "auto" (never lossy), or a device and a dtype such as "cpu fp32".
+        path: a `.pth` or `.safetensors` file, the index of a sharded one, or a name of the catalog
+            whose file is on this machine. None: the built-in model.
+        strategy: "auto" (never lossy), or a string such as "cpu fp32" in ChatRWKV's language, see
+            `wkv.strategy.language`.
         tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None: chosen from the size of
             the vocabulary, when it is first used.
         group_norm_eps: of the norm per head in generations 5 to 7, if not 64e-5. (The tiny 5.x
@@ -87,6 +97,7 @@ def load(
 
     Raises:
         CheckpointError: if the file is no RWKV checkpoint that wkv knows.
+        CatalogError: if it is a name whose file is not on this machine, or of no model.
         StrategyError: if the strategy is wrong or its device is not there.
         TokenizerError: if the tokenizer that was named is none.
     """
@@ -97,28 +108,58 @@ def load(
         description = _build(
             description.checkpoint, replace(description.config, group_norm_eps=group_norm_eps)
         )
-    chosen = choose_strategy(strategy, description.dtypes, description.n_params)
-    config, file = description.config, description.checkpoint.path
-    named = open_tokenizer(tokenizer, config.vocab_size) if tokenizer is not None else None
+    chosen = strategy_for(description, strategy)
+    named = None
+    if tokenizer is not None:
+        named = open_tokenizer(tokenizer, description.config.vocab_size)
+    return build_model(description, chosen, named)
+
+
+def strategy_for(description: Description, text: str, *, check: bool = True) -> Strategy:
+    """The strategy of a string for a checkpoint; `auto` is the one a converted file was made for.
+
+    Without `check`, devices that are not here may be named.
+
+    Raises:
+        StrategyError: if the string is wrong or its device is not there.
+    """
+    made_for = description.checkpoint.strategy
+    sizes = description.config.n_layer, description.dtypes, description.n_params
+    if made_for is None or text != "auto":
+        return choose_strategy(text, *sizes, check=check)
+    chosen = choose_strategy(made_for, *sizes, check=check)
+    return replace(chosen, reason="the file was converted for it")
+
+
+def build_model(
+    description: Description, strategy: Strategy, tokenizer: Tokenizer | None = None
+) -> Model:
+    """A model from a description, which is used up.
+
+    Raises:
+        StrategyError: if the strategy does not fit the file, or the memory of its device.
+    """
+    config, checkpoint = description.config, description.checkpoint
+    file, name = checkpoint.path, identity(description)
     try:
-        network = _fill(description, chosen)
+        network = fill(description.network, checkpoint, strategy)
     except (MemoryError, RuntimeError) as error:  # how PyTorch says that memory ran out
         if "memory" not in str(error).lower():
             raise
-        size = chosen.dtype.itemsize * description.n_params / 2**30
+        size = strategy.dtype.itemsize * description.n_params / 2**30
         raise StrategyError(
-            f"{file}: the model does not fit into the memory of {chosen.device} ({size:.1f} GiB in "
-            f"{chosen}); use a strategy with half the bytes, such as {chosen.device} bf16, or a "
-            "smaller model"
+            f"{file}: the model does not fit into the memory of {strategy.device} ({size:.1f} GiB "
+            f"in {strategy}); use a strategy with fewer bytes, such as {strategy.device} bf16i8, "
+            "or a smaller model"
         ) from error
     return Model(
         network,
-        strategy=chosen,
+        strategy=strategy,
         path=file,
-        identity=identity(description),
-        layout=description.checkpoint.layout,
-        make_tokenizer=lambda: named or choose_tokenizer(config.vocab_size, file),
-        initial_wkv=_initial_wkv(description, chosen),
+        identity=name,
+        layout=checkpoint.layout,
+        make_tokenizer=lambda: tokenizer or choose_tokenizer(config.vocab_size, file),
+        initial_wkv=_initial_wkv(description, strategy),
     )
 
 
@@ -127,8 +168,9 @@ def describe(path: str | Path | None = None) -> Description:
 
     Raises:
         CheckpointError: if it is no RWKV checkpoint that wkv knows; names the file.
+        CatalogError: if it is a name whose file is not on this machine, or of no model.
     """
-    checkpoint = open_checkpoint(demo.WEIGHTS if path is None else path)
+    checkpoint = official(open_checkpoint(demo.WEIGHTS if path is None else catalog.resolve(path)))
     try:
         return _build(checkpoint, read_config(checkpoint.shapes))
     except CheckpointError as error:
@@ -141,7 +183,7 @@ def identity(description: Description) -> str:
     Taken over the generation and the first values of every tensor, as float32.
     """
     digest = hashlib.sha256(description.config.generation.encode())
-    for name in sorted(dict(description.network.named_parameters())):
+    for name in sorted(set(description.checkpoint) - {*description.tuned, *UNUSED}):
         values = description.checkpoint[name].reshape(-1)[:IDENTITY_SAMPLE].float()
         digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -151,7 +193,10 @@ def _build(checkpoint: Checkpoint, config: Config) -> Description:
     """The network for a checkpoint, on the meta device; checks that every tensor fits."""
     with torch.device("meta"):
         network = GENERATIONS[config.generation].network(config)
+    if is_folded(checkpoint):
+        network.blocks[0].ln0 = nn.Identity()
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    expected |= _int8_parts(checkpoint, expected)
     tuned = tuple(
         name for name in checkpoint if name.endswith(".att.time_state") and config.generation != "4"
     )
@@ -163,6 +208,18 @@ def _build(checkpoint: Checkpoint, config: Config) -> Description:
             "damaged or of a variant that wkv does not know"
         )
     return Description(checkpoint, config, network, tuned)
+
+
+def _int8_parts(
+    checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the offsets and scales that the int8 matrices of a file need."""
+    return {
+        f"{name}_{part}": (shape[0] if part in OUTPUT_PARTS else shape[1],)
+        for name, shape in expected.items()
+        if checkpoint.dtypes.get(name) == torch.int8 and len(shape) == 2
+        for part in PARTS
+    }
 
 
 def _misfits(
@@ -181,6 +238,7 @@ def _misfits(
         f"{name} is {checkpoint.dtypes[name]}, expected a float type"
         for name in expected
         if name in shapes and checkpoint.dtypes[name] not in FLOATS
+        if not (checkpoint.dtypes[name] == torch.int8 and f"{name}_mx" in shapes)
     ]
     return [
         *_listed("missing", missing),
@@ -203,25 +261,6 @@ def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
-def _fill(description: Description, strategy: Strategy) -> Skeleton:
-    """The network with its weights: matrices in the strategy's dtype, vectors in float32."""
-    network, checkpoint = description.network, description.checkpoint
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in network.state_dict().items():
-        shape = tuple(parameter.shape)
-        matrix = is_matrix(name, shape)
-        dtype = strategy.dtype if matrix else torch.float32
-        tensor = checkpoint[name].reshape(shape).to(strategy.device, dtype)
-        factor = matrix and not name.endswith(".weight")
-        tensors[name] = factor_for(tensor, strategy) if factor else tensor
-    network.load_state_dict(tensors, assign=True)
-    product = linear_for(strategy)
-    for module in network.modules():
-        if isinstance(module, Linear):
-            module.product = product
-    return network.requires_grad_(False).eval()
-
-
 def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] | None:
     """Tuned initial states, one (H, N, N) a layer, stored as (value, key) like ours."""
     if not description.tuned:
@@ -236,5 +275,5 @@ def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] |
                 f"{checkpoint.path}: {name} has shape {checkpoint.shapes.get(name)}, expected "
                 f"{shape}; a tuned state has one for every layer"
             )
-        states.append(checkpoint[name].to(strategy.device, torch.float32))
+        states.append(checkpoint[name].to(strategy.layers[layer].device, torch.float32))
     return states

@@ -13,7 +13,8 @@ from torch import Tensor
 from wkv.errors import InputError, StateError
 from wkv.models.parts import Config, Skeleton
 from wkv.state import LayerState, State
-from wkv.strategy import Strategy, products_for, threads_for
+from wkv.strategy import Strategy
+from wkv.strategy.products import products_for, threads_for
 from wkv.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 512
@@ -53,7 +54,7 @@ class Model:
         self.path = path
         self.identity = identity
         self.layout = layout
-        self._n_bytes = sum(parameter.nbytes for parameter in network.parameters())
+        self._n_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._initial_wkv = initial_wkv
@@ -79,7 +80,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """Where the model runs; of several devices, that of the first layer."""
         return self.strategy.device
 
     def new_state(self, batch_size: int = 1) -> State:
@@ -146,7 +147,7 @@ class Model:
         batch, total = tokens.shape
         step = max(1, TOKENS_AT_ONCE // batch)
         pieces: list[Tensor] = []
-        last = torch.zeros_like(layers[0].att_shift)
+        last: Tensor | None = None
         for start in range(0, total, step):
             piece = tokens[:, start : start + step]
             lengths = None if counts is None else (counts - start).clamp(0, piece.shape[1])
@@ -156,14 +157,16 @@ class Model:
             elif lengths is None:
                 last = X[:, -1]
             else:  # the row's last real token may lie in any piece
+                lengths = lengths.to(X.device)
                 at_end = X[torch.arange(batch, device=X.device), (lengths - 1).clamp(min=0)]
-                last = torch.where((lengths > 0)[:, None], at_end, last)
+                last = at_end if last is None else torch.where(lengths[:, None] > 0, at_end, last)
         if all_logits:
             return torch.cat(pieces, dim=1), layers
+        assert last is not None
         return self.network.logits(last), layers
 
     def _check_ids(self, ids: Ids) -> tuple[Tensor, bool]:
-        """Ids as (B, T) int64 on the device, and whether they were one row without a batch."""
+        """Ids as (B, T) int64, and whether they were one row without a batch."""
         try:
             tokens = ids if isinstance(ids, Tensor) else torch.tensor(list(ids))
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -186,8 +189,7 @@ class Model:
                 f"{self.config.vocab_size - 1}; was the text encoded with another tokenizer?"
             )
         single = tokens.dim() <= 1
-        tokens = tokens.reshape(1, -1) if single else tokens
-        return tokens.to(self.device), single
+        return (tokens.reshape(1, -1) if single else tokens), single
 
     def _check_lengths(
         self, lengths: Sequence[int] | Tensor | None, tokens: Tensor

@@ -13,8 +13,8 @@ MOST_LINES = 500
 FLOORS = [
     {"errors", "version"},
     {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling", "catalog"},
-    {"models", "layouts", "writer", "demo"},
-    {"model", "train"},
+    {"models", "writer", "demo"},
+    {"model", "layouts", "filling", "train"},
     {"loading"},
     {"generation", "conversion"},
     {"streaming", "compat"},

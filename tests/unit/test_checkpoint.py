@@ -265,9 +265,18 @@ def test_experimental_variants_are_refused_by_name(tmp_path, tensors, name, matc
     assert name in _refused(tmp_path / "m.pth", match)
 
 
-def test_a_converted_file_asks_for_the_original(tmp_path, tensors):
-    torch.save({**tensors, "_strategy": "cpu fp32", "_version": "0.7"}, tmp_path / "m.pth")
-    _refused(tmp_path / "m.pth", "convert_model.*original")
+@pytest.mark.parametrize(
+    ("notes", "match"),
+    [
+        ({"_version": "0.6"}, r"convert_model 0\.6 wrote.*convert the original"),
+        ({"_version": "new"}, "note of convert_model is damaged"),
+        ({"_version": "0.7", "_rescale_layer": "x"}, "note of convert_model is damaged"),
+        ({"_version": "0.7"}, "misshapen: blocks.0.ffn.key.weight"),  # it is not transposed
+    ],
+)
+def test_a_file_that_convert_model_cannot_have_written_is_refused(tmp_path, tensors, notes, match):
+    torch.save({**tensors, "_strategy": "cpu fp32", **notes}, tmp_path / "m.pth")
+    _refused(tmp_path / "m.pth", match)
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,9 @@ def test_anonymous_memory_grows_by_less_than_the_limit(big_file, strategy):
     command = [sys.executable, "-c", MEASURE, str(big_file), strategy]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert float(done.stdout) < LIMIT
+
+
+def test_loading_does_not_import_the_compiler():
+    # it takes longer than all the rest; PyTorch imports it to fill a table with random values
+    code = "import sys, wkv; wkv.load(); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

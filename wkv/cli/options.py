@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ SAMPLING = {
 def add_model_path(parser: argparse.ArgumentParser) -> None:
     """MODEL alone."""
     parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a .pth or .safetensors file; default: built in"
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a .pth or .safetensors file, or a name such as g1:0.1b; default: built in",
     )
 
 
@@ -59,12 +63,31 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
 
 def load_model(args: argparse.Namespace) -> Model:
     """The model that the options name; says on stderr what `auto` picked."""
+    file = find_model(args.model)  # before PyTorch is imported: a typo is told at once
     from wkv.loading import load
 
-    model = load(args.model, args.strategy, tokenizer=args.tokenizer)
+    model = load(file, args.strategy, tokenizer=args.tokenizer)
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
     return model
+
+
+def find_model(name: str | None) -> str | Path | None:
+    """What MODEL stands for: a name of the catalog is its file, fetched if it is not here yet.
+
+    Raises:
+        CatalogError: if the name is not in the catalog, or its file cannot be had.
+    """
+    if name is None:
+        return None
+    from wkv import catalog
+
+    entry = catalog.lookup(name)
+    if entry is None:
+        return name
+    from wkv.cli.fetching import fetch_shown
+
+    return catalog.cached(entry) or fetch_shown(entry)
 
 
 def notice(text: str) -> None:

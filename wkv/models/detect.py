@@ -34,11 +34,6 @@ GENERATIONS: Mapping[str, Generation] = {
 
 REFUSED = (
     (
-        r"_strategy",
-        "a file that ChatRWKV's convert_model made for one strategy, with its matrices "
-        "transposed; give the original .pth it was made from",
-    ),
-    (
         r"blocks\.0\.qkv\.qq\.weight",
         "RWKV-7b (DeepEmbedAttention), whose state grows with the "
         "text; wkv knows 4, 5.0, 5.1, 5.2, 6, 7 and 7a",

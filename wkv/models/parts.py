@@ -116,6 +116,20 @@ def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
     return value.in_weight_dtype(hidden).to(x.dtype)
 
 
+def table(rows: int, width: int) -> nn.Embedding:
+    """A table to look rows up in, without values yet.
+
+    PyTorch would draw random ones, and for that, on the meta device, import its compiler: 1.4 s.
+    """
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+
+
+def look_up(ids: Tensor, table: nn.Embedding, *, like: Tensor) -> Tensor:
+    """Rows of a table, which may be on another device than the rest, as `like` has its values."""
+    rows: Tensor = table(ids.to(table.weight.device))
+    return rows.to(like)
+
+
 def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """The input of the previous token at each token, and the vector to carry on.
 
@@ -191,15 +205,15 @@ class Skeleton(nn.Module):
     def __init__(self, config: Config, make_block: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.config = config
-        self.emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.emb = table(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(make_block(layer) for layer in range(config.n_layer))
         self.ln_out = nn.LayerNorm(config.n_embd)
         self.head = Linear(config.n_embd, config.vocab_size)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Ids (B, T) to (B, T, D) float32: the embedding after ln0."""
+        """Ids (B, T) to (B, T, D) float32, on the first block's device: the embedding after ln0."""
         ln0 = self.get_submodule("blocks.0.ln0")
-        normed: Tensor = ln0(self.emb(ids).to(self.ln_out.weight.dtype))
+        normed: Tensor = ln0(look_up(ids, self.emb, like=self.get_parameter("blocks.0.ln1.weight")))
         return normed
 
     def forward(
@@ -228,16 +242,15 @@ class Skeleton(nn.Module):
         return logits
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
-        """The empty state for `batch` rows, on the device of the weights."""
-        config, device = self.config, self.head.weight.device
-        dtype = self.ln_out.weight.dtype
+        """The empty state for `batch` rows, each layer's on the device of its block."""
 
-        def layer() -> LayerState:
-            att_shift = torch.zeros(batch, config.n_embd, device=device, dtype=dtype)
+        def layer(index: int) -> LayerState:
+            weight = self.get_parameter(f"blocks.{index}.ln1.weight")
+            att_shift = weight.new_zeros(batch, self.config.n_embd)
             wkv = self.new_wkv(batch).to(att_shift)
             return LayerState(att_shift, wkv, torch.zeros_like(att_shift))
 
-        return tuple(layer() for _ in range(config.n_layer))
+        return tuple(layer(index) for index in range(self.config.n_layer))
 
     def new_wkv(self, batch: int) -> Tensor:
         """The empty recurrent state of one layer: (B, H, N, N) zeros, axes (value, key)."""

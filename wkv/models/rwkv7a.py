@@ -47,7 +47,7 @@ class ChannelMix(nn.Module):
         self.x_k = vector(1, 1, D)
         self.key = Linear(D, F)
         self.value = Linear(F, D)
-        self.s_emb = nn.Embedding(config.vocab_size, R * R)
+        self.s_emb = parts.table(config.vocab_size, R * R)
         self.s_emb_x = Linear(D, R * R)
         self.s0 = vector(1, 1, F)
         self.s1, self.s2 = vector(D, R), vector(R, F)
@@ -61,7 +61,7 @@ class ChannelMix(nn.Module):
         """
         shifted, last = token_shift(x, last, lengths)
         h = torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k))).square()
-        E = self.s_emb(ids).to(x.dtype) + self.s_emb_x(embedded)
+        E = parts.look_up(ids, self.s_emb, like=x) + self.s_emb_x(embedded)
         E = E.unflatten(-1, (self.rank, self.rank))
         scale = (matmul(x, self.s1).unsqueeze(-2) @ E).squeeze(-2)
         return self.value(h * (matmul(scale, self.s2) + self.s0)), last

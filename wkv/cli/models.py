@@ -1,0 +1,81 @@
+"""List the models that have a name: size, memory they need, context, and which are here already."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wkv.catalog import Entry
+
+SUMMARY = "list the models that can be fetched by name"
+
+COLUMNS = "{:<14}  {:<4}  {:>8}  {:>8}  {:>8}  {:>8}  {:<9}  {}"
+HEADINGS = ("name", "RWKV", "file", "in bf16", "in fp32", "context", "languages", "here")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wkv models`."""
+    parser.add_argument("family", nargs="?", metavar="FAMILY", help="only one family, such as g1")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, with all there is")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the catalog."""
+    from wkv.catalog import cached
+
+    listed = [(entry, cached(entry)) for entry in _chosen(args.family)]
+    if args.json:
+        print(json.dumps([_facts(entry, path) for entry, path in listed], indent=1))
+        return 0
+    print(COLUMNS.format(*HEADINGS))
+    for entry, path in listed:
+        print(_line(entry, path))
+    if sys.stdout.isatty():
+        from wkv.cli.options import notice
+
+        notice("\nwkv pull NAME fetches a model (in bf16, in fp32: the memory it needs)")
+    return 0
+
+
+def _chosen(family: str | None) -> list["Entry"]:
+    """The entries of a family, or all.
+
+    Raises:
+        CatalogError: if there is no such family.
+    """
+    from wkv.catalog import entries, find
+
+    if family is None:
+        return list(entries())
+    wanted = family.lower().rstrip(":")
+    return [entry for entry in entries() if entry.family == wanted] or [find(family)]
+
+
+def _line(entry: "Entry", path: Path | None) -> str:
+    from wkv.cli.fetching import in_words
+
+    return COLUMNS.format(
+        entry.name,
+        entry.generation,
+        in_words(entry.disk_bytes),
+        in_words(entry.memory_bytes(2)),
+        in_words(entry.memory_bytes(4)),
+        entry.context,
+        entry.languages,
+        "yes" if path else "-",
+    )
+
+
+def _facts(entry: "Entry", path: Path | None) -> dict[str, object]:
+    memory = {"bf16": entry.memory_bytes(2), "fp32": entry.memory_bytes(4)}
+    return {
+        **asdict(entry),
+        "family": entry.family,
+        "memory_bytes": memory,
+        "page": entry.page,
+        "url": entry.url,
+        "path": str(path) if path else None,
+    }

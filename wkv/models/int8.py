@@ -1,0 +1,125 @@
+"""ChatRWKV's int8: a matrix as bytes, with an offset and a scale for each row and each column.
+
+    W[o, i] = (q[o, i] + 1/2) ry[i] rx[o] + my[i] + mx[o]        q in 0..255
+
+The product is formed without W:
+
+    y[o] = rx[o] sum_i (q[o, i] + 1/2) (ry[i] x[i])  +  sum_i x[i] my[i]  +  mx[o] sum_i x[i]
+
+Bytes are kept less 128, as int8: that is the form that PyTorch's product of a 16 bit row and an
+8 bit matrix reads. Offsets and scales are float32.
+
+Source: the `rwkv` package, model.py, where a constant row or column divides 0 by 0.
+"""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from wkv.strategy import Placement
+
+PARTS = ("mx", "my", "rx", "ry")
+"""Suffixes of the offsets and scales, `NAME.weight_mx` and so on, in files."""
+
+OUTPUT_PARTS = ("mx", "rx")
+"""Those that have a value for each output; the others have one for each input."""
+
+SCALE = re.compile(r"(.*\.weight)_(mx|my|rx|ry)")
+"""The name of such a part."""
+
+OFFSET = 128
+CENTRE = OFFSET + 0.5
+BYTE_SCALE = 16
+"""rx and ry hold a sixteenth of the largest value each, which together divide q by 256."""
+
+FEW_ROWS = 8
+"""Rows up to which the fused product beats turning the bytes into floats."""
+
+BLOCK = 2**18
+"""Weights that are turned into floats at a time: few enough to stay in a processor's cache."""
+
+
+def quantise(weight: Tensor) -> dict[str, Tensor]:
+    """A matrix (out, in) as int8: `weight`, and `weight_mx`, `weight_my`, `weight_rx`, `weight_ry`.
+
+    The offsets of the longer axis are taken first. Each is a minimum, each scale a maximum, so
+    that what is left lies in [0, 1].
+    """
+    rest = weight.to(torch.float32, copy=True)  # worked on in place: a head is large
+    outputs, inputs = rest.shape
+    if inputs > outputs:
+        my = rest.amin(0)
+        mx = rest.sub_(my).amin(1)
+        rest.sub_(mx[:, None])
+    else:
+        mx = rest.amin(1)
+        my = rest.sub_(mx[:, None]).amin(0)
+        rest.sub_(my)
+    rx = _nonzero(rest.amax(1))
+    ry = _nonzero(rest.div_(rx[:, None]).amax(0))
+    q = rest.div_(ry).mul_(256).floor_().clamp_(0, 255).sub_(OFFSET)
+    return {
+        "weight": q.to(torch.int8),
+        "weight_mx": mx,
+        "weight_my": my,
+        "weight_rx": rx / BYTE_SCALE,
+        "weight_ry": ry / BYTE_SCALE,
+    }
+
+
+def _nonzero(scale: Tensor) -> Tensor:
+    """A scale with 1 where a constant row or column left nothing to scale."""
+    return torch.where(scale == 0, 1.0, scale)
+
+
+class Int8Linear(nn.Module):
+    """Takes the place of a `Linear` whose matrix is int8.
+
+    Attributes:
+        weight: (out, in) int8.
+        weight_mx, weight_rx: (out,) float32.
+        weight_my, weight_ry: (in,) float32.
+    """
+
+    weight: Tensor
+    weight_mx: Tensor
+    weight_my: Tensor
+    weight_rx: Tensor
+    weight_ry: Tensor
+
+    def __init__(self, n_in: int, n_out: int, placement: Placement) -> None:
+        super().__init__()
+        self.placement = placement
+        self.register_buffer("weight", torch.empty(n_out, n_in, dtype=torch.int8))
+        for name, size in (("mx", n_out), ("my", n_in), ("rx", n_out), ("ry", n_in)):
+            self.register_buffer(f"weight_{name}", torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n_in) to (..., n_out), in the dtype of x."""
+        rows = x.reshape(-1, x.shape[-1]).float()
+        scaled = rows * self.weight_ry
+        weight = self.weight.to(x.device, non_blocking=True)
+        y = _product(scaled.to(self.placement.dtype), weight).float()
+        y = (y + CENTRE * scaled.sum(-1, keepdim=True)) * self.weight_rx
+        y += (rows @ self.weight_my)[:, None] + rows.sum(-1, keepdim=True) * self.weight_mx
+        return y.view(*x.shape[:-1], -1).to(x.dtype)
+
+    def in_weight_dtype(self, x: Tensor) -> Tensor:
+        """As `forward`: no coarser than what `Linear` hands back here."""
+        return self.forward(x)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply x (T, in) by an int8 matrix (out, in), in the dtype of x."""
+    fused = x.device.type == "cpu" and x.dtype == torch.bfloat16
+    if fused and len(x) <= FEW_ROWS and hasattr(torch, "_weight_int8pack_mm"):
+        ones = torch.ones(len(weight), dtype=x.dtype)
+        return torch._weight_int8pack_mm(x, weight, ones)
+    if x.device.type != "cpu":
+        return x @ weight.to(x.dtype).t()
+    step = max(1, BLOCK // weight.shape[1])
+    return torch.cat(
+        [x @ weight[start : start + step].to(x.dtype).t() for start in range(0, len(weight), step)],
+        dim=-1,
+    )

@@ -1,0 +1,7 @@
+"""Where a model runs and in which dtype: strategy strings and what they mean."""
+
+from wkv.strategy.choose import choose_strategy
+from wkv.strategy.language import Segment, read_strategy
+from wkv.strategy.plan import Placement, Strategy, allocate
+
+__all__ = ["Placement", "Segment", "Strategy", "allocate", "choose_strategy", "read_strategy"]

@@ -1,0 +1,97 @@
+"""From a strategy string, or `auto`, to a strategy for a model on this machine."""
+
+import os
+from collections.abc import Collection, Sequence
+
+import torch
+
+from wkv.errors import StrategyError
+from wkv.strategy.language import ADVICE, Segment, read_strategy
+from wkv.strategy.plan import Strategy, place
+from wkv.strategy.products import SMALL
+
+
+def choose_strategy(
+    text: str,
+    n_layer: int,
+    file_dtypes: Collection[torch.dtype],
+    n_params: int,
+    *,
+    check: bool = True,
+) -> Strategy:
+    """Read a strategy string, or pick one for `auto`, and place the layers of a model.
+
+    Args:
+        text: "auto", or a string in the language of `wkv.strategy.language`.
+        n_layer: number of the model's blocks.
+        file_dtypes: of the checkpoint's matrices.
+        n_params: number of parameters, to see what fits into memory.
+        check: whether the devices must be there.
+
+    Raises:
+        StrategyError: if the string is wrong or names a device that is not there.
+    """
+    if not isinstance(text, str):
+        raise StrategyError(f"a strategy is a string, {type(text).__name__} was given: {ADVICE}")
+    if text.strip() == "auto":
+        segment, reason = _automatic(file_dtypes, n_params)
+        return place([segment], n_layer, reason)
+    segments = read_strategy(text)
+    if check:
+        check_devices(segments)
+    return place(segments, n_layer)
+
+
+def check_devices(segments: Sequence[Segment]) -> None:
+    """Raise unless this machine has every device that is named."""
+    for segment in segments:
+        kind, _, number = segment.device.partition(":")
+        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+            raise StrategyError(
+                f"{segment.device} was asked for, and PyTorch sees {torch.cuda.device_count()} "
+                "CUDA devices here; use cpu, or install a PyTorch with CUDA"
+            )
+        if kind == "mps" and not torch.backends.mps.is_available():
+            raise StrategyError("mps was asked for, and PyTorch sees no such device here; use cpu")
+        if kind == "dml":
+            raise StrategyError(
+                "dml (DirectML) was asked for, and torch-directml does not exist for this PyTorch; "
+                "use cpu, or cuda where there is one"
+            )
+
+
+def _automatic(file_dtypes: Collection[torch.dtype], n_params: int) -> tuple[Segment, str]:
+    """The fastest dtype that is no coarser than the file and fits memory. Never quantised."""
+    bf16 = set(file_dtypes) <= {torch.bfloat16}
+    if torch.cuda.is_available():
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        if set(file_dtypes) <= {torch.float16}:
+            dtype = torch.float16
+        free, _ = torch.cuda.mem_get_info()
+        if dtype.itemsize * n_params < free:
+            return Segment("cuda", dtype), "a CUDA device, in the file's dtype"
+    full, half = Segment("cpu", torch.float32), Segment("cpu", torch.bfloat16)
+    if not bf16:
+        return full, "no GPU; the file is finer than bf16, or fp16"
+    if 4 * n_params < SMALL:
+        return full, "no GPU; the model is so small that fp32 costs nothing"
+    if 4 * n_params > _memory_bytes():
+        return half, "no GPU; fp32 would not fit into memory"
+    if _fast_bf16():
+        return half, "no GPU; the file is bf16 and so are the CPU's units"
+    return full, "no GPU; this CPU has no units for bf16"
+
+
+def _memory_bytes() -> int:
+    """Bytes of memory of this machine; plenty where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**62
+
+
+def _fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware."""
+    # PyTorch knows, but does not say so in public; where it does not know, the answer is no.
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, question, bool)() for question in questions)
