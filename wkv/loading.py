@@ -13,7 +13,7 @@ from wkv import catalog, demo
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.filling import fill
-from wkv.layouts import is_folded, official
+from wkv.layouts import FOLDER_LAYOUTS, check_config_file, is_folded, official
 from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
@@ -172,7 +172,10 @@ def describe(path: str | Path | None = None) -> Description:
     """
     checkpoint = official(open_checkpoint(demo.WEIGHTS if path is None else catalog.resolve(path)))
     try:
-        return _build(checkpoint, read_config(checkpoint.shapes))
+        config = read_config(checkpoint.shapes)
+        if checkpoint.layout in FOLDER_LAYOUTS:
+            check_config_file(checkpoint.path, config)
+        return _build(checkpoint, config)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 

@@ -222,10 +222,17 @@ def test_files_that_are_something_else(tmp_path, content, match):
 
 
 def test_directories_and_missing_files(tmp_path, tensors):
-    _refused(tmp_path, "is a directory")
-    save_pth(tensors, tmp_path / "inside.pth")
-    _refused(tmp_path, r"is a directory.*inside\.pth")
+    _refused(tmp_path, "this directory holds none of model.safetensors.index.json")
     _refused(tmp_path / "nothing.pth", "no such file")
+    (tmp_path / "other.safetensors").touch()
+    _refused(tmp_path, r"give a file in it, such as .*other\.safetensors")
+    save_pth(tensors, tmp_path / "new.pth")
+    save_pth({}, tmp_path / "old.pth")
+    os.utime(tmp_path / "old.pth", (1, 1))
+    assert wkv.load(tmp_path).path.name == "new.pth"  # the newest, as ChatRWKV takes it
+    (tmp_path / "new.pth").rename(tmp_path / "rwkv-final.pth")
+    (tmp_path / "old.pth").touch()
+    assert wkv.load(f"{tmp_path}/").path.name == "rwkv-final.pth"
 
 
 def test_all_wrong_tensors_are_named_at_once(tmp_path, tensors):
@@ -282,8 +289,9 @@ def test_a_file_that_convert_model_cannot_have_written_is_refused(tmp_path, tens
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"rwkv.blocks.0.attention.key.weight": torch.zeros(2, 2)}, "Hugging Face layout"),
-        ({"model.layers.0.attn.x_r": torch.zeros(2)}, "Hugging Face layout"),
+        ({"rwkv.blocks.0.attention.key.weight": torch.zeros(2, 2)}, "no RWKV checkpoint"),
+        ({"model.layers.0.attn.x_r": torch.zeros(2)}, "no RWKV checkpoint"),
+        ({"model.layers.0.self_attn.q_proj.weight": torch.zeros(2)}, "another Hugging Face layout"),
         ({"weight": torch.zeros(2)}, "no RWKV checkpoint"),
         ({}, "no RWKV checkpoint"),
         ({"model": {"emb.weight": torch.zeros(2)}, "step": 3}, r"state_dict\(\) alone"),

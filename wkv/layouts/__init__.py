@@ -1,11 +1,37 @@
 """Other people's names and forms of the tensors, seen as the official ones."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from wkv.checkpoint import Checkpoint
 from wkv.layouts.chatrwkv import is_converted, to_official
+from wkv.layouts.config_file import check_config_file
+from wkv.layouts.fla import FLA7, fla6_to_official, fla7_to_official
+from wkv.layouts.hub import HUB, OFFICIAL_2026
+from wkv.layouts.rules import foreign_tensors, official_view
 
-__all__ = ["is_folded", "official"]
+__all__ = [
+    "FLA7",
+    "FOLDER_LAYOUTS",
+    "HUB",
+    "OFFICIAL_2026",
+    "check_config_file",
+    "foreign_tensors",
+    "is_folded",
+    "official",
+]
+
+FOLDER_LAYOUTS = ("hub", "official", "fla")
+"""Those of Hugging Face directories, which have a config.json."""
+
+LAYOUTS: tuple[tuple[str, str, Callable[[Checkpoint], Checkpoint]], ...] = (
+    (r"rwkv\.blocks\.0\..*", "hub", lambda checkpoint: official_view(checkpoint, HUB)),
+    (r"rwkv7\.blocks\.0\..*", "official", lambda file: official_view(file, OFFICIAL_2026)),
+    (r"model\.layers\.0\.attn\.(x_r|x_x)", "fla", fla7_to_official),
+    (r"model\.layers\.0\.attn\.x_bias", "fla", fla6_to_official),
+)
+"""A name that tells a layout, what it is called, and how it is seen as the official one."""
 
 
 def official(checkpoint: Checkpoint) -> Checkpoint:
@@ -16,7 +42,11 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
     """
     if is_converted(checkpoint):
         return to_official(checkpoint)
-    return replace(checkpoint, strategy=checkpoint.notes.get("_wkv_strategy"))
+    checkpoint = replace(checkpoint, strategy=checkpoint.notes.get("_wkv_strategy"))
+    for pattern, layout, to_view in LAYOUTS:
+        if any(re.fullmatch(pattern, name) for name in checkpoint):
+            return replace(to_view(checkpoint), layout=layout)
+    return checkpoint
 
 
 def is_folded(checkpoint: Checkpoint) -> bool:

@@ -9,14 +9,15 @@ Source: the `rwkv` package, model.py, `convert_and_save_and_exit`, `_version` 0.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.errors import CheckpointError
+from wkv.layouts.view import Turn, View, as_it_is, viewed
 from wkv.models.int8 import OFFSET, SCALE
 
 OLDEST = 0.7
@@ -26,19 +27,6 @@ RESCALED = re.compile(r"blocks\.(\d+)\.(att\.output|ffn\.value)\.weight(_mx|_my|
 
 TINY = 1e-38
 """A decay below this is 0 in float32, which has no logarithm."""
-
-
-Turn = Callable[[Tensor], Tensor]
-"""What makes official values of a file's."""
-
-
-@dataclass(frozen=True)
-class _View:
-    """One tensor of the view: its name in the file, its shape, how its values turn back."""
-
-    source: str
-    shape: tuple[int, ...]
-    turn: Turn
 
 
 def is_converted(checkpoint: Checkpoint) -> bool:
@@ -64,34 +52,21 @@ def to_official(checkpoint: Checkpoint) -> Checkpoint:
             f"{checkpoint.path}: convert_model {version:g} wrote this file, and its form differs "
             f"from {OLDEST} and later; convert the original .pth again"
         )
-    views = dict(_views(checkpoint.shapes, every))
-
-    def read(name: str) -> Tensor:
-        view = views[name]
-        return view.turn(checkpoint[view.source]).reshape(view.shape)
-
-    return replace(
-        checkpoint,
-        shapes={name: view.shape for name, view in views.items()},
-        dtypes={name: _dtype(checkpoint, name, view.source) for name, view in views.items()},
-        read=read,
-        strategy=notes["_strategy"],
-    )
+    views = _views(checkpoint.shapes, every)
+    for name, view in views.items():
+        if checkpoint.dtypes[view.source] == torch.uint8:
+            views[name] = replace(view, dtype=torch.int8)
+    return replace(viewed(checkpoint, views), strategy=notes["_strategy"])
 
 
-def _dtype(checkpoint: Checkpoint, name: str, source: str) -> torch.dtype:
-    dtype = checkpoint.dtypes[source]
-    return torch.int8 if dtype == torch.uint8 else dtype
-
-
-def _views(shapes: Mapping[str, tuple[int, ...]], every: int) -> list[tuple[str, _View]]:
+def _views(shapes: Mapping[str, tuple[int, ...]], every: int) -> dict[str, View]:
     """Official name and view of each tensor; `every` is the number of blocks between halvings."""
     has_heads = any(".att.ln_x." in name for name in shapes)
     gated = any(".att.gate." in name for name in shapes)
-    views = []
+    views = {}
     for source, shape in shapes.items():
         name = source
-        turn: Turn = _as_it_is
+        turn: Turn = as_it_is
         if MATRIX.fullmatch(source) and len(shape) == 2:
             shape, turn = shape[::-1], _transposed
         elif SCALE.fullmatch(source):
@@ -107,14 +82,14 @@ def _views(shapes: Mapping[str, tuple[int, ...]], every: int) -> list[tuple[str,
         rescaled = RESCALED.fullmatch(source)
         if rescaled and every > 0 and int(rescaled[1]) >= every:
             turn = _times(2.0 ** (int(rescaled[1]) // every), turn)
-        views.append((name, _View(source, shape, turn)))
+        views[name] = View(source, shape, turn)
     return views
 
 
 def _decay(shape: tuple[int, ...], has_heads: bool, is_six: bool) -> tuple[tuple[int, ...], Turn]:
     """The shape of `time_decay` and how it is turned back, by generation."""
     if is_six:
-        return (1, 1, shape[0] * shape[1]), _as_it_is
+        return (1, 1, shape[0] * shape[1]), as_it_is
     if has_heads:
         return _per_head(shape), lambda decay: torch.log(-torch.log(decay.clamp(min=TINY)))
     return shape, lambda log_decay: torch.log(-log_decay)
@@ -123,10 +98,6 @@ def _decay(shape: tuple[int, ...], has_heads: bool, is_six: bool) -> tuple[tuple
 def _per_head(shape: tuple[int, ...]) -> tuple[int, ...]:
     """(H, 1, 1) or (H, N, 1) as (H,) or (H, N)."""
     return shape[:1] if shape[1:2] in ((), (1,)) else shape[:2]
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _transposed(tensor: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ REFUSED = (
 """Names that betray a model we cannot run, and what it is."""
 
 FOREIGN = (
-    (r"(model|rwkv)\.(layers|blocks|embeddings?)\..*", "a Hugging Face layout"),
+    (r"(model|rwkv)\.(layers|blocks|embeddings?)\..*", "another Hugging Face layout"),
     (r"module\..*|_forward_module\..*", "a training checkpoint with wrapped names"),
 )
 """Names of other layouts of models that could be RWKV."""
@@ -117,7 +117,7 @@ def _not_rwkv(shapes: Shapes) -> str:
         for name in shapes:
             if re.fullmatch(pattern, name):
                 return (
-                    f"this is {what} (it has the tensor {name}), which wkv cannot read yet; give "
+                    f"this is {what} (it has the tensor {name}), which wkv cannot read; give "
                     "the original .pth, with names such as blocks.0.att.key.weight"
                 )
     some = ", ".join(list(shapes)[:3]) or "none at all"

@@ -1,0 +1,60 @@
+"""Checkpoints in several files, with an index that tells which tensor is in which."""
+
+import json
+from pathlib import Path
+
+from wkv.checkpoint.pth import open_pth
+from wkv.checkpoint.safetensors import open_safetensors
+from wkv.checkpoint.tensors import Checkpoint, first_sentence
+from wkv.errors import CheckpointError
+
+OPENERS = {".safetensors": open_safetensors, ".bin": open_pth}
+
+
+def index_of_shard(path: Path) -> Path | None:
+    """The index beside `model-00001-of-00002.safetensors` or `.bin`, if the path is a shard."""
+    stem, marker, _ = path.name.rpartition("-of-")
+    if not marker or path.suffix not in OPENERS:
+        return None
+    index = path.with_name(f"{stem.rsplit('-', 1)[0]}{path.suffix}.index.json")
+    if not index.is_file():
+        raise CheckpointError(
+            f"{path}: this is one shard of several and the index {index.name} is not beside it; "
+            "fetch the index and all shards"
+        )
+    return index
+
+
+def open_sharded(index: Path) -> Checkpoint:
+    """A checkpoint in several files, by its index."""
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        file_of = {str(name): str(file) for name, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index}: the index cannot be read ({first_sentence(error)}), expected a JSON object "
+            "with a weight_map; fetch it again"
+        ) from error
+    shards = {}
+    for file in sorted(set(file_of.values())):
+        if Path(file).name != file:
+            raise CheckpointError(f"{index}: the index names {file!r}, which is outside its folder")
+        if not (index.parent / file).is_file():
+            raise CheckpointError(f"{index}: the shard {file} is not beside it; fetch it as well")
+        opener = OPENERS.get(Path(file).suffix)
+        if opener is None:
+            raise CheckpointError(f"{index}: {file!r} is neither a .safetensors nor a .bin file")
+        shards[file] = opener(index.parent / file)
+    for name, file in file_of.items():
+        if name not in shards[file]:
+            raise CheckpointError(
+                f"{index}: the tensor {name} is not in {file}; index and shards do not belong "
+                "together, fetch them again"
+            )
+    return Checkpoint(
+        index,
+        next(iter(shards.values())).layout if shards else "safetensors",
+        {name: shards[file].shapes[name] for name, file in file_of.items()},
+        {name: shards[file].dtypes[name] for name, file in file_of.items()},
+        lambda name: shards[file_of[name]][name],
+    )
