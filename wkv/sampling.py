@@ -39,6 +39,7 @@ class Sampling:
         penalty_decay: factor per token in (0, 1].
         seed: the same seed gives the same tokens; None differs each time.
         banned: ids that are never drawn.
+        count_digits: blanks and digits get the frequency penalty too, as in ChatRWKV's chat.
     """
 
     temperature: float = 1.0
@@ -49,6 +50,7 @@ class Sampling:
     penalty_decay: float = 0.996
     seed: int | None = None
     banned: tuple[int, ...] = ()
+    count_digits: bool = False
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0, math.inf)
@@ -113,11 +115,11 @@ class Sampler:
     def record(self, token: int, text: str) -> None:
         """Count a token that was drawn; all counts fade first.
 
-        Blanks and digits count nothing, but are present from then on.
+        Blanks and digits count nothing, unless `count_digits`, but are present from then on.
         """
         for known in self.weights:
             self.weights[known] *= self.sampling.penalty_decay
-        weight = 0.0 if text in UNCOUNTED else 1.0
+        weight = 1.0 if self.sampling.count_digits or text not in UNCOUNTED else 0.0
         self.weights[token] = self.weights.get(token, 0.0) + weight
 
 

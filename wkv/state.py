@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -137,11 +137,11 @@ class State:
         logits = torch.cat(known) if len(known) == len(states) else None
         return replace(first, layers=layers, tokens_seen=tokens_seen, logits=logits)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
         """Write the state as safetensors; the file appears whole or not at all.
 
         The header holds the format, the model's identity and generation, the shapes and dtype,
-        and the number of tokens seen.
+        the number of tokens seen, and `notes`: texts of your own, which `read_header` gives back.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -159,9 +159,11 @@ class State:
             "identity": self.identity,
             "shapes": json.dumps({name: list(tensor.shape) for name, tensor in tensors.items()}),
             "dtype": "float32",
-            "digest": _digest(tensors),
             "tokens_seen": json.dumps(list(self.tokens_seen)),
         }
+        if notes:
+            header["notes"] = json.dumps(dict(notes))
+        header["digest"] = _digest(tensors, header.get("notes", ""))
         path = Path(path).expanduser()
         partial = path.with_name(path.name + ".partial")
         try:
@@ -221,9 +223,41 @@ class State:
         )
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of all values, in the order of the names."""
-    digest = hashlib.sha256()
+@dataclass(frozen=True)
+class StateHeader:
+    """What a state file says about itself; `State.load` checks that it is true.
+
+    Attributes:
+        generation: of the model, "4" to "7a".
+        identity: of the model.
+        notes: the texts that were given to `State.save`.
+    """
+
+    generation: str
+    identity: str
+    notes: Mapping[str, str]
+
+
+def read_header(path: str | Path) -> StateHeader:
+    """What a file that `State.save` wrote says about itself; reads no values.
+
+    Raises:
+        StateError: if the file is missing, damaged or no state.
+    """
+    path = Path(path).expanduser()
+    with _opened(path) as (header, _):
+        try:
+            notes = json.loads(header.get("notes", "{}"))
+            if not all(isinstance(text, str) for text in notes.values()):
+                raise ValueError("a note is no text")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise StateError(f"{path}: the header's notes are damaged ({error})") from error
+        return StateHeader(header.get("generation", ""), header.get("identity", ""), notes)
+
+
+def _digest(tensors: dict[str, Tensor], notes: str) -> str:
+    """SHA-256 of the notes and all values, in the order of the names."""
+    digest = hashlib.sha256(notes.encode())
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].numpy().tobytes())
     return digest.hexdigest()
@@ -231,6 +265,19 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a state file."""
+    with _opened(path) as (header, handle):
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        if header.get("digest") != _digest(tensors, header.get("notes", "")):
+            raise StateError(
+                f"{path}: the values are not those that were saved (their digest differs); "
+                "the file is damaged, save the state again"
+            )
+        return header, tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, str], Any]]:
+    """Header and handle of a state file; what goes wrong meanwhile becomes a StateError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -243,13 +290,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                     f"{path}: this is not a saved state (format {header.get('format')}, expected "
                     f"{FORMAT}); give a file that state.save wrote"
                 )
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            if header.get("digest") != _digest(tensors):
-                raise StateError(
-                    f"{path}: the values are not those that were saved (their digest differs); "
-                    "the file is damaged, save the state again"
-                )
-            return header, tensors
+            yield header, handle
     except FileNotFoundError as error:
         raise StateError(f"{path}: there is no such file; give a saved state") from error
     except (SafetensorError, OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from wkv.generation import (
 from wkv.model import Model
 from wkv.sampling import Sampling
 from wkv.state import State
-from wkv.writer import Writer, check_limits
+from wkv.writer import Adjust, Writer, check_limits
 
 
 def stream(
@@ -28,8 +28,12 @@ def stream(
     max_tokens: int = MAX_TOKENS,
     stop: str | Sequence[str] = (),
     state: State | None = None,
+    adjust: Adjust | None = None,
 ) -> "Stream":
     """Continue a prompt, handing out the text as it comes. Arguments as in `wkv.generate`.
+
+    `adjust` is called with the logits (V,) and the ids drawn so far before each draw, and gives
+    the logits to draw from; penalties come after it.
 
     The pieces join to the `text` that `generate` gives; none is half a character, and a stop
     string never shows. The prompt is read when the first piece is asked for.
@@ -38,7 +42,7 @@ def stream(
     prompts, single = split_prompts(prompt)
     if not single:
         raise InputError("a stream has one prompt; for a list of texts use wkv.generate")
-    return Stream(model, prompts[0], check_sampling(sampling), max_tokens, stops, state)
+    return Stream(model, prompts[0], check_sampling(sampling), max_tokens, stops, state, adjust)
 
 
 class Stream(Iterator[str]):
@@ -56,12 +60,13 @@ class Stream(Iterator[str]):
         max_tokens: int,
         stops: Sequence[str],
         state: State | None,
+        adjust: Adjust | None = None,
     ) -> None:
         if state is not None and (not isinstance(state, State) or state.batch_size != 1):
             raise StateError("a stream goes on from a wkv.State of one row; use state.rows([i])")
         self._model = model
         self._prompt = prompt
-        self._writer = Writer(model.tokenizer, sampling, max_tokens, stops)
+        self._writer = Writer(model.tokenizer, sampling, max_tokens, stops, adjust)
         self._state = state
         self._base: int | None = None
         self._read = 0
@@ -84,12 +89,17 @@ class Stream(Iterator[str]):
                 return rest
         raise StopIteration
 
-    def interrupt(self) -> str:
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """What was drawn so far."""
+        return tuple(self._writer.token_ids)
+
+    def interrupt(self, reason: str = "interrupted") -> str:
         """End the generation here; returns the text that was held back until now."""
         if self._base is None:
             self._base = 0 if self._state is None else self._state.tokens_seen[0]
         if self._writer.finish_reason is None:
-            return self._writer.finish("interrupted")
+            return self._writer.finish(reason)
         return ""
 
     @property

@@ -3,7 +3,7 @@
 It knows no model and no state, so one sequence alone, a batch, or a server's slots can share it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from wkv.errors import InputError
 from wkv.sampling import Sampler, Sampling
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.interface import StreamDecoder
+
+Adjust = Callable[[Tensor, Sequence[int]], Tensor]
+"""Logits (V,) and the ids drawn so far, to the logits that are drawn from; nothing in place."""
 
 
 class StopStrings:
@@ -32,7 +35,7 @@ class StopStrings:
             self.found = True
             self._held = ""
             return text[: min(starts)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -42,7 +45,7 @@ class StopStrings:
         return text
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):
@@ -53,6 +56,8 @@ def _overlap(text: str, stop: str) -> int:
 class Writer:
     """One sequence being written.
 
+    Where `adjust` is given, it changes the logits before penalties do.
+
     Attributes:
         token_ids: what was drawn, without a final end of text.
         text: what was said, without the stop string.
@@ -60,7 +65,12 @@ class Writer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, sampling: Sampling, max_tokens: int, stops: Sequence[str]
+        self,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        max_tokens: int,
+        stops: Sequence[str],
+        adjust: Adjust | None = None,
     ) -> None:
         self.token_ids: list[int] = []
         self.text = ""
@@ -68,6 +78,7 @@ class Writer:
         self._tokenizer = tokenizer
         self._sampler = Sampler(sampling)
         self._max_tokens = max_tokens
+        self._adjust = adjust
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
         if max_tokens == 0:
@@ -78,6 +89,8 @@ class Writer:
 
         Sets `finish_reason` if this ends the sequence. An end of text is not in `token_ids`.
         """
+        if self._adjust is not None:
+            logits = self._adjust(logits, self.token_ids)
         token = self._sampler.draw(logits)
         if token == self._tokenizer.end_of_text:
             return self.finish("stop")

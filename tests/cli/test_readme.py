@@ -1,4 +1,4 @@
-"""The README tells the truth: its Python runs, and so do the commands that need no file."""
+"""The READMEs tell the truth: their Python runs, and so do the commands that need no network."""
 
 import re
 import subprocess
@@ -8,28 +8,36 @@ from pathlib import Path
 import pytest
 
 import wkv
+from tests.checkpoints import random_checkpoint, save_pth
 from wkv.cli import COMMANDS
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-LINES = re.findall(r"^    ((?:wkv|echo) .*)$", README, re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+COMMAND = re.compile(r"^    ((?:wkv|echo|printf|make) .*)$", re.MULTILINE)
+LINES = [line for line in re.findall(COMMAND, README) if not line.startswith("make")]
+LOCAL = [line for line in LINES if "g1:" not in line]
+PREFIX = f"{sys.executable} -m wkv"
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    exec(compile(code, "README.md", "exec"), {})
+    save_pth(random_checkpoint("7", n_layer=1, n_embd=32, vocab_size=65536), "model.pth")
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
+    for code in examples:
+        exec(compile(code, "README.md", "exec"), {})
     assert "demo model" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", LOCAL)
 def test_the_commands_run(line, tmp_path, byte_model):
     line = line.replace("model.pth", str(byte_model.path)).replace("wkv ", f"{PREFIX} ")
-    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, timeout=120, input=b"Hi\n"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
-
-
-PREFIX = f"{sys.executable} -m wkv"
 
 
 def test_every_command_is_told():
@@ -37,8 +45,33 @@ def test_every_command_is_told():
         assert f"`wkv {command}" in README
 
 
+def test_every_command_of_the_chat_is_told():
+    from wkv.chat import COMMANDS as SAID
+
+    for command in SAID:
+        assert not command or command in README, command
+
+
 def test_the_conversation_is_what_the_model_says():
     prompt = "User: What is 27 + 48?\n\nAssistant:"
     greedy = wkv.Sampling(temperature=0, presence_penalty=0, frequency_penalty=0)
     done = wkv.generate(wkv.load(), prompt, sampling=greedy, stop="\n\n")
     assert done.text.strip() in README
+
+
+def _facts(text):
+    """What must be the same in every language."""
+    return {
+        "headings": [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)],
+        "names": sorted(set(re.findall(r"`[^`\n]+`", text))),
+        "commands": [line.split("  #")[0].rstrip() for line in re.findall(COMMAND, text)],
+        "code": re.findall(r"```python\n(.*?)```", re.sub(r" *# .*", "", text), re.DOTALL),
+        "tables": [line.count("|") for line in text.splitlines() if line.startswith("|")],
+        "figures": re.findall(r"\d+\.\d+", text),
+    }
+
+
+def test_both_languages_say_the_same():
+    english, chinese = _facts(README), _facts(CHINESE)
+    for kind, ours in english.items():
+        assert chinese[kind] == ours, kind

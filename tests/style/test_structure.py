@@ -17,8 +17,8 @@ FLOORS = [
     {"model", "layouts", "filling", "train"},
     {"loading"},
     {"generation", "conversion"},
-    {"streaming", "compat"},
-    {"chat"},
+    {"streaming", "compat", "publish", "hf"},
+    {"chat", "evaluate"},
     {"cli"},
 ]
 """An import goes to the same room or to a lower floor. `demo` is data to all but its own recipe."""

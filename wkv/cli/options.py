@@ -37,7 +37,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """MODEL, --strategy and --tokenizer."""
     add_model_path(parser)
     parser.add_argument(
-        "--strategy", default="auto", help="`auto`, or device and dtype, such as `cpu bf16`"
+        "--strategy",
+        default="auto",
+        help="`auto`, or ChatRWKV's, such as `cpu bf16` or `cuda fp16i8 *10 -> cpu fp32`",
     )
     parser.add_argument(
         "--tokenizer", metavar="NAME_OR_FILE", help="world, 20b, bytes, or a file; default: by size"

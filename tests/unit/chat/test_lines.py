@@ -1,0 +1,212 @@
+"""What comes of a line: every command, in every language, and lines that nobody should type."""
+
+import importlib
+
+import pytest
+
+import wkv
+from tests.unit.chat.talking import Scripted, type_line
+from wkv.chat import COMMANDS, Conversation, Leave, Session, Settings, Store, answer, clean
+from wkv.chat.commands import parsed
+from wkv.chat.language import LANGUAGES, language_named
+from wkv.chat.presets import EXACT, PRESETS
+from wkv.chat.thoughts import Thoughts
+
+
+def test_letters_make_a_command_and_digits_a_message(session):
+    assert type_line(session, "+1 is a message") != ""
+    assert len(session.conversation.now.entries) == 1
+    for line in ("+RESET", "+Reset", "  +reset  "):
+        assert "beginning" in type_line(session, line)
+    assert type_line(session, "+resett").startswith("+resett is no command. Did you mean +reset")
+    assert type_line(session, "+zzzzzz") == "+zzzzzz is no command; +help lists them all."
+    assert type_line(session, "+reset now") == "+reset stands alone; nothing may follow it."
+    assert type_line(session, "+gen") == "It is used like this: +gen TEXT"
+    assert isinstance(answer(session, "+exit"), Leave)
+
+
+def test_a_backslash_and_n_are_a_newline_in_texts_and_not_in_paths(session):
+    type_line(session, r"one\ntwo")
+    assert session.conversation.now.entries[0].text == "one\ntwo"
+    with pytest.raises(wkv.InputError, match=r"C:\\new\.txt"):
+        type_line(session, r"+read C:\new.txt")
+
+
+def test_options_hold_for_one_message(session):
+    before = session.conversation.settings
+    type_line(session, "Hello -temp=3 -top_p=0.1")
+    assert session.conversation.settings is before
+    assert session.conversation.now.entries[0].text == "Hello"
+
+
+def test_again_takes_options_and_says_that_there_is_no_chance(session):
+    assert "no message yet" in type_line(session, "+")
+    type_line(session, "Who are you?")
+    reply = answer(session, "+")
+    list(reply)
+    assert "temperature 0" in session.finish(reply)
+    reply = answer(session, "+ -temp=1")
+    list(reply)
+    assert session.finish(reply) == ""
+    assert len(session.conversation.now.entries) == 1
+
+
+def test_reply_number_i_is_drawn_with_the_seed_and_i(demo, tmp_path):
+    def transcript(seed):
+        session = Session(demo, Conversation(demo), Store(tmp_path), seed=seed)
+        session.free.length = 8
+        return [type_line(session, line) for line in ("Hello", "+gen The king", "++", "+++")]
+
+    first = transcript(5)
+    assert transcript(5) == first
+    assert first[1] != first[2]
+    assert transcript(6)[1] == first[2] or transcript(6)[1] != first[1]
+
+
+def test_save_load_fork_and_list(session):
+    type_line(session, "My name is Tadeus.")
+    assert str(session.store.folder) in type_line(session, "+save one")
+    assert type_line(session, "+fork two").startswith("Now in two, a copy of main.")
+    type_line(session, "My name is Anna.")
+    listed = type_line(session, "+list")
+    assert "main, *two" in listed
+    assert listed.endswith(": one")
+    assert "Anna" in type_line(session, "What is my name?")
+    type_line(session, "+load main")
+    assert "Tadeus" in type_line(session, "What is my name?")
+    assert "one goes on" in type_line(session, "+load one")
+    assert session.facts["turns"] == 1
+    type_line(session, "+undo")
+    type_line(session, "+undo")
+    assert session.facts["turns"] == 2
+    with pytest.raises(wkv.InputError, match="in memory"):
+        type_line(session, "+fork two")
+    with pytest.raises(wkv.InputError, match="no chat of that name"):
+        type_line(session, "+load three")
+
+
+def test_read_a_file_and_ask(session, tmp_path):
+    path = tmp_path / "a name with blanks.txt"
+    path.write_text("The tower is green.\n\n\n", encoding="utf-8")
+    assert type_line(session, f"+read {path}").startswith(f"Read {path.name}: ")
+    tokens = session.facts["seen"]
+    assert type_line(session, "What is 1 + 2?")
+    type_line(session, "+undo")
+    type_line(session, "+save tower")
+    type_line(session, "+reset")
+    type_line(session, "+load tower")
+    assert session.facts["seen"] == tokens
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes(b"\xe4\xff")
+    for name, match in (("empty", "no text"), ("latin", "UTF-8"), ("missing", "cannot be read")):
+        with pytest.raises(wkv.InputError, match=match):
+            type_line(session, f"+read {tmp_path / name}.txt")
+    with pytest.raises(wkv.InputError, match="cannot be read"):
+        type_line(session, f"+read {tmp_path}")
+    assert session.facts["seen"] == tokens
+
+
+def test_settings_are_shown_and_changed(session):
+    assert "temperature        0" in type_line(session, "+set")
+    assert "top_p              0.5" in type_line(session, "+set top_p 0.5")
+    assert "max_tokens         9" in type_line(session, "+set max_tokens=9")
+    shown = type_line(session, "+set preset creative")
+    assert "temperature        0.6" in shown
+    assert "rwkv.cn" in shown
+    assert type_line(session, "+set nonsense 1").startswith("It is used like this")
+    before = session.conversation.settings
+    for line in ("temperature x", "top_p 2", "top_k 1.5", "max_tokens 0", "preset none"):
+        with pytest.raises(wkv.InputError):
+            type_line(session, f"+set {line}")
+    assert session.conversation.settings is before
+
+
+def test_thinking_is_switched(session):
+    assert type_line(session, "+think a lot") == "The model thinks a lot before it answers."
+    assert session.conversation.settings.thinking.words == " (think a lot)"
+    type_line(session, "+nothink")
+    assert session.conversation.settings.thinking.lead == " <think>\n</think"
+    type_line(session, "+think off")
+    assert session.conversation.settings.thinking.lead == ""
+    assert "used like this" in type_line(session, "+think hard")
+
+
+def test_stats_count_what_was_read_and_written(session):
+    type_line(session, "What is 1 + 2?")
+    facts = session.facts
+    assert facts["turns"] == 1
+    assert facts["seen"] == facts["read"] + facts["written"]
+    assert f"{facts['bytes']:,} bytes" in type_line(session, "+stats")
+    assert facts["written_rate"] > 0
+
+
+def test_a_message_of_a_million_characters_is_only_long(world_model, tmp_path):
+    model = Scripted(world_model, [61])
+    session = Session(model, Conversation(model, Settings.of(EXACT)), Store(tmp_path))
+    type_line(session, "+set max_tokens 2")
+    told = []
+    session.progress = lambda *numbers: told.append(numbers)
+    assert type_line(session, "=" * 1_000_000) == "<<"
+    assert len(told) > 10
+    assert told[-1] == (session.counts.tokens_read, session.counts.tokens_read)
+    before = session.conversation.now
+    with pytest.raises(wkv.TokenizerError, match="lone surrogate"):
+        type_line(session, "\ud800")
+    assert session.conversation.now is before
+
+
+@pytest.mark.parametrize("blanks", [" ", "\n", "-", "-temp=1 ", "+", "\\n"])
+def test_strange_lines_take_no_long_time(blanks):
+    for line in (blanks * 100_000, "+" + blanks * 100_000, "x" + blanks * 100_000 + "x"):
+        name, argument, options = parsed(line)
+        assert isinstance(clean(argument + name + "."), str)
+        assert options.text is not None
+
+
+def test_languages_have_the_same_words(session):
+    english = importlib.import_module("wkv.chat.languages.en")
+    for code in LANGUAGES:
+        other = importlib.import_module(f"wkv.chat.languages.{code}")
+        for name in ("TEXTS", "ARGUMENTS", "HELP", "DETAILS", "OPENINGS"):
+            assert set(getattr(other, name)) == set(getattr(english, name))
+        assert list(other.HELP) == list(COMMANDS)
+        for key, text in english.TEXTS.items():
+            fields = {word.split("}")[0] for word in text.split("{")[1:]}
+            told = {word.split("}")[0] for word in other.TEXTS[key].split("{")[1:]}
+            assert fields == told, (code, key)
+        session.language = language_named(code)
+        told = type_line(session, "+help")
+        for name, command in COMMANDS.items():
+            assert session.language.usage(name, command.argument) in told
+            assert session.language.help[name] in type_line(session, f"+help {name}")
+        for preset in PRESETS:
+            assert preset in session.language.details["+set"]
+
+
+def test_languages_are_known_by_code_and_name():
+    assert language_named("Japanese") == language_named("ja")
+    with pytest.raises(wkv.InputError, match="'xx' is no language"):
+        language_named("xx")
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_thoughts_are_told_from_the_answer(size):
+    said = " <think>\nLet me\nsee.\n</think>\n\nYes <think> no"
+    thoughts = Thoughts()
+    pieces = []
+    for start in range(0, len(said), size):
+        pieces += thoughts.push(said[start : start + size])
+    pieces += thoughts.flush()
+    assert "".join(p.text for p in pieces if p.is_thought).strip() == "Let me\nsee."
+    assert "".join(p.text for p in pieces if not p.is_thought) == "Yes <think> no"
+
+
+def test_replies_without_thoughts_and_unfinished_ones():
+    for said in ("<thin", "Hello", " <b>"):
+        thoughts = Thoughts()
+        pieces = [*thoughts.push(said), *thoughts.flush()]
+        assert [(p.text, p.is_thought) for p in pieces] == [(said.strip(), False)]
+    thoughts = Thoughts()
+    pieces = [*thoughts.push("<think>so</thi"), *thoughts.flush()]
+    assert "".join(p.text for p in pieces) == "so</thi"
+    assert Thoughts().push(" <think>\n</think>\n") == []

@@ -1,0 +1,116 @@
+"""Prompt files: texts in two forms, and nothing that runs."""
+
+import pytest
+
+import wkv
+from wkv.chat import Template, language_named, read_prompt
+from wkv.chat.prompts import prepared
+
+GOOD = '''
+"""A prompt."""
+# It sets four names.
+interface = ":"
+user = "Bob"
+bot = "Ali" + 'ce'
+
+init_prompt = f"""
+{user}{interface} Hi {bot}!\u3000
+
+  {bot}{interface} Hi! """ + "Bye.\\r\\n"
+'''
+
+
+def test_the_python_form_is_read(tmp_path):
+    path = tmp_path / "prompt.py"
+    path.write_text(GOOD, encoding="utf-8")
+    prompt = read_prompt(path)
+    assert prompt.template == Template("Bob", "Alice", ":")
+    assert prompt.text == "\nBob: Hi Alice!\n\nAlice: Hi! Bye.\n\n"
+
+
+def test_the_toml_form_is_read(tmp_path):
+    path = tmp_path / "prompt.toml"
+    path.write_text('user = "甲"\nbot = "乙"\ninterface = "："\ninit_prompt = """\n甲：你好\n"""\n')
+    prompt = read_prompt(path)
+    assert prompt.template.turn("好") == "甲： 好\n\n乙："
+    assert prompt.text == "\n甲：你好\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", "\na\n\n"),
+        ("\n\n  a \r\n\u3000b\t\n\n c\n\n", "\na\nb\n\nc\n\n"),
+        (" \n\u3000\n", ""),
+        ("", ""),
+    ],
+)
+def test_openings_are_prepared_as_models_read_them(text, expected):
+    assert prepared(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("import os", 1),
+        ("user = 'a'\nbot = str(1)", 2),
+        ("user = 'a'\nbot = 'b'\nother = 'c'", 3),
+        ("user = 'a'\nbot = f'{user!r}'", 2),
+        ("user = 'a'\nbot = f'{user:>9}'", 2),
+        ("user = 'a'\nbot = '%s' % user", 2),
+        ("user = 'a'\nbot = user.upper()", 2),
+        ("user = 'a'\nbot = later", 2),
+        ("user = 'a'\nbot = 1", 2),
+        ("user = bot = 'a'", 1),
+        ("user: str = 'a'", 1),
+        ("user = 'a'\nif True:\n  bot = 'b'", 2),
+        ("user = 'a'\nbot = [x for x in 'b']", 2),
+        ("user = 'a'\nbot =", 2),
+    ],
+)
+def test_anything_but_texts_is_refused_with_its_line(tmp_path, source, line):
+    path = tmp_path / "prompt.py"
+    path.write_text(source)
+    with pytest.raises(wkv.InputError, match=rf"prompt\.py, line {line}: ") as refusal:
+        read_prompt(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("a.py", b"user = 'a'", "bot must be a name"),
+        ("a.py", b"user = 'a\\nb'\nbot = 'c'", "user must be a name"),
+        ("a.py", b"user = 'a'\nbot = 'b'\ninterface = ''", "interface is ''"),
+        ("a.py", b"\xff\xfe", "cannot be read"),
+        ("a.py", b"user = '\x00'", "a.py"),
+        ("a.py", b"user = " + b"(" * 9000, "a.py"),
+        ("a.py", b"user = " + b"+".join([b"'a'"] * 20000), "a.py"),
+        ("a.toml", b"user = ", "no TOML"),
+        ("a.toml", b"user = 'a'\nbot = 1", "'bot' is not a text"),
+        ("a.toml", b"user = 'a'\nbot = 'b'\nmore = 'c'", "'more' is not a text"),
+    ],
+)
+def test_damaged_files_are_one_line(tmp_path, name, content, match):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(wkv.InputError, match=match) as refusal:
+        read_prompt(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_no_file_is_one_line(tmp_path):
+    for path in (tmp_path / "nothing.py", tmp_path, "~nobody-of-this-name/a.py", "a\0b"):
+        with pytest.raises(wkv.InputError, match="cannot be read"):
+            read_prompt(path)
+
+
+@pytest.mark.parametrize("code", ["en", "zh", "ja"])
+@pytest.mark.parametrize("template", [Template(), Template("Bob", "Alice")])
+def test_every_language_has_an_opening_for_both_families(code, template):
+    prompt = language_named(code).prompt(template)
+    assert prompt.template == template
+    assert prompt.text.startswith(f"\n{template.user}: ")
+    assert prompt.text.count(f"\n\n{template.bot}: ") == prompt.text.count(f"{template.user}: ")
+    assert "{" not in prompt.text
+    assert prompt.text.endswith("\n\n")

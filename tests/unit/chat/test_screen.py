@@ -1,0 +1,87 @@
+"""What is shown: words stay whole on a terminal, and a pipe gets every character as it came."""
+
+import io
+
+import pytest
+
+from tests.unit.chat.talking import Scripted
+from wkv.chat import Conversation, Session, Settings, Store, answer
+from wkv.chat.presets import EXACT
+from wkv.chat.width import padded, width
+from wkv.cli.screen import Screen, WordWrap
+
+
+def _wrapped(text, size, step=1):
+    wrap = WordWrap(size)
+    parts = [wrap.push(text[start : start + step]) for start in range(0, len(text), step)]
+    return "".join(parts) + wrap.flush()
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_words_stay_whole(step):
+    text = "one two three four\n  five, sixes (seven) eight"
+    shown = _wrapped(text, 10, step)
+    assert shown.split("\n") == ["one two", "three four", "  five,", "sixes", "(seven)", "eight"]
+    assert all(width(line) <= 10 for line in shown.split("\n"))
+
+
+def test_wide_characters_break_anywhere_but_before_a_mark():
+    shown = _wrapped("你好世界，今天天气很好。", 10)
+    assert shown.split("\n") == ["你好世界，", "今天天气", "很好。"]
+    assert width("你好，a") == 7
+    assert padded("你", 4) == "你  "
+
+
+def test_a_word_longer_than_a_line_is_left_to_the_terminal():
+    text = "see https://example.org/a/very/long/address now"
+    assert _wrapped(text, 12).replace("\n", " ") == text.replace("  ", " ")
+
+
+def test_nothing_is_lost():
+    text = "  a  b\tc\n\n d\n" + "x" * 30 + " 你好 mixed文字and words. "
+    for size in (5, 8, 20, 80):
+        assert "".join(_wrapped(text, size).split()) == "".join(text.split())
+
+
+class Terminal(io.StringIO):
+    """Text that was shown on a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def _shown(byte_model, tmp_path, said, output, **options):
+    model = Scripted(byte_model, said.encode() + b"\n\nUser:")
+    conversation = Conversation(model, Settings.of(EXACT))
+    session = Session(model, conversation, Store(tmp_path), **options)
+    Screen(output).show(session, answer(session, "hi"))
+    return output.getvalue()
+
+
+def test_a_pipe_gets_the_reply_untouched(byte_model, tmp_path):
+    said = "word " * 60 + "\n\nend"
+    assert _shown(byte_model, tmp_path, " " + said, io.StringIO()) == said + "\n"
+
+
+def test_thoughts_are_between_tags_in_a_pipe(byte_model, tmp_path):
+    said = " <think>\nHm.\n</think>\nYes."
+    assert _shown(byte_model, tmp_path, said, io.StringIO()).split() == [
+        "<think>",
+        "Hm.",
+        "</think>",
+        "Yes.",
+    ]
+    assert _shown(byte_model, tmp_path, " <think>\n</think>\nYes.", io.StringIO()) == "Yes.\n"
+
+
+def test_thoughts_are_dimmed_on_a_terminal(byte_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = _shown(byte_model, tmp_path, " <think>\nHm.\n</think>\nYes.", Terminal())
+    assert shown == "\x1b[2mHm.\n\x1b[0mYes.\n"
+
+
+def test_a_terminal_without_styles_gets_none(byte_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    shown = _shown(byte_model, tmp_path, " <think>\nHm.\n</think>\nYes.", Terminal())
+    assert "\x1b" not in shown

@@ -1,0 +1,304 @@
+"""Measure a model: LAMBADA with the protocol of the published figures, or the tasks of lm-eval."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wkv.cli.options import add_model, load_model, notice
+
+if TYPE_CHECKING:
+    from wkv.evaluate.documents import Documents
+    from wkv.evaluate.harness import ChatForm
+    from wkv.evaluate.lambada import Measurement
+    from wkv.evaluate.results import ResultFile
+    from wkv.model import Model
+
+SUMMARY = "measure a model: LAMBADA, or the tasks of lm-eval"
+
+USAGE = """wkv eval lambada [MODEL] [--against MODEL] [options]
+       wkv eval [MODEL] --tasks NAME,NAME [options]"""
+
+ONLY_LAMBADA = ("against", "data", "resume")
+ONLY_TASKS = ("num_fewshot", "apply_chat_template", "include_path")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wkv eval`."""
+    parser.usage = USAGE
+    parser.add_argument("what", nargs="?", metavar="lambada", help="perplexity and accuracy on it")
+    add_model(parser)
+    _take_positionals_anywhere(parser)
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N documents")
+    parser.add_argument(
+        "--batch-size", type=_count, default=8, metavar="N", help="rows at once (default: 8)"
+    )
+    parser.add_argument(
+        "--begin",
+        choices=("auto", "0", "none"),
+        default="auto",
+        help="read id 0 before each text, or nothing; auto: 0 for RWKV-7 World models",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    lambada = parser.add_argument_group("lambada")
+    lambada.add_argument("--against", metavar="MODEL", help="another model beside it")
+    lambada.add_argument(
+        "--data", type=Path, metavar="FILE", help='lines of {"text": ...}; default: from the hub'
+    )
+    lambada.add_argument(
+        "--resume", type=Path, metavar="FILE", help="keep results in FILE, and go on from there"
+    )
+    tasks = parser.add_argument_group("lm-eval")
+    tasks.add_argument("--tasks", metavar="NAME,NAME", help="names that lm_eval knows")
+    tasks.add_argument("--num-fewshot", type=int, metavar="N", help="examples before a question")
+    tasks.add_argument(
+        "--apply-chat-template", action="store_true", help="put each question as a user's turn"
+    )
+    tasks.add_argument(
+        "--include-path", type=Path, metavar="DIR", help="a folder with tasks of your own"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the figures."""
+    if args.tasks is None:
+        if args.what != "lambada":
+            args.usage_error("say what to measure: lambada, or --tasks NAME,NAME")
+        _refuse(args, ONLY_TASKS, "only goes with --tasks")
+        return _run_lambada(args)
+    if args.what == "lambada" or args.model is not None:
+        args.usage_error("with --tasks there is one MODEL and nothing else before it")
+    _refuse(args, ONLY_LAMBADA, "only goes with lambada")
+    args.model = args.what
+    return _run_tasks(args)
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Wrong usage if one of the options was given."""
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            args.usage_error(f"--{name.replace('_', '-')} {reason}")
+
+
+def _count(text: str) -> int:
+    """A number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _take_positionals_anywhere(parser: argparse.ArgumentParser) -> None:
+    """Let MODEL stand behind an option: before Python 3.13 a second `?` is passed over there."""
+    parse = parser.parse_known_args
+
+    def parse_anywhere(args: Any = None, namespace: Any = None) -> Any:
+        known, rest = parse(args, namespace)
+        if rest and not rest[0].startswith("-") and known.model is None:
+            known.model = rest.pop(0)
+        return known, rest
+
+    parser.parse_known_args = parse_anywhere  # type: ignore[method-assign]
+
+
+def _run_lambada(args: argparse.Namespace) -> int:
+    """Measure one model, or two side by side."""
+    from wkv.evaluate.documents import read_documents
+
+    documents = read_documents(args.data)  # before PyTorch is imported: a typo is told at once
+    names = [args.model] if args.against is None else [args.model, args.against]
+    models = [load_model(argparse.Namespace(**vars(args) | {"model": name})) for name in names]
+
+    from wkv.evaluate.lambada import measure
+    from wkv.evaluate.memory import peak_bytes
+
+    results = _result_file(args, models, documents)
+    texts = documents.texts[: args.limit]
+    if len(models) == 2 and not args.json:
+        notice("documents, then ppl and acc of MODEL, of --against, and the difference")
+    lines: list[dict[str, object]] = []
+    totals: tuple[Measurement, ...] = ()
+    with _bar(len(texts) * len(models)) as on_scored:
+        for totals in measure(
+            models,
+            texts,
+            begin=args.begin,
+            batch_size=args.batch_size,
+            results=results,
+            on_scored=on_scored,
+        ):
+            lines.append(
+                {
+                    "count": totals[0].count,
+                    "ppl": [_finite(total.ppl) for total in totals],
+                    "acc": [total.acc for total in totals],
+                    "peak_memory_bytes": peak_bytes(),
+                }
+            )
+            if not args.json:
+                print(_told(totals), flush=True)
+    if args.json:
+        print(json.dumps(_report(args, models, documents, totals, lines), ensure_ascii=False))
+    return 0
+
+
+def _told(totals: Sequence["Measurement"]) -> str:
+    """Count, ppl and acc in a line; of two models both, and the first less the second."""
+    words = [f"{totals[0].count}", *(f"{total.ppl:.2f} {total.acc:.2f}" for total in totals)]
+    if len(totals) == 2:
+        ours, theirs = totals
+        words.append(f"{ours.ppl - theirs.ppl:+.2f} {ours.acc - theirs.acc:+.2f}")
+    return " ".join(words)
+
+
+def _facts(model: "Model", begin: str) -> dict[str, object]:
+    """What tells the results of one model from another's."""
+    from wkv.evaluate.lambada import begin_ids
+
+    return {
+        "identity": model.identity,
+        "generation": model.config.generation,
+        "strategy": str(model.strategy),
+        "tokenizer": model.tokenizer.name,
+        "begin": begin_ids(model, begin),
+    }
+
+
+def _result_file(
+    args: argparse.Namespace, models: Sequence["Model"], documents: "Documents"
+) -> "ResultFile | None":
+    """The file of --resume, if it was given."""
+    if args.resume is None:
+        return None
+    from wkv.evaluate.results import ResultFile
+
+    header = {
+        "task": "lambada",
+        "data": documents.sha256,
+        "models": [_facts(model, args.begin) for model in models],
+    }
+    return ResultFile(args.resume, header)
+
+
+def _report(
+    args: argparse.Namespace,
+    models: Sequence["Model"],
+    documents: "Documents",
+    totals: Sequence["Measurement"],
+    lines: Sequence[Mapping[str, object]],
+) -> dict[str, object]:
+    """The object of --json."""
+    from wkv.evaluate.memory import peak_bytes, peak_gpu_bytes
+
+    measured = [
+        {"model": str(model.path), **_facts(model, args.begin), **_figures(total)}
+        for model, total in zip(models, totals, strict=True)
+    ]
+    report: dict[str, object] = {
+        "task": "lambada",
+        "models": measured,
+        "data": {"file": str(documents.path), "sha256": documents.sha256},
+        "begin": args.begin,
+        "batch_size": args.batch_size,
+        "limit": args.limit,
+        "peak_memory_bytes": peak_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_bytes(),
+        "lines": lines,
+    }
+    if len(totals) == 2:
+        ours, theirs = totals
+        report["difference"] = {
+            "ppl": _finite(ours.ppl - theirs.ppl),
+            "acc": ours.acc - theirs.acc,
+        }
+    return report
+
+
+def _figures(total: "Measurement") -> dict[str, object]:
+    """What was measured of one model."""
+    return {
+        "count": total.count,
+        "ppl": _finite(total.ppl),
+        "acc": total.acc,
+        "seconds": total.seconds,
+        "tokens": total.tokens,
+        "tokens_per_second": total.tokens / total.seconds if total.seconds else None,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON knows it."""
+    return value if math.isfinite(value) else None
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """What is told of documents that are done: a bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+        redirect_stdout=False,
+    ) as bar:
+        task = bar.add_task("lambada", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _run_tasks(args: argparse.Namespace) -> int:
+    """Run tasks of the harness."""
+    from wkv.evaluate.tasks import check_installed
+
+    check_installed()
+    model = load_model(args)
+
+    from wkv.evaluate.tasks import run_tasks, table_of
+
+    results = run_tasks(
+        model,
+        [name.strip() for name in args.tasks.split(",") if name.strip()],
+        limit=args.limit,
+        batch_size=args.batch_size,
+        num_fewshot=args.num_fewshot,
+        begin=args.begin,
+        chat=_chat_form(model) if args.apply_chat_template else None,
+        include_path=args.include_path,
+    )
+    if args.json:
+        kept = ("results", "groups", "n-shot", "versions", "n-samples", "higher_is_better")
+        report = {name: results[name] for name in kept if name in results}
+        facts = {"model": str(model.path), **_facts(model, args.begin), "limit": args.limit}
+        print(json.dumps(facts | report, ensure_ascii=False, default=str))
+    else:
+        print(table_of(results))
+    return 0
+
+
+def _chat_form(model: "Model") -> "ChatForm":
+    """How the chat writes a conversation for this model."""
+    from wkv.chat import clean, template_for
+    from wkv.chat.templates import SEPARATOR
+    from wkv.evaluate.harness import ChatForm
+
+    template = template_for(model)
+    speakers = {"system": "System", "user": template.user, "assistant": template.bot}
+
+    def render(messages: Sequence[Mapping[str, str]], wants_reply: bool) -> str:
+        turns = [
+            f"{speakers[message['role']]}{template.interface} {clean(message['content'])}"
+            for message in messages
+        ]
+        if wants_reply:
+            turns.append(f"{template.bot}{template.interface}")
+        return SEPARATOR.join(turns)
+
+    return ChatForm(render, template.next_turn)

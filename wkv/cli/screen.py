@@ -1,0 +1,213 @@
+"""What a chat shows: replies as they come, word by word on a terminal and untouched in a pipe."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from wkv.chat.thoughts import CLOSE, OPEN, Piece, Thoughts
+from wkv.chat.width import columns, width
+from wkv.cli.options import notice
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from wkv.chat import Reply, Session
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+HANGING = "，。、！？：；）」』】》〉”’…,.!?:;)"
+"""Marks that do not begin a line; two columns are kept for them after wide characters."""
+
+PATIENCE = 0.5
+"""Seconds of reading before a progress bar appears."""
+
+
+class WordWrap:
+    """Breaks lines between words, and between wide characters, as the text comes.
+
+    A word is held back until it is known to fit; one that is longer than a line is not broken.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._column = 0
+        self._blanks = ""
+        self._word = ""
+        self._is_long = False
+
+    def push(self, text: str) -> str:
+        """What can be shown."""
+        return "".join(map(self._take, text))
+
+    def flush(self) -> str:
+        """What was held back."""
+        return self._place()
+
+    def _take(self, character: str) -> str:
+        if character == "\n":
+            shown = self._place() + "\n"
+            self._column, self._blanks = 0, ""
+            return shown
+        if character in " \t":
+            shown = self._place()
+            self._blanks += " " if character == " " else 4 * " "
+            return shown
+        if columns(character) == 2 and character not in HANGING:
+            shown = self._place()
+            self._word = character
+            return shown
+        self._word += character
+        if self._is_long or width(self._word) >= self._size:
+            shown = self._place()
+            self._is_long = True
+            return shown
+        return ""
+
+    def _place(self) -> str:
+        """The held word, on this line or the next."""
+        word, self._word = self._word, ""
+        goes_on, self._is_long = self._is_long, False
+        if not word:
+            return ""
+        room = self._size - self._column - len(self._blanks)
+        keep = 2 if columns(word[0]) == 2 else 0
+        if self._column and not goes_on and width(word.rstrip(HANGING)) > room - keep:
+            self._column, self._blanks = width(word), ""
+            return "\n" + word
+        shown, self._blanks = self._blanks + word, ""
+        self._column += width(shown)
+        if goes_on:
+            self._column %= self._size + 1  # the terminal breaks what is too long
+        return shown
+
+
+class Screen:
+    """Shows replies on stdout; notices go to stderr.
+
+    Attributes:
+        is_terminal: stdout is one.
+    """
+
+    def __init__(self, output: TextIO | None = None) -> None:
+        self._output = output or sys.stdout
+        self.is_terminal = self._output.isatty()
+        self._has_styles = self.is_terminal and _has_styles(self._output)
+
+    def show(self, session: Session, reply: Reply) -> None:
+        """Print a reply as it comes; Ctrl-C ends it, and what was said is kept."""
+        self._wrap = WordWrap(shutil.get_terminal_size().columns - 1) if self.is_terminal else None
+        self._in_thought = False
+        thoughts = None if reply.goes_on else Thoughts()
+        if thoughts is not None:
+            self._print(thoughts.push(reply.lead))
+        try:
+            for piece in reply:
+                self._print(thoughts.push(piece) if thoughts else [Piece(piece, False)])
+        except KeyboardInterrupt:
+            rest = reply.interrupt()
+            self._print(thoughts.push(rest) if thoughts else [Piece(rest, False)])
+        self._print(thoughts.flush() if thoughts else [])
+        self._end_thought()
+        self._write(self._wrap.flush() if self._wrap else "")
+        self._write("\n")
+        said = _undisturbed(session, reply)
+        self._tell(session, reply, said)
+
+    def notice(self, text: str, *, is_aside: bool = False) -> None:
+        """A notice on stderr, wrapped on a terminal; an aside is dimmed where that is possible."""
+        if sys.stderr.isatty():
+            wrap = WordWrap(shutil.get_terminal_size().columns - 1)
+            text = wrap.push(text) + wrap.flush()
+            if is_aside and self._has_styles:
+                text = f"{DIM}{text}{PLAIN}"
+        notice(text)
+
+    def _tell(self, session: Session, reply: Reply, said: str) -> None:
+        """What there is to say about a reply that has ended."""
+        done = reply.result
+        tokens, seconds = len(done.token_ids), done.timings.decode_seconds
+        if said:
+            self.notice(said, is_aside=True)
+        elif self.is_terminal and not done.text.strip():
+            self.notice(session.say("no_answer"), is_aside=True)
+        elif self.is_terminal and seconds:
+            self.notice(session.say("speed", tokens=tokens, rate=tokens / seconds), is_aside=True)
+
+    def _print(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if piece.is_thought and not self._in_thought:
+                self._in_thought = True
+                self._write(DIM if self._has_styles else f"{OPEN}\n")
+            elif not piece.is_thought:
+                self._end_thought()
+            self._write(self._wrap.push(piece.text) if self._wrap else piece.text)
+
+    def _end_thought(self) -> None:
+        if self._in_thought:
+            self._in_thought = False
+            self._write(self._wrap.push("\n") if self._wrap else "\n")
+            self._write(PLAIN if self._has_styles else f"{CLOSE}\n")
+
+    def _write(self, text: str) -> None:
+        print(text, end="", file=self._output, flush=True)
+
+
+class ProgressBar:
+    """A bar on stderr for reading that takes long; call it with tokens done and in all."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._begun: float | None = None
+        self._bar: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show the bar, once some time has passed; it goes when all is done."""
+        now = time.perf_counter()
+        if self._begun is None:
+            self._begun = now
+        if done >= total:
+            self.close()
+        elif self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+        elif now - self._begun > PATIENCE:
+            self._open(done, total)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._begun = self._bar = None
+
+    def _open(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        self._bar = Progress(
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.add_task(self._label, total=total, completed=done)
+        self._bar.start()
+
+
+def _undisturbed(session: Session, reply: Reply) -> str:
+    """Keep what a reply left behind; a second Ctrl-C, of somebody in a hurry, does not lose it."""
+    while True:
+        try:
+            return session.finish(reply)
+        except KeyboardInterrupt:
+            continue
+
+
+def _has_styles(output: TextIO) -> bool:
+    """Whether the terminal knows dim text and the user wants it (TERM, NO_COLOR)."""
+    from rich.console import Console
+
+    console = Console(file=output)
+    return not console.is_dumb_terminal and not console.no_color
