@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from wkv import demo
 from wkv.errors import InputError
+from wkv.loading import describe, identity
 from wkv.model import Model
 from wkv.sampling import Sampling
 from wkv.tokenizers.choose import PILE_VOCAB_SIZES
+from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 MAX_REPLY = 1000
 
@@ -103,8 +105,12 @@ def ends_at_blank_line(model: Model, preset: Preset) -> bool:
 
 
 def is_built_in(model: Model) -> bool:
-    """Whether this is the model that comes with wkv."""
-    return model.path == demo.WEIGHTS
+    """Whether this is the model that comes with wkv, be it converted to another form."""
+    if model.path == demo.WEIGHTS:
+        return True
+    if model.config.vocab_size in (WORLD_VOCAB_SIZE, *PILE_VOCAB_SIZES):
+        return False
+    return model.identity == identity(describe())
 
 
 def is_raven(model: Model) -> bool:

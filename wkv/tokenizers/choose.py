@@ -6,10 +6,16 @@ from wkv.errors import TokenizerError
 from wkv.tokenizers.interface import Tokenizer
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.plain_bytes import BYTES, BytesTokenizer
-from wkv.tokenizers.world import WORLD_VOCAB_SIZE, WorldTokenizer
+from wkv.tokenizers.tokenizer_json import read_tokenizer_json
+from wkv.tokenizers.world import VOCABULARY_FILE, WORLD_VOCAB_SIZE, WorldTokenizer
 
 PILE_VOCAB_SIZES = range(50254, 50433)
 """Rows of the embedding of Pile and Raven models: 50277, or padded to a rounder number."""
+
+IN_DIRECTORIES = ("model.safetensors", "pytorch_model.bin")
+"""How the checkpoint of a Hugging Face directory begins; a tokenizer beside it is its own."""
+
+TOKENIZER_FILES = ("tokenizer.json", VOCABULARY_FILE)
 
 NAMES = ("world", "20b", "bytes")
 
@@ -18,8 +24,9 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
     """The tokenizer of a name ("world", "20b", "bytes") or a file; a tokenizer is itself.
 
     Args:
-        choice: a file ending in `.json` is read by the tokenizers library, any other as a
-            vocabulary in World format.
+        choice: a file ending in `.json` is a tokenizer.json, whose World vocabulary is used if
+            it has one and which the tokenizers library reads if not; any other is a vocabulary in
+            World format.
         vocab_size: rows of the model's embedding, where there is a model.
 
     Raises:
@@ -57,6 +64,9 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
             "a tokenizer.json, or a vocabulary file in World format"
         )
     if path.suffix == ".json":
+        world = read_tokenizer_json(path)
+        if world is not None:
+            return WorldTokenizer(world.entries, vocab_size or world.vocab_size, path.name)
         return PileTokenizer(path, vocab_size)
     return WorldTokenizer(path, vocab_size or None)
 
@@ -64,15 +74,15 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
 def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokenizer:
     """The tokenizer that a checkpoint's vocabulary size tells.
 
-    A vocabulary file beside the checkpoint, `NAME.vocab.txt` for `NAME.pth`, comes first.
+    A vocabulary file beside the checkpoint, `NAME.vocab.txt` for `NAME.pth`, comes first, and so
+    does the tokenizer of a Hugging Face directory.
 
     Raises:
         TokenizerError: if no tokenizer is known for the size.
     """
-    if checkpoint is not None:
-        beside = checkpoint.with_suffix(".vocab.txt")
-        if beside.is_file():
-            return WorldTokenizer(beside, vocab_size)
+    beside = None if checkpoint is None else _beside(checkpoint)
+    if beside is not None:
+        return open_tokenizer(beside, vocab_size)
     if vocab_size == WORLD_VOCAB_SIZE:
         return WorldTokenizer()
     if vocab_size in PILE_VOCAB_SIZES:
@@ -83,3 +93,11 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
         f"no tokenizer is known for a vocabulary of {vocab_size} ids (256 are bytes, 50277 the 20B "
         "tokenizer, 65536 World); name one: --tokenizer NAME_OR_FILE, or tokenizer= in Python"
     )
+
+
+def _beside(checkpoint: Path) -> Path | None:
+    """The tokenizer file that belongs to a checkpoint, if there is one in its folder."""
+    candidates = [checkpoint.with_suffix(".vocab.txt")]
+    if checkpoint.name.startswith(IN_DIRECTORIES):
+        candidates += [checkpoint.with_name(name) for name in TOKENIZER_FILES]
+    return next((path for path in candidates if path.is_file()), None)

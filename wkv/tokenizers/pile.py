@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wkv.errors import TokenizerError
+from wkv.tokenizers.byte_level import unspell
 from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
 
 HUB_NAME = "EleutherAI/gpt-neox-20b"
@@ -18,6 +19,7 @@ class PileTokenizer:
         name: the file's name, or the hub's.
         vocab_size: number of ids.
         end_of_text: id of `<|endoftext|>`, which stands for no text.
+        file: the tokenizer.json that was read.
     """
 
     def __init__(self, file: Path | None = None, vocab_size: int = 0) -> None:
@@ -32,7 +34,8 @@ class PileTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            self._tokenizer = Tokenizer.from_file(str(file or _from_the_hub()))
+            self.file = file or Path(_from_the_hub())
+            self._tokenizer = Tokenizer.from_file(str(self.file))
         except Exception as error:  # the library raises plain Exception, for all causes alike
             if file is None:
                 raise TokenizerError(
@@ -73,7 +76,6 @@ class PileTokenizer:
 
     def _table(self, vocab_size: int) -> list[bytes]:
         """The bytes of each id; tokens of the BPE spell bytes with printable characters."""
-        byte_of_character = _byte_of_character()
         added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         table = [b""] * max(vocab_size, max(vocabulary.values()) + 1)
@@ -81,7 +83,7 @@ class PileTokenizer:
             if token in added:
                 table[index] = b"" if index == self.end_of_text else token.encode("utf-8")
             else:
-                table[index] = bytes(byte_of_character[character] for character in token)
+                table[index] = unspell(token)
         return table
 
 
@@ -99,16 +101,3 @@ def _from_the_hub() -> str:
         return hf_hub_download(HUB_NAME, "tokenizer.json")
     finally:
         logger.setLevel(level)
-
-
-def _byte_of_character() -> dict[str, int]:
-    """The inverse of byte-level BPE's spelling of bytes.
-
-    Printable Latin-1 bytes stand for themselves; the others are, in order, U+0100 onwards.
-    Source: GPT-2 paper's released encoder.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
-    return table

@@ -6,7 +6,7 @@ of this form will do; the official one lies in the `rwkv` package, of which noth
 """
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,28 +29,36 @@ class WorldTokenizer:
         name: of the vocabulary, for messages.
         vocab_size: number of ids, those without text included.
         end_of_text: 0.
+        entries: id to bytes, of the ids that stand for text.
     """
 
     end_of_text: int | None = 0
 
-    def __init__(self, vocabulary: Path | None = None, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: Path | Mapping[int, bytes] | None = None,
+        vocab_size: int | None = None,
+        name: str = "",
+    ) -> None:
         """Read a vocabulary file.
 
         Args:
-            vocabulary: the file; None is the official one of the `rwkv` package.
+            vocabulary: the file, or what is in it; None is the official one of the `rwkv` package.
             vocab_size: ids up to this one are valid, those that are not in the file without
                 text. None: 65536 for the official file, else the largest id plus one.
+            name: for messages; "" is the file's.
 
         Raises:
             TokenizerError: if the file is missing or a line is not of the form.
         """
         from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
 
-        path = official_vocabulary() if vocabulary is None else vocabulary
-        entries = read_vocabulary(path)
+        source = official_vocabulary() if vocabulary is None else vocabulary
+        entries = read_vocabulary(source) if isinstance(source, Path) else dict(source)
+        self.entries = entries
         if vocab_size is None:
             vocab_size = WORLD_VOCAB_SIZE if vocabulary is None else 0
-        self.name = "world" if vocabulary is None else path.name
+        self.name = name or ("world" if vocabulary is None else getattr(source, "name", "entries"))
         self.vocab_size = max(vocab_size, max(entries) + 1)
         self._bytes_of_id = [b""] * self.vocab_size
         for token, text in entries.items():
@@ -150,3 +158,15 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     if not entries:
         raise TokenizerError(f"{path}: the vocabulary is empty; give a file in World format")
     return entries
+
+
+def write_vocabulary(entries: Mapping[int, bytes], path: Path) -> None:
+    """Write a vocabulary file; the literal is a Python string where the bytes are UTF-8."""
+    lines = []
+    for token, text in sorted(entries.items()):
+        try:
+            literal = repr(text.decode("utf-8"))
+        except UnicodeDecodeError:
+            literal = repr(text)
+        lines.append(f"{token} {literal} {len(text)}\n")
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")

@@ -28,7 +28,7 @@ PATIENCE = timedelta(hours=12)
 MEETING = timedelta(minutes=5)
 """How long all processes may take to start."""
 
-LAST_WORDS = 5.0
+LAST_WORDS = 30.0
 """Seconds between a lost connection and the end of the process that was behind it."""
 
 Work = Callable[[Team], object]

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from wkv.tokenizers import world
+
 CANDIDATE = re.compile(
     r"[A-Z][A-Z ]*[A-Z]:"  # who speaks in a play
     r"| [A-Za-z]+(?:'[a-z]+)?"  # a word inside a sentence
@@ -43,12 +45,5 @@ def make_vocabulary(
 
 
 def write_vocabulary(tokens: Sequence[bytes], path: Path) -> None:
-    """Write `id literal length` lines, the literal a Python string where the bytes are UTF-8."""
-    lines = []
-    for number, token in enumerate(tokens, start=1):
-        try:
-            literal = repr(token.decode("utf-8"))
-        except UnicodeDecodeError:
-            literal = repr(token)
-        lines.append(f"{number} {literal} {len(token)}\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    """Write the tokens of ids 1, 2, ... in World format."""
+    world.write_vocabulary(dict(enumerate(tokens, start=1)), path)
