@@ -1,9 +1,11 @@
-"""The World tokenizer beside the `rwkv` package's, on English, Chinese and code, in turn."""
+"""The World tokenizers beside the `rwkv` package's, on English, Chinese and code, in turn."""
 
 import importlib.util
 import inspect
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import wkv
@@ -40,23 +42,43 @@ def package_tokenizer():
     return module.TRIE_TOKENIZER(str(world.official_vocabulary()))
 
 
+def tokenizers() -> dict[str, Callable[[str], list[int]]]:
+    """How each tokenizer gives the ids of a text; those of transformers if it is installed."""
+    encoders = {"wkv": world.WorldTokenizer().encode, "rwkv": package_tokenizer().encode}
+    if importlib.util.find_spec("transformers") is None:
+        return encoders
+    from transformers import AutoTokenizer
+
+    from wkv.hf.tokenizer import RWKVTokenizer
+    from wkv.publish.tokenizer import write_tokenizer
+
+    with tempfile.TemporaryDirectory() as name:
+        write_tokenizer(Path(name))
+        standard, ours = AutoTokenizer.from_pretrained(name), RWKVTokenizer.from_pretrained(name)
+    encoders["AutoTokenizer"] = lambda text: standard(text).input_ids
+    encoders["RWKVTokenizer"] = lambda text: ours(text).input_ids
+    return encoders
+
+
 def main() -> None:
-    """Print megabytes per second and the median ratio of the turns."""
-    ours, theirs = world.WorldTokenizer(), package_tokenizer()
-    print(f"World tokenizer, {BYTES // 1000} kB of text, medians of {ROUNDS} rounds in turn")
-    print(f"{'':10}{'wkv, MB/s':>12}{'rwkv, MB/s':>12}{'ratio':>9}")
+    """Print megabytes per second, and the median ratio of the turns of wkv and rwkv."""
+    encoders = tokenizers()
+    print(f"World tokenizers, MB/s on {BYTES // 1000} kB, medians of {ROUNDS} rounds in turn")
+    print(f"{'':10}" + "".join(f"{name:>15}" for name in encoders) + f"{'wkv / rwkv':>13}")
     for name, text in texts().items():
-        assert ours.encode(text) == theirs.encode(text)
-        seconds: list[list[float]] = [[], []]
+        expected = encoders["rwkv"](text)
+        seconds: dict[str, list[float]] = {encoder: [] for encoder in encoders}
         for _ in range(ROUNDS):
-            for column, tokenizer in zip(seconds, (ours, theirs), strict=True):
+            for encoder, encode in encoders.items():
                 begun = time.perf_counter()
-                tokenizer.encode(text)
-                column.append(time.perf_counter() - begun)
+                ids = encode(text)
+                seconds[encoder].append(time.perf_counter() - begun)
+                assert ids == expected, encoder
         megabytes = len(text.encode()) / 1e6
-        rates = [megabytes / statistics.median(column) for column in seconds]
-        ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-        print(f"{name:10}{rates[0]:12.1f}{rates[1]:12.1f}{ratio:8.1f}x")
+        rates = [megabytes / statistics.median(column) for column in seconds.values()]
+        turns = zip(seconds["wkv"], seconds["rwkv"], strict=True)
+        ratio = statistics.median(theirs / ours for ours, theirs in turns)
+        print(f"{name:10}" + "".join(f"{rate:15.1f}" for rate in rates) + f"{ratio:12.1f}x")
 
 
 if __name__ == "__main__":

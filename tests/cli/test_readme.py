@@ -31,13 +31,25 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("line", LOCAL)
-def test_the_commands_run(line, tmp_path, byte_model):
+def test_the_commands_run(line, tmp_path, byte_model, exported_bytes):
+    if "DIR" in line and "--to hf" not in line:
+        line = line.replace("DIR", str(exported_bytes))
     line = line.replace("model.pth", str(byte_model.path)).replace("wkv ", f"{PREFIX} ")
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, capture_output=True, timeout=120, input=b"Hi\n"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.fixture(scope="module")
+def exported_bytes(tmp_path_factory):
+    """Give a Hugging Face directory of a random RWKV-7 whose ids are bytes."""
+    from wkv.publish.export import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=256), folder / "bytes.pth")
+    return export(folder / "bytes.pth", folder / "DIR").path
 
 
 def test_every_command_is_told():

@@ -1,0 +1,276 @@
+"""RWKV-5 "Eagle" for transformers, with the names of the hub's `Rwkv5ForCausalLM`.
+
+Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
+
+    r = R mix(m_r) ;  k = K mix(m_k) ;  v = V mix(m_v) ;  g = silu(G mix(m_g))
+    y = r (u k v^T + S)  per head ;   S <- diag(w) S + k v^T      w = e^(-e^time_decay)
+    out = O (norm(y) g)
+
+Three releases: 5.0 has no gate, and one decay and one bonus u = e^time_first per head; 5.1 has a
+gate and u = time_faaaa; 5.2 has one decay and one bonus per head and channel.
+
+Channel mix: out = sigmoid(R mix(m_r)) V relu(K mix(m_k))^2.
+
+Source: paper "Eagle and Finch", arXiv 2404.05892.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from wkv.hf.parts import (
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    Padding,
+    check,
+    fill,
+    ramp,
+    run,
+    token_shift,
+    vector,
+    widen,
+    zigzag,
+)
+from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
+from wkv.ops.wkv5 import wkv5
+from wkv.ops.wkv6 import wkv6
+
+
+class Rwkv5Config(PretrainedConfig):
+    """Sizes of an RWKV-5 model.
+
+    Args:
+        vocab_size, hidden_size, num_hidden_layers: V, D, L.
+        attention_hidden_size: A, width of the time mix; by default D.
+        head_size: N, a divisor of A.
+        head_size_divisor: training divides the output of a head by it before its norm.
+        intermediate_size: F, width of the channel mix; by default 3.5 D in steps of 32.
+        rwkv_generation: "5.0", "5.1" or "5.2", see the top of the file.
+        context_length: there is no longest text; what others take for one.
+        layer_norm_epsilon: of all norms; that of a head is this times head_size_divisor squared.
+        rescale_every: of older classes; 0, because a float32 stream does not overflow.
+        initializer_range: of new matrices.
+    """
+
+    model_type = "rwkv5"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"max_position_embeddings": "context_length"}
+
+    def __init__(
+        self,
+        vocab_size: int = 65536,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        attention_hidden_size: int | None = None,
+        head_size: int = 64,
+        head_size_divisor: float = 8,
+        intermediate_size: int | None = None,
+        rwkv_generation: str = "5.2",
+        context_length: int = 1048576,
+        layer_norm_epsilon: float = 1e-5,
+        rescale_every: int = 0,
+        initializer_range: float = 0.02,
+        use_cache: bool = True,
+        bos_token_id: int | None = 0,
+        eos_token_id: int | list[int] | None = 0,
+        tie_word_embeddings: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.attention_hidden_size = attention_hidden_size or hidden_size
+        self.head_size = head_size
+        self.head_size_divisor = head_size_divisor
+        self.intermediate_size = intermediate_size or int(3.5 * hidden_size) // 32 * 32
+        self.rwkv_generation = rwkv_generation
+        self.context_length = context_length
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.rescale_every = rescale_every
+        self.initializer_range = initializer_range
+        self.use_cache = use_cache
+        super().__init__(
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            tie_word_embeddings=tie_word_embeddings,
+            **kwargs,
+        )
+
+
+class Rwkv5TimeMix(nn.Module):
+    """The recurrent half of a layer."""
+
+    def __init__(self, config: Rwkv5Config, layer: int) -> None:
+        super().__init__()
+        D, A, N = config.hidden_size, config.attention_hidden_size, config.head_size
+        release = config.rwkv_generation
+        check(release in ("5.0", "5.1", "5.2"), f"generation {release}", "5.0, 5.1 or 5.2")
+        check(A % N == 0, f"heads of {N} in a width of {A}", "a head size that divides it")
+        self.heads = (A // N, N)
+        self.gated = release != "5.0"
+        self.depth = layer / max(1, config.num_hidden_layers - 1)
+        self.rest = 1 - layer / config.num_hidden_layers
+        decays = self.heads if release == "5.2" else (A // N,)
+        self.time_decay = vector(*decays)
+        self.time_mix_key = vector(1, 1, D)
+        self.time_mix_value = vector(1, 1, D)
+        self.time_mix_receptance = vector(1, 1, D)
+        self.receptance = Linear(D, A)
+        self.key = Linear(D, A)
+        self.value = Linear(D, A)
+        self.output = Linear(A, D)
+        if self.gated:
+            self.time_faaaa = vector(*decays)
+            self.time_mix_gate = vector(1, 1, D)
+            self.gate = Linear(D, A)
+        else:
+            self.time_first = vector(*decays)
+        eps = config.layer_norm_epsilon * config.head_size_divisor**2
+        self.ln_x = GroupNorm(A // N, A, eps)
+
+    def initialise(self) -> None:
+        """Decays from slow to fast over the channels, token shifts that fade with depth."""
+        decays, q = self.time_decay, ramp(self.time_mix_key.numel()).view(1, 1, -1)
+        position = ramp(decays.numel())
+        decay = -6 + 5 * position ** (0.7 + 1.3 * self.depth)
+        bonus = self.depth * (1 - position) + 0.2 * zigzag(decays.numel())
+        fill(decays, decay.view(decays.shape))
+        fill(self.time_faaaa if self.gated else self.time_first, bonus.view(decays.shape))
+        fill(self.time_mix_key, q**self.rest)
+        fill(self.time_mix_value, q**self.rest + 0.3 * self.depth)
+        fill(self.time_mix_receptance, q ** (0.5 * self.rest))
+        if self.gated:
+            fill(self.time_mix_gate, q ** (0.5 * self.rest))
+
+    def forward(
+        self, x: Tensor, last: Tensor, state: Tensor, padding: Padding | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        heads = (*x.shape[:2], *self.heads)
+        p, last = token_shift(x, last, padding)
+        r = self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))).unflatten(
+            -1, self.heads
+        )
+        k = self.key(torch.lerp(p, x, widen(self.time_mix_key))).view(heads)
+        v = self.value(torch.lerp(p, x, widen(self.time_mix_value))).view(heads)
+        log_decay = -torch.exp(widen(self.time_decay).view(self.heads[0], -1))
+        bonus = self.bonus().view(self.heads[0], -1)
+        if padding is None:
+            y, state = run(wkv5, r, log_decay, k, v, bonus, state)
+        else:  # padding neither decays nor writes: the decay depends on the token, as in RWKV-6
+            real = padding.real[..., None]
+            y, state = run(wkv6, r, (log_decay * real).expand_as(k), k * real, v, bonus, state)
+        y = self.ln_x(y)
+        if self.gated:
+            y = y * F.silu(self.gate(torch.lerp(p, x, widen(self.time_mix_gate))))
+        return self.output(y), last, state
+
+    def bonus(self) -> Tensor:
+        """u, of the shape of the decays."""
+        return widen(self.time_faaaa) if self.gated else torch.exp(widen(self.time_first))
+
+
+class Rwkv5ChannelMix(nn.Module):
+    """The memoryless half of a layer, with a squared ReLU and a gate."""
+
+    def __init__(self, config: Rwkv5Config, layer: int) -> None:
+        super().__init__()
+        D, F = config.hidden_size, config.intermediate_size
+        self.rest = 1 - layer / config.num_hidden_layers
+        self.time_mix_key = vector(1, 1, D)
+        self.time_mix_receptance = vector(1, 1, D)
+        self.key = Linear(D, F)
+        self.receptance = Linear(D, D)
+        self.value = Linear(F, D)
+
+    def initialise(self) -> None:
+        """Token shifts that fade with depth."""
+        q = ramp(self.time_mix_key.numel()).view(1, 1, -1)
+        fill(self.time_mix_key, q**self.rest)
+        fill(self.time_mix_receptance, q**self.rest)
+
+    def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        p, last = token_shift(x, last, padding)
+        r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
+        k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
+        return r * self.value(torch.relu(k).square()), last
+
+
+class Rwkv5Block(GradientCheckpointingLayer):
+    """A layer: time mix, then channel mix, each added to the residual stream."""
+
+    def __init__(self, config: Rwkv5Config, layer: int) -> None:
+        super().__init__()
+        D, eps = config.hidden_size, config.layer_norm_epsilon
+        if layer == 0:
+            self.pre_ln = LayerNorm(D, eps)
+        self.first = layer == 0
+        self.ln1, self.ln2 = LayerNorm(D, eps), LayerNorm(D, eps)
+        self.attention = Rwkv5TimeMix(config, layer)
+        self.feed_forward = Rwkv5ChannelMix(config, layer)
+
+    def forward(
+        self,
+        X: Tensor,
+        padding: Padding | None,
+        att_shift: Tensor,
+        wkv: Tensor,
+        ffn_shift: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Residual stream (B, T, D) and state in, the same out."""
+        if self.first:
+            X = self.pre_ln(X)
+        out, att_shift, wkv = self.attention(self.ln1(X), att_shift, wkv, padding)
+        X = X + out
+        out, ffn_shift = self.feed_forward(self.ln2(X), ffn_shift, padding)
+        return X + out, att_shift, wkv, ffn_shift
+
+
+class Rwkv5PreTrainedModel(PretrainedRwkv):
+    """What holds for RWKV-5 with and without its head."""
+
+    config_class = Rwkv5Config
+    base_model_prefix = "rwkv"
+    _no_split_modules = ["Rwkv5Block"]
+    _keep_in_fp32_modules_strict = [
+        "time_decay",
+        "time_faaaa",
+        "time_first",
+        "time_mix_key",
+        "time_mix_value",
+        "time_mix_receptance",
+        "time_mix_gate",
+        "ln_x",
+        "pre_ln",
+        "ln1",
+        "ln2",
+        "ln_out",
+    ]
+
+
+class Rwkv5Model(Backbone, Rwkv5PreTrainedModel):
+    """An RWKV-5 network without its head."""
+
+    def __init__(self, config: Rwkv5Config) -> None:
+        norm = LayerNorm(config.hidden_size, config.layer_norm_epsilon)
+        super().__init__(config, lambda layer: Rwkv5Block(config, layer), norm)
+
+    def new_wkv(self, X: Tensor) -> Tensor:
+        """The empty state, (B, H, N, N), axes (value, key)."""
+        A, N = self.config.attention_hidden_size, self.config.head_size
+        return X.new_zeros(len(X), A // N, N, N)
+
+
+class Rwkv5ForCausalLM(CausalLM, Rwkv5PreTrainedModel):
+    """An RWKV-5 language model."""
+
+    _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
+
+    def __init__(self, config: Rwkv5Config) -> None:
+        super().__init__(config, Rwkv5Model(config))

@@ -1,0 +1,217 @@
+"""Embedding, blocks, output norm and head with all that transformers expects around them.
+
+A block is called as
+
+    X, att_shift, wkv, ffn_shift, *shared = block(X, padding, att_shift, wkv, ffn_shift, *shared)
+
+`shared` is what one layer leaves to those above it. Everything is positional and nothing is
+changed in place, so gradient checkpointing may call a block twice.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from wkv.hf.cache import RwkvCache
+from wkv.hf.parts import LayerNorm, padding_of, widen
+
+
+class PretrainedRwkv(PreTrainedModel):
+    """What holds for a model with and without its head."""
+
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Matrices as transformers draws them; a module's vectors as its `initialise` says."""
+        super()._init_weights(module)
+        initialise = getattr(module, "initialise", None)
+        if callable(initialise):
+            initialise()
+
+
+class Backbone(PretrainedRwkv):
+    """Ids in, the residual stream after the output norm and the state out.
+
+    A subclass names its parts as its checkpoints do, and gives the empty state of a layer.
+    """
+
+    blocks_name = "blocks"
+    norm_name = "ln_out"
+
+    def __init__(
+        self, config: Any, make_block: Callable[[int], nn.Module], norm: LayerNorm
+    ) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        blocks = [make_block(layer) for layer in range(config.num_hidden_layers)]
+        self.add_module(self.blocks_name, nn.ModuleList(blocks))
+        self.add_module(self.norm_name, norm)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of the vocabulary."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Change the table of the vocabulary."""
+        self.embeddings = value
+
+    def new_wkv(self, X: Tensor) -> Tensor:
+        """The empty recurrent state of a layer for the rows of X (B, T, D), like X."""
+        raise NotImplementedError
+
+    def shared_at_start(self, input_ids: Tensor | None) -> tuple[Tensor, ...]:
+        """What the first block gets of what blocks share."""
+        return ()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: RwkvCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Read T tokens in each of B rows.
+
+        Args:
+            input_ids: (B, T) int64; or instead inputs_embeds, (B, T, D).
+            attention_mask: (B, T or more), 0 at padding, which may be anywhere and leaves no
+                trace; its last T columns belong to these tokens.
+            past_key_values: what was read before; not changed.
+            use_cache: whether to return the new state; by default as the config says, and not
+                while training. While training gradients flow through it, else it is detached.
+            output_hidden_states: whether to return the residual stream before each block.
+            kwargs: what other models know; ignored.
+
+        Raises:
+            ValueError: for neither or both of ids and embeddings, or a wrong mask.
+            TypeError: for the cache of a model of another kind.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        X = widen(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)
+        padding = padding_of(attention_mask, X)
+        before = RwkvCache() if past_key_values is None else past_key_values
+        if not hasattr(before, "states"):
+            raise TypeError(f"a {type(before).__name__} was given; an RwkvCache holds a state")
+        shift = X.new_zeros(len(X), X.shape[2])
+        empty = None if before.states else (shift, self.new_wkv(X), shift)
+
+        shared = self.shared_at_start(input_ids)
+        after, hidden = [], []
+        for layer, block in enumerate(self.get_submodule(self.blocks_name)):
+            if output_hidden_states:
+                hidden.append(X)
+            state = empty or before.states[layer]
+            X, att_shift, wkv, ffn_shift, *shared = block(X, padding, *state, *shared)
+            after.append((att_shift, wkv, ffn_shift))
+        if not self.training:  # else a loop of decoding would keep the graph of the whole text
+            after = [tuple(tensor.detach() for tensor in state) for state in after]
+        X = self.get_submodule(self.norm_name)(X)
+        return BaseModelOutputWithPast(
+            last_hidden_state=X,
+            past_key_values=RwkvCache(after, before.seen + X.shape[1]) if use_cache else None,
+            hidden_states=(*hidden, X) if output_hidden_states else None,
+        )
+
+
+class CausalLM(PretrainedRwkv, GenerationMixin):
+    """A backbone and the head that predicts the next token.
+
+    A subclass names the head as its checkpoints do; the backbone is at `base_model_prefix`.
+    """
+
+    head_name = "head"
+
+    def __init__(self, config: Any, backbone: Backbone) -> None:
+        super().__init__(config)
+        self.add_module(self.base_model_prefix, backbone)
+        head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.add_module(self.head_name, head)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head."""
+        return self.get_submodule(self.head_name)
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Change the head."""
+        setattr(self, self.head_name, value)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Begin generation from our own cache; transformers' default is none for this name."""
+        given = model_kwargs.get("past_key_values")
+        if given is not None:
+            given._is_user_defined = True
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = RwkvCache()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: RwkvCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token after each of T tokens in each of B rows.
+
+        Args:
+            input_ids: and attention_mask, inputs_embeds, past_key_values, use_cache and
+                output_hidden_states are the backbone's.
+            labels: (B, T), the ids themselves, -100 where nothing is to be predicted; the shift
+                by one is made here.
+            logits_to_keep: only for this many tokens at the end (0: all), or of these numbers.
+            kwargs: handed to the loss.
+
+        Returns:
+            logits (B, T, V) float32, past_key_values, and with labels the mean cross entropy.
+        """
+        output = self.get_submodule(self.base_model_prefix)(
+            input_ids,
+            attention_mask,
+            inputs_embeds,
+            past_key_values,
+            use_cache,
+            output_hidden_states,
+            return_dict=True,
+        )
+        X = output.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        head = self.get_output_embeddings()
+        logits = head(X[:, kept].to(head.weight.dtype)).to(X.dtype)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+        )

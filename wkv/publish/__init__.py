@@ -1,0 +1,1 @@
+"""Writes Hugging Face directories: weights, configuration, code, tokenizer, card."""

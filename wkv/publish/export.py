@@ -1,0 +1,222 @@
+"""From any checkpoint to a Hugging Face directory that needs no editing, proved before it stays."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wkv.errors import CheckpointError, InputError
+from wkv.layouts import foreign_tensors
+from wkv.loading import Description, describe
+from wkv.models.parts import is_matrix
+from wkv.publish.card import UNKNOWN, Provenance, card
+from wkv.publish.plan import (
+    Target,
+    config_file,
+    context_of,
+    generation_file,
+    target_for,
+    write_json,
+)
+from wkv.publish.proof import Proof, prove
+from wkv.publish.vocabulary import write_vocabulary_of
+from wkv.tokenizers import open_tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+BLOCK = 2**22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a directory is to be.
+
+    Attributes:
+        layout: of the names; None: the usual one of the generation.
+        dtype: "fp32", "bf16" or "fp16" for the matrices; None: as they are.
+        shard_size: such as "5GB"; larger models come in several files.
+        licence: of the weights, as the hub names it.
+        repo: where the source is on the hub.
+        context: tokens the model was trained on at a time; None: from the name of the file.
+        tokenizer: a tokenizer file, where the size of the vocabulary does not tell.
+    """
+
+    layout: str | None = None
+    dtype: str | None = None
+    shard_size: str = "5GB"
+    licence: str = UNKNOWN
+    repo: str | None = None
+    context: int | None = None
+    tokenizer: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the directory.
+        layout: of the names.
+        proof: how far its logits are from the source's.
+        dropped: tensors that no model uses and that were left out.
+        tokenizer: the name of the tokenizer that was written; None if there is none.
+    """
+
+    path: Path
+    layout: str
+    proof: Proof
+    dropped: tuple[str, ...]
+    tokenizer: str | None
+
+
+def export(
+    source: str | Path,
+    destination: str | Path,
+    choices: Choices | None = None,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write a Hugging Face directory; it appears whole, after it was proved, or not at all.
+
+    Args:
+        source: any checkpoint that `wkv.load` reads.
+        destination: a directory that does not exist yet, or is empty.
+        choices: how it is to be.
+        notice: told what a user should know.
+
+    Raises:
+        CheckpointError: if the source cannot be read, was made for a strategy, or the directory
+            differs from it or cannot be written.
+        InputError: for impossible choices, or a destination that is in use.
+    """
+    choices = choices or Choices()
+    description = describe(source)
+    _check_source(description)
+    target = target_for(description.config, choices.layout)
+    folder = _destination(destination)
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        dropped = _write_weights(description, target, partial, choices)
+        tokenizer = write_vocabulary_of(description, partial, choices.tokenizer, notice)
+        _write_words(description, target, partial, choices, dropped)
+        chosen = choices.tokenizer and open_tokenizer(choices.tokenizer)
+        proof = prove(
+            describe(source), partial, target, dtype=choices.dtype, tokenizer=chosen or None
+        )
+        if folder.exists():
+            folder.rmdir()
+        partial.replace(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: it could not be written ({error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(folder, target.layout, proof, dropped, tokenizer)
+
+
+def _check_source(description: Description) -> None:
+    """Raise for what cannot be published."""
+    if description.checkpoint.strategy is not None:
+        raise CheckpointError(
+            f"{description.checkpoint.path}: this file was made for the strategy "
+            f"{description.checkpoint.strategy}; export the checkpoint that it was made from"
+        )
+    if description.tuned:
+        raise CheckpointError(
+            f"{description.checkpoint.path}: Hugging Face models have no place for the tuned "
+            "initial state of this file; remove its time_state tensors, or use it with wkv"
+        )
+
+
+def _destination(wanted: str | Path) -> Path:
+    """The directory to write."""
+    folder = Path(wanted).expanduser().absolute()
+    if ".." in folder.parts:
+        raise InputError(
+            f"{wanted}: a name with `..` in it is not taken; give the directory itself"
+        )
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder}: there is no folder {folder.parent}; make it first")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: this is a file; give the name of a new directory")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: the directory is not empty; give the name of a new one")
+    return folder
+
+
+def _write_weights(
+    description: Description, target: Target, folder: Path, choices: Choices
+) -> tuple[str, ...]:
+    """Write the tensors under the layout's names; returns the names that were left out."""
+    from huggingface_hub import save_torch_state_dict
+
+    if choices.dtype is not None and choices.dtype not in DTYPES:
+        raise InputError(f"dtype is {choices.dtype!r}, expected one of {', '.join(DTYPES)}")
+    checkpoint = description.checkpoint
+    used = description.network.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in used.items():
+        shape = official_shape(tuple(parameter.shape))
+        tensor = checkpoint[name].reshape(shape)
+        if choices.dtype is not None and is_matrix(name, shape):
+            tensor = tensor.to(DTYPES[choices.dtype])
+        tensors[name] = tensor
+    foreign = foreign_tensors(tensors, target.rules)
+    plain = {name: tensor.contiguous() for name, tensor in foreign.items()}
+    try:
+        save_torch_state_dict(plain, folder, max_shard_size=choices.shard_size)
+    except ValueError as error:
+        raise InputError(
+            f"shard size {choices.shard_size!r}: {error}; give one such as 5GB"
+        ) from error
+    return tuple(sorted(set(checkpoint) - set(used)))
+
+
+def official_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a tensor in official files: one value a head, in 5.0 and 5.1, has one axis."""
+    return shape[:1] if len(shape) == 2 and shape[1] == 1 else shape
+
+
+def _write_words(
+    description: Description,
+    target: Target,
+    folder: Path,
+    choices: Choices,
+    dropped: tuple[str, ...],
+) -> None:
+    """Write configuration, code and card."""
+    config, source = description.config, description.checkpoint.path
+    context = choices.context or context_of(config, source)
+    dtype = _dtype_name(description, choices)
+    write_json(folder / "config.json", config_file(config, target, context, dtype))
+    write_json(folder / "generation_config.json", generation_file())
+    if target.module is not None:
+        from wkv.publish.standalone import standalone_source
+
+        (folder / f"{target.module}.py").write_text(standalone_source(target.module))
+    provenance = Provenance(source.name, _sha256(source), choices.licence, choices.repo, dropped)
+    text = card(config, target, provenance, context, dtype)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _dtype_name(description: Description, choices: Choices) -> str:
+    """PyTorch's name of the matrices' dtype: the finest of them."""
+    if choices.dtype is not None:
+        return str(DTYPES[choices.dtype]).split(".")[1]
+    finest = max(description.dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
+    return str(finest).split(".")[1]
+
+
+def _sha256(path: Path) -> str | None:
+    """The checksum of a file; None for what is one of several."""
+    if path.suffix == ".json":
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""The tokenizer files of a directory, by the tokenizer that the model has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from wkv.errors import TokenizerError
+from wkv.loading import Description
+from wkv.publish.tokenizer import chat_template_text, write_pile_tokenizer, write_tokenizer
+from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
+from wkv.tokenizers.pile import PileTokenizer
+from wkv.tokenizers.world import WorldTokenizer
+
+
+def write_vocabulary_of(
+    description: Description,
+    folder: Path,
+    chosen: Path | None,
+    notice: Callable[[str], None],
+) -> str | None:
+    """Write the tokenizer of a model into a folder.
+
+    Args:
+        description: of the model.
+        folder: that exists.
+        chosen: a tokenizer file, where the model does not tell.
+        notice: told why there is none.
+
+    Returns:
+        The tokenizer's name, or None if the model has none.
+
+    Raises:
+        TokenizerError: if the chosen one cannot be used.
+    """
+    tokenizer = _tokenizer_of(description, chosen, notice)
+    config = description.config
+    if isinstance(tokenizer, WorldTokenizer):
+        write_tokenizer(
+            folder,
+            tokenizer.entries,
+            vocab_size=config.vocab_size,
+            starts_with_end_of_text=config.generation in ("7", "7a"),
+        )
+    elif isinstance(tokenizer, PileTokenizer):
+        is_raven = "raven" in description.checkpoint.path.name.lower()
+        template = chat_template_text("raven") if is_raven else None
+        write_pile_tokenizer(folder, tokenizer.file, chat_template=template)
+    elif tokenizer is not None:
+        notice(f"no tokenizer was written: {tokenizer.name} has no Hugging Face form")
+        return None
+    return None if tokenizer is None else tokenizer.name
+
+
+def _tokenizer_of(
+    description: Description, chosen: Path | None, notice: Callable[[str], None]
+) -> Tokenizer | None:
+    """The tokenizer that was chosen, or that of the model, or None."""
+    vocab_size = description.config.vocab_size
+    if chosen is not None:
+        return open_tokenizer(chosen, vocab_size)
+    try:
+        return choose_tokenizer(vocab_size, description.checkpoint.path)
+    except TokenizerError as error:
+        notice(f"no tokenizer was written: {error}")
+        return None
