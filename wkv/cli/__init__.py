@@ -15,7 +15,18 @@ from importlib import import_module
 from wkv.errors import WKVError
 from wkv.version import __version__
 
-COMMANDS = ("chat", "generate", "info", "tokenize", "convert", "train", "models", "pull", "doctor")
+COMMANDS = (
+    "chat",
+    "generate",
+    "info",
+    "tokenize",
+    "convert",
+    "eval",
+    "train",
+    "models",
+    "pull",
+    "doctor",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
 def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
     """Wrong usage if one of the options was given."""
     for name in names:
-        if getattr(args, name) not in (None, False):
+        given = getattr(args, name)
+        if given is not None and given is not False:
             args.usage_error(f"--{name.replace('_', '-')} {reason}")
 
 
@@ -195,7 +196,16 @@ def _report(
     from wkv.evaluate.memory import peak_bytes, peak_gpu_bytes
 
     measured = [
-        {"model": str(model.path), **_facts(model, args.begin), **_figures(total)}
+        {
+            "model": str(model.path),
+            **_facts(model, args.begin),
+            "count": total.count,
+            "ppl": _finite(total.ppl),
+            "acc": total.acc,
+            "seconds": total.seconds,
+            "tokens": total.tokens,
+            "tokens_per_second": total.tokens / total.seconds if total.seconds else None,
+        }
         for model, total in zip(models, totals, strict=True)
     ]
     report: dict[str, object] = {
@@ -211,23 +221,9 @@ def _report(
     }
     if len(totals) == 2:
         ours, theirs = totals
-        report["difference"] = {
-            "ppl": _finite(ours.ppl - theirs.ppl),
-            "acc": ours.acc - theirs.acc,
-        }
+        ppl, acc = _finite(ours.ppl - theirs.ppl), ours.acc - theirs.acc
+        report["difference"] = {"ppl": ppl, "acc": acc}
     return report
-
-
-def _figures(total: "Measurement") -> dict[str, object]:
-    """What was measured of one model."""
-    return {
-        "count": total.count,
-        "ppl": _finite(total.ppl),
-        "acc": total.acc,
-        "seconds": total.seconds,
-        "tokens": total.tokens,
-        "tokens_per_second": total.tokens / total.seconds if total.seconds else None,
-    }
 
 
 def _finite(value: float) -> float | None:
@@ -241,14 +237,13 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        *columns,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
-        redirect_stdout=False,
+        redirect_stdout=sys.stdout.isatty(),  # else lines of a pipe would go to stderr
     ) as bar:
         task = bar.add_task("lambada", total=total)
         yield lambda count: bar.advance(task, count)
