@@ -17,7 +17,8 @@ SUMMARY = "say what works on this machine and what is missing"
 
 EXTRAS = {
     "matplotlib": ("the plot that wkv train draws", "pip install matplotlib"),
-    "prompt_toolkit": ("a line editor with history in wkv chat", "pip install prompt_toolkit"),
+    "transformers": ("wkv.hf, and a second proof in wkv convert --to hf", "pip install 'wkv[hf]'"),
+    "lm_eval": ("the tasks of wkv eval --tasks", "pip install 'wkv[eval]'"),
     "tiktoken": ("the cl100k_base vocabulary in wkv.compat", "pip install tiktoken"),
 }
 """Packages that wkv does without: what each brings, and the line that installs it."""
