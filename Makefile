@@ -2,6 +2,7 @@
 # Everything is built in .venv; a fresh clone needs Python 3.11 or newer and the package index.
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -15,7 +16,7 @@ chat: .venv/installed
 	@$(BIN)/wkv chat
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
