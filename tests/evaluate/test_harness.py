@@ -207,3 +207,26 @@ def test_bars_are_drawn_on_terminals_only(demo, tasks, capsys):
     assert told.out == ""
     assert "\r" not in told.err
     assert "tqdm" in sys.modules
+
+
+def test_an_exported_directory_gives_the_same_under_the_harness_s_own_model(demo, tasks, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    import wkv.hf  # so that no remote code is needed
+    from wkv.publish.export import export
+
+    assert wkv.hf.RWKV7ForCausalLM
+    folder = export(demo.path, tmp_path / "demo").path
+    names = ["local_said", "local_choice", "local_likely", "local_rolling"]
+    ours = run_tasks(demo, names, include_path=tasks, batch_size=3)["results"]
+    theirs = simple_evaluate(
+        model=HFLM(str(folder), dtype="float32", device="cpu", batch_size=3),
+        tasks=names,
+        task_manager=tasks_of_lm_eval.TaskManager(include_path=tasks),
+        log_samples=False,
+        bootstrap_iters=0,
+    )["results"]
+    for name in names:
+        for metric in (key for key in ours[name] if key.endswith(",none") and "stderr" not in key):
+            assert ours[name][metric] == pytest.approx(theirs[name][metric], rel=1e-5), metric
