@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wkv.cli.options import SAMPLING, add_model, add_sampling, load_model, notice, read_sampling
+from wkv.cli.notices import notice
+from wkv.cli.options import SAMPLING, add_model, add_sampling, load_model, read_sampling
 
 if TYPE_CHECKING:
     from wkv.chat import Conversation, Session

@@ -8,7 +8,8 @@ import argparse
 import time
 from pathlib import Path
 
-from wkv.cli.options import find_model, notice
+from wkv.cli.notices import notice
+from wkv.cli.options import find_model
 
 SUMMARY = "write a checkpoint in another form, verified"
 

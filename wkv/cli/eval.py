@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wkv.cli.options import add_model, load_model, notice
+from wkv.cli.notices import notice
+from wkv.cli.options import add_model, load_model
 
 if TYPE_CHECKING:
     from wkv.evaluate.documents import Documents

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wkv.catalog import Entry, Report, fetch
-from wkv.cli.options import notice
+from wkv.cli.notices import notice
 
 
 def fetch_shown(entry: Entry) -> Path:

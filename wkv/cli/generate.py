@@ -5,7 +5,8 @@ import json
 import os
 import sys
 
-from wkv.cli.options import add_model, add_sampling, load_model, notice, read_sampling
+from wkv.cli.notices import notice
+from wkv.cli.options import add_model, add_sampling, load_model, read_sampling
 
 SUMMARY = "continue a text"
 

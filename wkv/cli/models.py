@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     for entry, path in listed:
         print(_line(entry, path))
     if sys.stdout.isatty():
-        from wkv.cli.options import notice
+        from wkv.cli.notices import notice
 
         notice("\nwkv pull NAME fetches a model (in bf16, in fp32: the memory it needs)")
     return 0

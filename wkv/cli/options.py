@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from wkv.cli.notices import notice
 
 if TYPE_CHECKING:
     from wkv.model import Model
@@ -90,8 +91,3 @@ def find_model(name: str | None) -> str | Path | None:
     from wkv.cli.fetching import fetch_shown
 
     return catalog.cached(entry) or fetch_shown(entry)
-
-
-def notice(text: str) -> None:
-    """A line for the user on stderr."""
-    print(text, file=sys.stderr, flush=True)

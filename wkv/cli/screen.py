@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from wkv.chat.thoughts import CLOSE, OPEN, Piece, Thoughts
 from wkv.chat.width import columns, width
-from wkv.cli.options import notice
+from wkv.cli.notices import notice
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wkv.chat import Session
 from wkv.chat.session import FIRST_NAME
-from wkv.cli.options import notice
+from wkv.cli.notices import notice
 from wkv.cli.screen import Screen
 
 
