@@ -5,18 +5,25 @@ that strategy needs it, so that loading casts and quantises nothing and can leav
 to the file; without int8 in it, it is still a checkpoint like any other.
 """
 
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from wkv.checkpoint import Checkpoint
+from wkv.destinations import destination as to_be_written
+from wkv.destinations import unfinished, writing
 from wkv.errors import CheckpointError, InputError
 from wkv.loading import Description, build_model, describe, strategy_for
 from wkv.model import Model
+from wkv.strategy import Segment, Strategy
+from wkv.strategy.language import DTYPES
+from wkv.strategy.plan import place
+from wkv.tokenizers import open_tokenizer
+from wkv.tokenizers.choose import tokenizer_beside, vocabulary_beside
+from wkv.tokenizers.world import WorldTokenizer, write_vocabulary
 
 SUFFIXES = {"pth": ".pth", "safetensors": ".safetensors"}
 
@@ -72,48 +79,49 @@ def convert(
     if to not in SUFFIXES:
         raise InputError(f"a checkpoint is converted to {' or '.join(SUFFIXES)}, not to {to!r}")
     description = describe(source)
-    path = _destination(destination, SUFFIXES[to], description.checkpoint.path, overwrite)
+    path = new_file(destination, SUFFIXES[to], description.checkpoint, overwrite=overwrite)
     chosen = None if strategy is None else strategy_for(description, strategy, check=False)
     made_for = description.checkpoint.strategy if chosen is None else str(chosen)
     notes = {} if made_for is None else {"_wkv_strategy": made_for}
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with unfinished(path) as folder:
         if chosen is None:
             tensors = _as_they_are(description)
-            any_strategy = strategy_for(description, "auto", check=False).on_cpu()
-            model = build_model(describe(source), any_strategy)
+            model = build_model(describe(source), mapped_strategy(description))
         else:
             model = build_model(description, chosen.on_cpu())
             tensors = _as_prepared(model, description)
-        _write(partial, to, tensors, notes)
-        difference = _prove(model, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: the file could not be written ({error})") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-    _copy_vocabulary(description.checkpoint.path, path)
+        made = folder / path.name
+        with writing(path):
+            _write(made, to, tensors, notes)
+        difference = _prove(model, made)
+        with writing(path):
+            made.replace(path)
+            write_vocabulary_beside(path, description.checkpoint.path)
     dropped = tuple(sorted(set(description.checkpoint) - set(tensors)))
     return Conversion(path, path.stat().st_size, made_for, difference, dropped)
 
 
-def _destination(wanted: str | Path, suffix: str, source: Path, overwrite: bool) -> Path:
-    """The file to write.
+def new_file(
+    wanted: str | Path, suffix: str, source: Checkpoint, *, overwrite: bool = False
+) -> Path:
+    """The file to write, with its ending.
 
     Raises:
-        InputError: if it is the source, a directory, or exists.
+        InputError: if it is part of the source, a folder, or exists, or its vocabulary does.
     """
-    path = Path(wanted).expanduser()
+    path = to_be_written(wanted)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; give the name of a file")
     if path.suffix != suffix:
-        path = path.with_name(path.name + suffix)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir() or (path.exists() and path.samefile(source)):
-        what = "a folder" if path.is_dir() else "the checkpoint itself"
-        raise InputError(f"{path}: this is {what}; give another name for the new file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: the file exists; give another name, or ask to overwrite it")
+        path = to_be_written(path.with_name(path.name + suffix))
+    own = {file.absolute() for file in (source.path, *source.shards)}
+    if path in own or (path.exists() and any(path.samefile(file) for file in own)):
+        raise InputError(f"{path}: this is the checkpoint itself; give another name")
+    vocabulary = vocabulary_beside(path)
+    for file in (path, vocabulary):
+        theirs = file == vocabulary and vocabulary == vocabulary_beside(source.path.absolute())
+        if file.exists() and not overwrite and not theirs:
+            raise InputError(f"{file}: the file exists; give another name, or ask to overwrite it")
     return path
 
 
@@ -136,8 +144,18 @@ def _write(path: Path, to: str, tensors: Mapping[str, Tensor], notes: Mapping[st
         return
     from safetensors.torch import save_file
 
-    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(plain, path, metadata={"format": "pt", **notes})
+    save_file(unshared(tensors), path, metadata={"format": "pt", **notes})
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, contiguous, with a copy of each that shares its memory with an earlier one."""
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        plain[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return plain
 
 
 def _prove(model: Model, path: Path) -> float:
@@ -147,8 +165,7 @@ def _prove(model: Model, path: Path) -> float:
         CheckpointError: if any tensor differs.
     """
     again = build_model(describe(path), model.strategy)
-    expected, found = model.network.state_dict(), again.network.state_dict()
-    wrong = [name for name in expected if not _same(expected[name], found[name])]
+    wrong = differing_tensors(model, again)
     if wrong:
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors of the new file differ from those of its source, the "
@@ -165,6 +182,24 @@ def _prove(model: Model, path: Path) -> float:
     return difference
 
 
+def mapped_strategy(description: Description) -> Strategy:
+    """A strategy on the CPU under which a checkpoint stays mapped and takes hardly any memory.
+
+    It is that of a converted file, or the finest dtype of its matrices.
+    """
+    if description.checkpoint.strategy is not None:
+        return strategy_for(description, "auto", check=False).on_cpu()
+    finest = max(description.dtypes, key=lambda dtype: dtype.itemsize)
+    dtype = finest if finest in DTYPES.values() else torch.float32
+    return place([Segment("cpu", dtype)], description.config.n_layer)
+
+
+def differing_tensors(a: Model, b: Model) -> list[str]:
+    """Names of the tensors in which two models, loaded by one strategy, are not equal."""
+    ours, theirs = a.network.state_dict(), b.network.state_dict()
+    return [name for name in ours if name not in theirs or not _same(ours[name], theirs[name])]
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal in dtype and every value, NaN included."""
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -174,8 +209,12 @@ def _same(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _copy_vocabulary(source: Path, path: Path) -> None:
-    """Copy `NAME.vocab.txt` beside the new file, if there is one beside the source."""
-    beside = source.with_suffix(".vocab.txt")
-    if beside.is_file():
-        shutil.copyfile(beside, path.with_suffix(".vocab.txt"))
+def write_vocabulary_beside(path: Path, source: Path) -> None:
+    """Write `NAME.vocab.txt` if the source has a vocabulary of its own; else there is none."""
+    target, beside = vocabulary_beside(path), tokenizer_beside(source)
+    if beside is not None and beside.absolute() == target:
+        return
+    target.unlink(missing_ok=True)
+    tokenizer = None if beside is None else open_tokenizer(beside)
+    if isinstance(tokenizer, WorldTokenizer):
+        write_vocabulary(tokenizer.entries, target)

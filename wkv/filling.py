@@ -18,6 +18,9 @@ from wkv.models.parts import Linear, Skeleton, is_matrix
 from wkv.strategy import Placement, Strategy
 from wkv.strategy.products import factor_for, linear_for
 
+TABLE = ".s_emb.weight"
+"""7a's tables of a matrix per token, which stay on the CPU like the embedding: they are larger."""
+
 ALIGNMENT = 64
 """Bytes: a line of a processor's cache."""
 
@@ -49,10 +52,10 @@ def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skele
 
 
 def layer_bytes(network: Skeleton, strategy: Strategy) -> list[int]:
-    """Bytes that each of the L + 1 layers takes under a strategy, without the embedding."""
+    """Bytes that each of the L + 1 layers takes under a strategy, without tables on the CPU."""
     sizes = [0] * len(strategy.layers)
     for name, tensor in network.state_dict().items():
-        if name.startswith("emb."):
+        if name.startswith("emb.") or name.endswith(TABLE):
             continue
         placement, shape = strategy.of(name), tuple(tensor.shape)
         width = placement.dtype.itemsize if is_matrix(name, shape) else torch.float32.itemsize
@@ -96,7 +99,7 @@ def _tensors(
         elif part == "weight":
             for made, tensor in _int8(checkpoint, module).items():
                 stays = made == "weight" and placement.streamed and _streams(name)
-                tensor = _pinned(tensor) if stays else tensor.to(placement.device)
+                tensor = _pinned(tensor, placement) if stays else tensor.to(placement.device)
                 yield f"{module}.{made}", tensor
 
 
@@ -110,8 +113,8 @@ def _ready(
     if not name.endswith(".weight"):
         return factor_for(tensor.to(placement.device, placement.dtype), placement)
     if placement.streamed and _streams(name):
-        return _pinned(tensor.to(placement.dtype))
-    if name.endswith("s_emb.weight"):  # a table like the embedding, and much larger
+        return _pinned(tensor.to(placement.dtype), placement)
+    if name.endswith(TABLE):
         return tensor.to(placement.dtype)
     return tensor.to(placement.device, placement.dtype)
 
@@ -140,9 +143,9 @@ def _streams(name: str) -> bool:
     return STREAMABLE.fullmatch(name) is not None
 
 
-def _pinned(tensor: Tensor) -> Tensor:
-    """A tensor in memory that a GPU reads without help of the CPU, where there is a GPU."""
-    if not torch.cuda.is_available():
+def _pinned(tensor: Tensor, placement: Placement) -> Tensor:
+    """A tensor in memory that a CUDA device reads without help of the CPU, if it is for one."""
+    if placement.device.type != "cuda":
         return tensor
     try:
         return tensor.pin_memory()

@@ -13,7 +13,7 @@ from wkv import catalog, demo
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.filling import fill
-from wkv.layouts import FOLDER_LAYOUTS, check_config_file, is_folded, official
+from wkv.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
 from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
@@ -83,8 +83,9 @@ def load(
     """Load a model.
 
     Args:
-        path: a `.pth` or `.safetensors` file, the index of a sharded one, or a name of the catalog
-            whose file is on this machine. None: the built-in model.
+        path: a `.pth` or `.safetensors` file, the index of a sharded one, a Hugging Face
+            directory, or a name of the catalog whose file is on this machine. None: the built-in
+            model.
         strategy: "auto" (never lossy), or a string such as "cpu fp32" in ChatRWKV's language, see
             `wkv.strategy.language`.
         tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None: chosen from the size of
@@ -127,7 +128,13 @@ def strategy_for(description: Description, text: str, *, check: bool = True) -> 
     sizes = description.config.n_layer, description.dtypes, description.n_params
     if made_for is None or text != "auto":
         return choose_strategy(text, *sizes, check=check)
-    chosen = choose_strategy(made_for, *sizes, check=check)
+    try:
+        chosen = choose_strategy(made_for, *sizes, check=check)
+    except StrategyError as error:
+        raise StrategyError(
+            f"{description.checkpoint.path}: the file was converted for {made_for!r}, which this "
+            f"machine cannot run ({error}); name another: --strategy, such as 'cpu bf16i8'"
+        ) from error
     return replace(chosen, reason="the file was converted for it")
 
 
@@ -144,12 +151,12 @@ def build_model(
     try:
         network = fill(description.network, checkpoint, strategy)
     except (MemoryError, RuntimeError) as error:  # how PyTorch says that memory ran out
-        if "memory" not in str(error).lower():
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
         size = strategy.dtype.itemsize * description.n_params / 2**30
         raise StrategyError(
             f"{file}: the model does not fit into the memory of {strategy.device} ({size:.1f} GiB "
-            f"in {strategy}); use a strategy with fewer bytes, such as {strategy.device} bf16i8, "
+            f"in {strategy}); use a strategy with fewer bytes, such as bf16i8 or a streamed one, "
             "or a smaller model"
         ) from error
     return Model(
@@ -174,7 +181,7 @@ def describe(path: str | Path | None = None) -> Description:
     try:
         config = read_config(checkpoint.shapes)
         if checkpoint.layout in FOLDER_LAYOUTS:
-            check_config_file(checkpoint.path, config)
+            config = with_config_file(config, checkpoint.path, checkpoint.layout)
         return _build(checkpoint, config)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error

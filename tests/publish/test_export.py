@@ -197,7 +197,7 @@ def test_a_directory_that_differs_is_not_kept(checkpoint_paths, tmp_path, monkey
         return made | {"lm_head.weight": made["lm_head.weight"] * 1.5}
 
     monkeypatch.setattr(module, "foreign_tensors", wrong)
-    with pytest.raises(wkv.CheckpointError, match="the logits differ by"):
+    with pytest.raises(wkv.CheckpointError, match=r"1 tensors differ.*head\.weight"):
         export(checkpoint_paths["7"], tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
@@ -228,3 +228,35 @@ def test_pile_and_raven_models_get_the_20b_tokenizer(shared_data, tmp_path):
     assert "Bob" in (done.path / "chat_template.jinja").read_text()
     assert wkv.load(done.path).tokenizer.encode("Hello\n\n") == [12092, 535]
     assert json.loads((done.path / "config.json").read_text())["context_length"] == 4096
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("generation", ["5.0", "7"])
+def test_a_dtype_can_be_chosen_in_the_usual_layout(checkpoint_paths, tmp_path, generation, dtype):
+    done = export(checkpoint_paths[generation], tmp_path / "x", Choices(dtype=dtype))
+    assert done.proof.by_transformers < 1e-4
+    big = torch.load(checkpoint_paths[generation])
+    big["head.weight"] = big["head.weight"] * 1e6
+    save_pth(big, tmp_path / "big.pth")
+    if dtype == "fp16":
+        with pytest.raises(wkv.InputError, match=r"head\.weight has values that do not fit"):
+            export(tmp_path / "big.pth", tmp_path / "y", Choices(dtype=dtype))
+
+
+def test_a_directory_keeps_its_facts_when_it_is_exported_again(demo, tmp_path):
+    first = export(demo.path, tmp_path / "first", Choices(licence="mit", context=999))
+    second = export(first.path, tmp_path / "second")
+    card = (second.path / "README.md").read_text()
+    assert "license: mit" in card
+    assert "# first" in card
+    assert "trained on 999 tokens" in card
+    back = convert(second.path, tmp_path / "back")
+    text = "Alice was 12"
+    assert wkv.load(back.path).tokenizer.encode(text) == demo.tokenizer.encode(text)
+
+
+def test_a_link_is_no_place_to_write(checkpoint_paths, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(wkv.InputError, match="a link to somewhere else"):
+        export(checkpoint_paths["4"], tmp_path / "link")

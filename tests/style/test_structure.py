@@ -12,7 +12,7 @@ MOST_LINES = 500
 
 FLOORS = [
     {"errors", "version"},
-    {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling", "catalog"},
+    {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling", "catalog", "destinations"},
     {"models", "writer", "demo"},
     {"model", "layouts", "filling", "train"},
     {"loading"},

@@ -118,3 +118,59 @@ def test_the_command_tells_what_it_proved(checkpoint_paths, tmp_path, capsys):
     assert "largest difference of logits is 0 " in told
     assert main(arguments) == 1
     assert "the file exists" in capsys.readouterr().err
+
+
+def test_a_file_may_stand_beside_its_source_with_one_vocabulary(tmp_path, demo):
+    source = tmp_path / "m.pth"
+    save_pth(dict(torch.load(convert(demo.path, tmp_path / "m").path)), source)
+    done = convert(source, tmp_path / "m", to="safetensors")
+    assert wkv.load(done.path).tokenizer.name == "m.vocab.txt"
+    (tmp_path / "n.vocab.txt").write_text("precious")
+    with pytest.raises(wkv.InputError, match=r"n\.vocab\.txt: the file exists"):
+        convert(source, tmp_path / "n")
+
+
+def test_a_stale_vocabulary_does_not_stay_with_another_model(checkpoint_paths, tmp_path):
+    (tmp_path / "x.vocab.txt").write_text("1 'a' 1\n")
+    convert(checkpoint_paths["4"], tmp_path / "x", overwrite=True)
+    assert not (tmp_path / "x.vocab.txt").exists()
+
+
+def test_a_shard_of_the_source_is_part_of_the_source(checkpoint_paths, tmp_path):
+    from wkv.publish.export import Choices, export
+
+    folder = export(checkpoint_paths["7"], tmp_path / "s", Choices(shard_size="500KB")).path
+    shard = sorted(folder.glob("model-*.safetensors"))[0]
+    with pytest.raises(wkv.InputError, match="the checkpoint itself"):
+        convert(folder, shard, to="safetensors", overwrite=True)
+    assert wkv.load(folder).forward(IDS)
+
+
+def test_names_that_look_like_shards_or_folders(checkpoint_paths, tmp_path):
+    done = convert(checkpoint_paths["4"], tmp_path / "state-of-the-art", to="safetensors")
+    assert wkv.load(done.path).forward(IDS)
+    (tmp_path / "sub").mkdir()
+    for wanted, match in (
+        (f"{tmp_path}/sub/", "this is a folder"),
+        (f"{tmp_path}/..", r"`\.\.` in it"),
+        ("~nobody-of-this-name/x", "home directory"),
+    ):
+        with pytest.raises(wkv.InputError, match=match):
+            convert(checkpoint_paths["4"], wanted)
+
+
+def test_what_others_call_partial_is_left_alone(checkpoint_paths, tmp_path):
+    (tmp_path / "y.pth.partial").write_text("precious")
+    convert(checkpoint_paths["4"], tmp_path / "y")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["y.pth", "y.pth.partial"]
+
+
+@pytest.mark.parametrize("to", ["pth", "safetensors"])
+def test_parameters_and_shared_tensors_are_converted(tmp_path, to):
+    tensors = random_checkpoint("4")
+    tensors["head.weight"] = tensors["emb.weight"]
+    save_pth({name: torch.nn.Parameter(t) for name, t in tensors.items()}, tmp_path / "tied.pth")
+    done = convert(tmp_path / "tied.pth", tmp_path / "made", to=to)
+    assert torch.equal(
+        wkv.load(done.path).forward(IDS)[0], wkv.load(tmp_path / "tied.pth").forward(IDS)[0]
+    )

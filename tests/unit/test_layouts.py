@@ -182,6 +182,8 @@ def test_the_tables_say_the_same_as_the_names_here(generation):
         ('{"vocab_size": "many"}', "vocab_size = 'many'"),
         ("{", r"config\.json cannot be read"),
         ("[]", "holds no JSON object"),
+        ('{"norm_eps": 1e-6}', "norm_eps = 1e-06; layer norms of RWKV have 1e-5"),
+        ('{"group_norm_eps": "big"}', "group_norm_eps = 'big', expected a number"),
     ],
 )
 def test_a_config_that_disagrees_is_told(tmp_path, config, match):
@@ -209,3 +211,21 @@ def test_damaged_directories_are_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(wkv.CheckpointError, match=r"neither a \.safetensors nor a \.bin"):
         wkv.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("which", "config", "eps"),
+    [
+        ("fla 7", {"norm_eps": 1e-5}, 32e-5),  # heads of 32
+        ("fla 7", {"norm_eps": 1e-5, "group_norm_eps": 64e-5}, 64e-5),
+        ("fla 7", {}, 64e-5),
+        ("fla 6", {"norm_eps": 1e-5}, 64e-5),  # its own reload forgets the right one
+        ("hub 6", {"layer_norm_epsilon": 1e-5, "head_size_divisor": 8}, 64e-5),
+        ("hub 5.2", {"layer_norm_epsilon": 1e-5, "head_size_divisor": 4}, 16e-5),
+    ],
+)
+def test_the_eps_of_the_norm_per_head_is_that_of_the_directory(tmp_path, which, config, eps):
+    generation, rename, _ = WILD[which]
+    write(tmp_path, rename(random_checkpoint(generation)), "safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert wkv.load(tmp_path).config.group_norm_eps == pytest.approx(eps)

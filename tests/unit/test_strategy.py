@@ -157,7 +157,7 @@ def test_auto_is_never_coarser_than_the_file(monkeypatch):
     assert chosen("auto", BF16, n_params=10**6).dtype == torch.float32
     monkeypatch.setattr("wkv.strategy.choose._fast_bf16", lambda: False)
     assert chosen("auto", BF16).dtype == torch.float32
-    monkeypatch.setattr("wkv.strategy.choose._memory_bytes", lambda: 3 * BIG)
+    monkeypatch.setattr("wkv.strategy.choose.memory_bytes", lambda: 3 * BIG)
     strategy = chosen("auto", BF16)
     assert strategy.dtype == torch.bfloat16
     assert "would not fit" in strategy.reason
@@ -346,3 +346,48 @@ def test_an_int8_file_cannot_become_floats_again(checkpoint_paths, tmp_path):
     assert wkv.load(made.path).strategy.reason == "the file was converted for it"
     with pytest.raises(wkv.StrategyError, match=r"is int8 in this file, made for .*cpu fp32i8"):
         wkv.load(made.path, "cpu fp32")
+
+
+def test_int8_products_in_fp16_do_not_overflow():
+    weight = torch.randn(64, 512) * 0.02
+    layer = Int8Linear(512, 64, Placement(CPU, torch.float16, quantised=True))
+    layer.load_state_dict(quantise(weight))
+    for size in (1.0, 30.0, 1000.0):  # squares of hidden units are large
+        x = torch.relu(torch.randn(2, 512) * size) ** 2
+        expected = x @ weight.t()
+        assert ((layer(x) - expected).abs().max() / expected.abs().max()) < 0.05
+    assert torch.equal(layer(torch.zeros(1, 512)), torch.zeros(1, 64))
+
+
+def test_auto_says_when_nothing_fits(monkeypatch):
+    monkeypatch.setattr("wkv.strategy.choose.memory_bytes", lambda: BIG)
+    with pytest.raises(wkv.StrategyError, match=r"more than this machine has.*cpu bf16"):
+        chosen("auto", FP16)
+    assert chosen("auto", FP32).dtype == torch.float32  # mapped to the file
+
+
+def test_a_file_made_for_another_machine_says_so(checkpoint_paths, tmp_path):
+    made = convert(checkpoint_paths["6"], tmp_path / "gpu", strategy="cuda:9 fp16i8")
+    with pytest.raises(wkv.StrategyError, match="was converted for 'cuda:9 fp16i8', which this"):
+        wkv.load(made.path)
+
+
+def test_the_number_of_threads_is_put_back_after_threads_overlap():
+    from wkv.strategy.products import threads_for
+
+    before = torch.get_num_threads()
+    barrier, seen = threading.Barrier(3), []
+
+    def work():
+        with threads_for(0, chosen("cpu fp32")):
+            barrier.wait()
+            seen.append(torch.get_num_threads())
+            barrier.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1, 1, 1]
+    assert torch.get_num_threads() == before

@@ -68,7 +68,8 @@ def _find_inside(folder: Path) -> Path:
     for name in IN_FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    newest = max(folder.glob("*.pth"), key=lambda file: file.stat().st_mtime, default=None)
+    found = [file for file in folder.glob("*.pth") if file.is_file()]
+    newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
     if newest is not None:
         return newest
     others = sorted(file.name for file in folder.glob("*.safetensors"))

@@ -40,7 +40,7 @@ def open_pth(path: Path) -> Checkpoint:
             f"{path}: {str(others[0])!r} is a {type(content[others[0]]).__name__}, expected only "
             "tensors by name; save the model's state_dict() alone"
         )
-    tensors: dict[str, Tensor] = {str(name): value for name, value in content.items()}
+    tensors: dict[str, Tensor] = {str(name): value.detach() for name, value in content.items()}
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise CheckpointError(

@@ -1,6 +1,7 @@
 """Checkpoints in several files, with an index that tells which tensor is in which."""
 
 import json
+import re
 from pathlib import Path
 
 from wkv.checkpoint.pth import open_pth
@@ -8,15 +9,17 @@ from wkv.checkpoint.safetensors import open_safetensors
 from wkv.checkpoint.tensors import Checkpoint, first_sentence
 from wkv.errors import CheckpointError
 
+SHARD = re.compile(r"(.+)-\d+-of-\d+(\.safetensors|\.bin)")
+
 OPENERS = {".safetensors": open_safetensors, ".bin": open_pth}
 
 
 def index_of_shard(path: Path) -> Path | None:
     """The index beside `model-00001-of-00002.safetensors` or `.bin`, if the path is a shard."""
-    stem, marker, _ = path.name.rpartition("-of-")
-    if not marker or path.suffix not in OPENERS:
+    shard = SHARD.fullmatch(path.name)
+    if shard is None:
         return None
-    index = path.with_name(f"{stem.rsplit('-', 1)[0]}{path.suffix}.index.json")
+    index = path.with_name(f"{shard[1]}{shard[2]}.index.json")
     if not index.is_file():
         raise CheckpointError(
             f"{path}: this is one shard of several and the index {index.name} is not beside it; "
@@ -57,4 +60,5 @@ def open_sharded(index: Path) -> Checkpoint:
         {name: shards[file].shapes[name] for name, file in file_of.items()},
         {name: shards[file].dtypes[name] for name, file in file_of.items()},
         lambda name: shards[file_of[name]][name],
+        shards=tuple(index.parent / file for file in shards),
     )

@@ -26,6 +26,7 @@ class Checkpoint(Mapping[str, Tensor]):
         dtypes: name to dtype of every tensor.
         notes: what a file that was made for a strategy says of itself, by name.
         strategy: the one it was made for; None if it was not.
+        shards: the files of a checkpoint in several; none if `path` is all there is.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Checkpoint(Mapping[str, Tensor]):
     read: Callable[[str], Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)
     strategy: str | None = None
+    shards: tuple[Path, ...] = ()
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of that name."""

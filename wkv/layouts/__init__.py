@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from wkv.checkpoint import Checkpoint
 from wkv.layouts.chatrwkv import is_converted, to_official
-from wkv.layouts.config_file import check_config_file
+from wkv.layouts.config_file import read_config_file, with_config_file
 from wkv.layouts.fla import FLA7, fla6_to_official, fla7_to_official
 from wkv.layouts.hub import HUB, OFFICIAL_2026
 from wkv.layouts.rules import foreign_tensors, official_view
@@ -16,10 +16,11 @@ __all__ = [
     "FOLDER_LAYOUTS",
     "HUB",
     "OFFICIAL_2026",
-    "check_config_file",
     "foreign_tensors",
     "is_folded",
     "official",
+    "read_config_file",
+    "with_config_file",
 ]
 
 FOLDER_LAYOUTS = ("hub", "official", "fla")

@@ -33,6 +33,9 @@ CENTRE = OFFSET + 0.5
 BYTE_SCALE = 16
 """rx and ry hold a sixteenth of the largest value each, which together divide q by 256."""
 
+MOST_BYTES, SMALLEST = 256.0, 1e-30
+"""Sum of the inputs' sizes in a product with bytes up to 128, so that it stays below 65504."""
+
 FEW_ROWS = 8
 """Rows up to which the fused product beats turning the bytes into floats."""
 
@@ -100,7 +103,9 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, x.shape[-1]).float()
         scaled = rows * self.weight_ry
         weight = self.weight.to(x.device, non_blocking=True)
-        y = _product(scaled.to(self.placement.dtype), weight).float()
+        # Rows are brought to one size, so that their product with bytes fits into 16 bits.
+        size = (scaled.abs().sum(-1, keepdim=True) / MOST_BYTES).clamp(min=SMALLEST)
+        y = _product((scaled / size).to(self.placement.dtype), weight).float() * size
         y = (y + CENTRE * scaled.sum(-1, keepdim=True)) * self.weight_rx
         y += (rows @ self.weight_my)[:, None] + rows.sum(-1, keepdim=True) * self.weight_mx
         return y.view(*x.shape[:-1], -1).to(x.dtype)

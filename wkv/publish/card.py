@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 
 from wkv.models import Config
-from wkv.publish.plan import Target
+from wkv.publish.plan import UNKNOWN, Target
 from wkv.version import __version__
-
-UNKNOWN = "unknown"
-"""The hub's word for a licence that nobody stated."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """From any checkpoint to a Hugging Face directory that needs no editing, proved before it stays."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wkv.conversion import unshared
+from wkv.destinations import destination as to_be_written
+from wkv.destinations import unfinished, writing
 from wkv.errors import CheckpointError, InputError
 from wkv.layouts import foreign_tensors
 from wkv.loading import Description, describe
 from wkv.models.parts import is_matrix
-from wkv.publish.card import UNKNOWN, Provenance, card
+from wkv.publish.card import Provenance, card
 from wkv.publish.plan import (
+    UNKNOWN,
     Target,
     config_file,
     context_of,
     generation_file,
+    licence_of,
+    name_of,
     target_for,
     write_json,
 )
@@ -39,7 +44,7 @@ class Choices:
         layout: of the names; None: the usual one of the generation.
         dtype: "fp32", "bf16" or "fp16" for the matrices; None: as they are.
         shard_size: such as "5GB"; larger models come in several files.
-        licence: of the weights, as the hub names it.
+        licence: of the weights, as the hub names it; None: what a directory's own card states.
         repo: where the source is on the hub.
         context: tokens the model was trained on at a time; None: from the name of the file.
         tokenizer: a tokenizer file, where the size of the vocabulary does not tell.
@@ -48,7 +53,7 @@ class Choices:
     layout: str | None = None
     dtype: str | None = None
     shard_size: str = "5GB"
-    licence: str = UNKNOWN
+    licence: str | None = None
     repo: str | None = None
     context: int | None = None
     tokenizer: Path | None = None
@@ -93,13 +98,14 @@ def export(
         InputError: for impossible choices, or a destination that is in use.
     """
     choices = choices or Choices()
+    if choices.context is not None and choices.context < 1:
+        raise InputError(f"context is {choices.context}, expected a number of tokens, from 1")
     description = describe(source)
     _check_source(description)
     target = target_for(description.config, choices.layout)
     folder = _destination(destination)
-    partial = folder.with_name(folder.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with unfinished(folder) as hidden:
+        partial = hidden / folder.name
         partial.mkdir()
         dropped = _write_weights(description, target, partial, choices)
         tokenizer = write_vocabulary_of(description, partial, choices.tokenizer, notice)
@@ -108,13 +114,10 @@ def export(
         proof = prove(
             describe(source), partial, target, dtype=choices.dtype, tokenizer=chosen or None
         )
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: it could not be written ({error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with writing(folder):
+            if folder.exists():
+                folder.rmdir()
+            partial.replace(folder)
     return Exported(folder, target.layout, proof, dropped, tokenizer)
 
 
@@ -134,13 +137,7 @@ def _check_source(description: Description) -> None:
 
 def _destination(wanted: str | Path) -> Path:
     """The directory to write."""
-    folder = Path(wanted).expanduser().absolute()
-    if ".." in folder.parts:
-        raise InputError(
-            f"{wanted}: a name with `..` in it is not taken; give the directory itself"
-        )
-    if not folder.parent.is_dir():
-        raise InputError(f"{folder}: there is no folder {folder.parent}; make it first")
+    folder = to_be_written(wanted)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: this is a file; give the name of a new directory")
     if folder.exists() and any(folder.iterdir()):
@@ -163,17 +160,29 @@ def _write_weights(
         shape = official_shape(tuple(parameter.shape))
         tensor = checkpoint[name].reshape(shape)
         if choices.dtype is not None and is_matrix(name, shape):
-            tensor = tensor.to(DTYPES[choices.dtype])
+            tensor = _cast(name, tensor, DTYPES[choices.dtype])
         tensors[name] = tensor
     foreign = foreign_tensors(tensors, target.rules)
-    plain = {name: tensor.contiguous() for name, tensor in foreign.items()}
     try:
-        save_torch_state_dict(plain, folder, max_shard_size=choices.shard_size)
+        with writing(folder):
+            save_torch_state_dict(unshared(foreign), folder, max_shard_size=choices.shard_size)
     except ValueError as error:
         raise InputError(
             f"shard size {choices.shard_size!r}: {error}; give one such as 5GB"
         ) from error
     return tuple(sorted(set(checkpoint) - set(used)))
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix in another dtype.
+
+    Raises:
+        InputError: if a value is too large for it.
+    """
+    cast = tensor.to(dtype)
+    if dtype == torch.float16 and bool(cast.isinf().any()):
+        raise InputError(f"{name} has values that do not fit into fp16; choose bf16")
+    return cast
 
 
 def official_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -189,8 +198,8 @@ def _write_words(
     dropped: tuple[str, ...],
 ) -> None:
     """Write configuration, code and card."""
-    config, source = description.config, description.checkpoint.path
-    context = choices.context or context_of(config, source)
+    config, checkpoint = description.config, description.checkpoint
+    context = context_of(config, checkpoint) if choices.context is None else choices.context
     dtype = _dtype_name(description, choices)
     write_json(folder / "config.json", config_file(config, target, context, dtype))
     write_json(folder / "generation_config.json", generation_file())
@@ -198,7 +207,13 @@ def _write_words(
         from wkv.publish.standalone import standalone_source
 
         (folder / f"{target.module}.py").write_text(standalone_source(target.module))
-    provenance = Provenance(source.name, _sha256(source), choices.licence, choices.repo, dropped)
+    provenance = Provenance(
+        name_of(checkpoint),
+        _sha256(checkpoint.path),
+        choices.licence or licence_of(checkpoint) or UNKNOWN,
+        choices.repo,
+        dropped,
+    )
     text = card(config, target, provenance, context, dtype)
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wkv.checkpoint import Checkpoint
 from wkv.errors import InputError
-from wkv.layouts import FLA7, HUB, OFFICIAL_2026
+from wkv.layouts import FLA7, FOLDER_LAYOUTS, HUB, OFFICIAL_2026, read_config_file
 from wkv.layouts.rules import Rule
 from wkv.models import Config
 
@@ -18,6 +19,9 @@ CONTEXTS = {"4": 1024}
 """Tokens that models were trained on at a time where a file's name does not tell."""
 
 CONTEXT = 4096
+
+UNKNOWN = "unknown"
+"""The hub's word for a licence that nobody stated."""
 
 Fields = dict[str, Any]
 
@@ -102,10 +106,34 @@ def generation_file() -> Fields:
     }
 
 
-def context_of(config: Config, file: Path) -> int:
-    """Tokens the model was trained on at a time: `ctx8192` in the file's name, or the usual."""
-    told = re.search(r"ctx(\d{3,8})", file.name)
-    return int(told[1]) if told else CONTEXTS.get(config.generation, CONTEXT)
+def context_of(config: Config, checkpoint: Checkpoint) -> int:
+    """Tokens the model was trained on at a time.
+
+    A directory's config.json tells, or `ctx8192` in a file's name; else it is the usual number.
+    """
+    if checkpoint.layout in FOLDER_LAYOUTS:
+        told = read_config_file(checkpoint.path)
+        for key in ("max_position_embeddings", "context_length"):
+            if type(told.get(key)) is int and told[key] > 0:
+                return int(told[key])
+    named = re.search(r"ctx(\d{3,8})", checkpoint.path.name)
+    return int(named[1]) if named else CONTEXTS.get(config.generation, CONTEXT)
+
+
+def licence_of(checkpoint: Checkpoint) -> str | None:
+    """The licence that a directory's card states; None if there is none."""
+    card = checkpoint.path.with_name("README.md")
+    if checkpoint.layout not in FOLDER_LAYOUTS or not card.is_file():
+        return None
+    header = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    stated = re.search(r"^license: *([\w.-]+) *$", header, re.MULTILINE)
+    return stated[1] if stated and stated[1] != UNKNOWN else None
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is called: its file, or its directory."""
+    path = checkpoint.path.absolute()
+    return path.parent.name if checkpoint.layout in FOLDER_LAYOUTS else path.name
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wkv.conversion import differing_tensors, mapped_strategy
 from wkv.errors import CheckpointError, TokenizerError
 from wkv.loading import Description, build_model, describe
 from wkv.model import Model
 from wkv.publish.plan import Target
+from wkv.strategy.choose import MOST_OF_MEMORY, memory_bytes
 from wkv.strategy.language import DTYPES, Segment
 from wkv.strategy.plan import place
 from wkv.tokenizers import Tokenizer
@@ -64,23 +66,29 @@ def prove(
     Raises:
         CheckpointError: if they are not the same model.
     """
-    kind = DTYPES[dtype] if dtype is not None else torch.float32
-    strategy = place([Segment("cpu", kind)], source.config.n_layer)
+    strategy = mapped_strategy(source)
+    if dtype is not None:
+        strategy = place([Segment("cpu", DTYPES[dtype])], source.config.n_layer)
+    needed = torch.float32.itemsize * source.n_params
     original = build_model(source, strategy, tokenizer)
     written = build_model(describe(folder), strategy)
+    wrong = differing_tensors(original, written)
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: {len(wrong)} tensors differ from those of the source, the first is "
+            f"{wrong[0]}; the directory was not kept. Please report this, with the model's name"
+        )
     ids = _ids(original)
     by_wkv = float((_logits(original, ids) - _logits(written, ids)).abs().max())
-    if by_wkv != 0:
-        raise CheckpointError(
-            f"{folder}: the logits differ by {by_wkv:.3g} from those of the source; the directory "
-            "was not kept. Please report this, with the name of the model"
-        )
     _check_tokenizer(original, folder)
+    del original, written
     if target.module is None:
         return Proof(by_wkv, None, "this layout has no code for transformers yet")
     if find_spec("transformers") is None:
         return Proof(by_wkv, None, "transformers is not installed: pip install 'wkv[hf]'")
-    return Proof(by_wkv, _compare_with_transformers(written, folder, target, ids))
+    if needed > MOST_OF_MEMORY * memory_bytes():
+        return Proof(by_wkv, None, "in float32 the model would not fit into memory")
+    return Proof(by_wkv, _compare_with_transformers(folder, target, ids))
 
 
 def _ids(model: Model) -> list[int]:
@@ -112,35 +120,42 @@ def _check_tokenizer(model: Model, folder: Path) -> None:
         )
 
 
-def _compare_with_transformers(model: Model, folder: Path, target: Target, ids: list[int]) -> float:
+def _compare_with_transformers(folder: Path, target: Target, ids: list[int]) -> float:
     """The largest difference of logits, as a sequence and while drawing greedily.
 
     Raises:
         CheckpointError: if it is larger than rounding can make it, or other tokens are drawn.
     """
-    network = _loaded(folder, target)
-    expected = _logits(model, ids)
-    size = max(1.0, float(expected.abs().max()))
-    with torch.no_grad():
-        found = network(torch.tensor([ids])).logits[0]
-        difference = float((found - expected).abs().max())
-        drawn = network.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            do_sample=False,
-            max_new_tokens=MANY,
-            eos_token_id=None,
-        )[0, len(ids) :].tolist()
-    along = _logits(model, ids + drawn)[len(ids) - 1 : -1]
+    found, drawn = _by_transformers(folder, target, ids)
+    n_layer = describe(folder).config.n_layer
+    model = build_model(describe(folder), place([Segment("cpu", torch.float32)], n_layer))
+    logits = _logits(model, ids + drawn)
+    expected, along = logits[: len(ids)], logits[len(ids) - 1 : -1]
     missed = along.amax(-1) - along[range(len(drawn)), drawn]  # 0 where the same token is drawn
+    difference = float((found - expected).abs().max())
     difference = max(difference, float(missed.max()))
-    if not difference <= LIMIT * size:
+    if not difference <= LIMIT * max(1.0, float(expected.abs().max())):
         raise CheckpointError(
             f"{folder}: through transformers the logits differ by {difference:.3g}, more than "
             "rounding can; the directory was not kept. Please report this, with the name of the "
             "model"
         )
     return difference
+
+
+@torch.no_grad()
+def _by_transformers(folder: Path, target: Target, ids: list[int]) -> tuple[Tensor, list[int]]:
+    """Logits (T, V) of ids, and what is drawn greedily after them."""
+    network = _loaded(folder, target)
+    row = torch.tensor([ids])
+    drawn = network.generate(
+        row,
+        attention_mask=torch.ones_like(row),
+        do_sample=False,
+        max_new_tokens=MANY,
+        eos_token_id=None,
+    )
+    return network(row).logits[0], drawn[0, len(ids) :].tolist()
 
 
 def _loaded(folder: Path, target: Target) -> Any:

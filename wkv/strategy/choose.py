@@ -10,6 +10,9 @@ from wkv.strategy.language import ADVICE, Segment, read_strategy
 from wkv.strategy.plan import Strategy, place
 from wkv.strategy.products import SMALL
 
+MOST_OF_A_GPU, MOST_OF_MEMORY = 0.9, 0.8
+"""Shares of the free memory of a GPU and of this machine's that weights may take."""
+
 
 def choose_strategy(
     text: str,
@@ -68,21 +71,29 @@ def _automatic(file_dtypes: Collection[torch.dtype], n_params: int) -> tuple[Seg
         if set(file_dtypes) <= {torch.float16}:
             dtype = torch.float16
         free, _ = torch.cuda.mem_get_info()
-        if dtype.itemsize * n_params < free:
+        if dtype.itemsize * n_params < MOST_OF_A_GPU * free:
             return Segment("cuda", dtype), "a CUDA device, in the file's dtype"
+    why = "the GPU is too small" if torch.cuda.is_available() else "no GPU"
     full, half = Segment("cpu", torch.float32), Segment("cpu", torch.bfloat16)
-    if not bf16:
-        return full, "no GPU; the file is finer than bf16, or fp16"
     if 4 * n_params < SMALL:
-        return full, "no GPU; the model is so small that fp32 costs nothing"
-    if 4 * n_params > _memory_bytes():
-        return half, "no GPU; fp32 would not fit into memory"
+        return full, f"{why}; the model is so small that fp32 costs nothing"
+    fits = 4 * n_params < MOST_OF_MEMORY * memory_bytes()
+    if not bf16:
+        if fits or set(file_dtypes) == {torch.float32}:  # which stays mapped to the file
+            return full, f"{why}; the file is finer than bf16, or fp16"
+        raise StrategyError(
+            f"in fp32 the model takes {4 * n_params / 2**30:.0f} GiB, more than this machine has, "
+            "and auto takes nothing coarser than the file; name a strategy: 'cpu bf16' (half of "
+            "that) or 'cpu bf16i8' (a quarter)"
+        )
+    if not fits:
+        return half, f"{why}; fp32 would not fit into memory"
     if _fast_bf16():
-        return half, "no GPU; the file is bf16 and so are the CPU's units"
-    return full, "no GPU; this CPU has no units for bf16"
+        return half, f"{why}; the file is bf16 and so are the CPU's units"
+    return full, f"{why}; this CPU has no units for bf16"
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Bytes of memory of this machine; plenty where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -26,7 +26,7 @@ ADVICE = "such as `cpu fp32`, `cuda fp16i8 *10 -> cpu fp32` or `cuda fp16 *10+`,
 MOST_DIGITS = 6
 """Of a count or a device's number; more can only be a mistake."""
 
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps|dml")
+_DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]*))?|mps|dml")
 _WORD = re.compile(r"[^ \->*]+")
 _COUNT = re.compile(r" \*(\d+)(\+?)")
 _ARROW = re.compile(r" *-> *")

@@ -67,12 +67,35 @@ def threads_for(n_bytes: int, strategy: Strategy) -> Iterator[None]:
     if n_bytes >= SMALL or all(layer.device.type != "cpu" for layer in strategy.layers):
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _FEW_THREADS:
         yield
-    finally:
-        torch.set_num_threads(before)
+
+
+class _FewThreads:
+    """Holds PyTorch's number of threads at 1 while any thread is inside.
+
+    The number is inherited between threads, so those that are inside are counted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            torch.set_num_threads(self._before)
+
+
+_FEW_THREADS = _FewThreads()
 
 
 def linear_for(placement: Placement) -> Callable[[Tensor, Tensor], Tensor]:

@@ -80,7 +80,7 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
     Raises:
         TokenizerError: if no tokenizer is known for the size.
     """
-    beside = None if checkpoint is None else _beside(checkpoint)
+    beside = None if checkpoint is None else tokenizer_beside(checkpoint)
     if beside is not None:
         return open_tokenizer(beside, vocab_size)
     if vocab_size == WORLD_VOCAB_SIZE:
@@ -95,9 +95,14 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
     )
 
 
-def _beside(checkpoint: Path) -> Path | None:
+def vocabulary_beside(checkpoint: Path) -> Path:
+    """Where the vocabulary of a checkpoint lies if it has its own: `NAME.vocab.txt`."""
+    return checkpoint.with_suffix(".vocab.txt")
+
+
+def tokenizer_beside(checkpoint: Path) -> Path | None:
     """The tokenizer file that belongs to a checkpoint, if there is one in its folder."""
-    candidates = [checkpoint.with_suffix(".vocab.txt")]
+    candidates = [vocabulary_beside(checkpoint)]
     if checkpoint.name.startswith(IN_DIRECTORIES):
         candidates += [checkpoint.with_name(name) for name in TOKENIZER_FILES]
     return next((path for path in candidates if path.is_file()), None)
