@@ -19,6 +19,7 @@ EXTRAS = {
     "matplotlib": ("the plot that wkv train draws", "pip install matplotlib"),
     "transformers": ("wkv.hf, and a second proof in wkv convert --to hf", "pip install 'wkv[hf]'"),
     "lm_eval": ("the tasks of wkv eval --tasks", "pip install 'wkv[eval]'"),
+    "gguf": ("wkv convert --to gguf", "pip install 'wkv[gguf]'"),
     "tiktoken": ("the cl100k_base vocabulary in wkv.compat", "pip install tiktoken"),
 }
 """Packages that wkv does without: what each brings, and the line that installs it."""
