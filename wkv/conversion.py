@@ -80,13 +80,14 @@ def convert(
         raise InputError(f"a checkpoint is converted to {' or '.join(SUFFIXES)}, not to {to!r}")
     description = describe(source)
     path = new_file(destination, SUFFIXES[to], description.checkpoint, overwrite=overwrite)
+    _check_vocabulary(path, description.checkpoint.path, overwrite=overwrite)
     chosen = None if strategy is None else strategy_for(description, strategy, check=False)
     made_for = description.checkpoint.strategy if chosen is None else str(chosen)
     notes = {} if made_for is None else {"_wkv_strategy": made_for}
     with unfinished(path) as folder:
         if chosen is None:
             tensors = _as_they_are(description)
-            model = build_model(describe(source), mapped_strategy(description))
+            model = build_model(description, mapped_strategy(description))
         else:
             model = build_model(description, chosen.on_cpu())
             tensors = _as_prepared(model, description)
@@ -107,22 +108,30 @@ def new_file(
     """The file to write, with its ending.
 
     Raises:
-        InputError: if it is part of the source, a folder, or exists, or its vocabulary does.
+        InputError: if it is part of the source, a folder, or exists.
     """
     path = to_be_written(wanted)
-    if path.is_dir():
+    named = path if path.suffix == suffix else path.with_name(path.name + suffix)
+    if path.is_dir() or named.is_dir():
         raise InputError(f"{path}: this is a folder; give the name of a file")
-    if path.suffix != suffix:
-        path = to_be_written(path.with_name(path.name + suffix))
+    path = to_be_written(named)
     own = {file.absolute() for file in (source.path, *source.shards)}
     if path in own or (path.exists() and any(path.samefile(file) for file in own)):
         raise InputError(f"{path}: this is the checkpoint itself; give another name")
-    vocabulary = vocabulary_beside(path)
-    for file in (path, vocabulary):
-        theirs = file == vocabulary and vocabulary == vocabulary_beside(source.path.absolute())
-        if file.exists() and not overwrite and not theirs:
-            raise InputError(f"{file}: the file exists; give another name, or ask to overwrite it")
+    _check_new(path, overwrite=overwrite)
     return path
+
+
+def _check_vocabulary(path: Path, source: Path, *, overwrite: bool) -> None:
+    """Raise if a vocabulary lies where that of the new file would, unless it is the source's."""
+    vocabulary = vocabulary_beside(path)
+    if vocabulary != vocabulary_beside(source.absolute()):
+        _check_new(vocabulary, overwrite=overwrite)
+
+
+def _check_new(path: Path, *, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: the file exists; give another name, or ask to overwrite it")
 
 
 def _as_they_are(description: Description) -> dict[str, Tensor]:
@@ -189,7 +198,7 @@ def mapped_strategy(description: Description) -> Strategy:
     """
     if description.checkpoint.strategy is not None:
         return strategy_for(description, "auto", check=False).on_cpu()
-    finest = max(description.dtypes, key=lambda dtype: dtype.itemsize)
+    finest = description.finest_dtype
     dtype = finest if finest in DTYPES.values() else torch.float32
     return place([Segment("cpu", dtype)], description.config.n_layer)
 

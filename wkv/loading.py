@@ -67,6 +67,11 @@ class Description:
         return 4 * numbers * self.config.n_layer
 
     @property
+    def finest_dtype(self) -> torch.dtype:
+        """The finest dtype of the matrices in the file."""
+        return max(self.dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
+
+    @property
     def dtypes(self) -> frozenset[torch.dtype]:
         """Dtypes of the matrices in the file; int8 among them if it was made with such."""
         shapes, dtypes = self.checkpoint.shapes, self.checkpoint.dtypes

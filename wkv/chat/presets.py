@@ -5,6 +5,7 @@ whether a reply ends at the first blank line or where the user's next turn would
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from wkv import demo
 from wkv.errors import InputError
@@ -110,7 +111,13 @@ def is_built_in(model: Model) -> bool:
         return True
     if model.config.vocab_size in (WORLD_VOCAB_SIZE, *PILE_VOCAB_SIZES):
         return False
-    return model.identity == identity(describe())
+    return model.identity == _built_in_identity()
+
+
+@cache
+def _built_in_identity() -> str:
+    """Taken once: every reply asks."""
+    return identity(describe())
 
 
 def is_raven(model: Model) -> bool:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from wkv.hf.parts import (
     LayerNorm,
@@ -31,7 +30,7 @@ from wkv.hf.parts import (
     widen,
     zigzag,
 )
-from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
+from wkv.hf.skeleton import Backbone, CausalLM, HubBlock, PretrainedRwkv
 from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
 
 
@@ -156,34 +155,12 @@ class RwkvChannelMix(nn.Module):
         return r * self.value(torch.relu(k).square()), last
 
 
-class RwkvBlock(GradientCheckpointingLayer):
-    """A layer: time mix, then channel mix, each added to the residual stream."""
+class RwkvBlock(HubBlock):
+    """A layer of RWKV-4."""
 
     def __init__(self, config: RwkvConfig, layer: int) -> None:
-        super().__init__()
-        D, eps = config.hidden_size, config.layer_norm_epsilon
-        if layer == 0:
-            self.pre_ln = LayerNorm(D, eps)
-        self.first = layer == 0
-        self.ln1, self.ln2 = LayerNorm(D, eps), LayerNorm(D, eps)
-        self.attention = RwkvTimeMix(config, layer)
-        self.feed_forward = RwkvChannelMix(config, layer)
-
-    def forward(
-        self,
-        X: Tensor,
-        padding: Padding | None,
-        att_shift: Tensor,
-        wkv: Tensor,
-        ffn_shift: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Residual stream (B, T, D) and state in, the same out."""
-        if self.first:
-            X = self.pre_ln(X)
-        out, att_shift, wkv = self.attention(self.ln1(X), att_shift, wkv, padding)
-        X = X + out
-        out, ffn_shift = self.feed_forward(self.ln2(X), ffn_shift, padding)
-        return X + out, att_shift, wkv, ffn_shift
+        mixes = RwkvTimeMix(config, layer), RwkvChannelMix(config, layer)
+        super().__init__(config, layer, *mixes)
 
 
 class RwkvPreTrainedModel(PretrainedRwkv):

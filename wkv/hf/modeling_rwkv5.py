@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from wkv.hf.parts import (
     GroupNorm,
@@ -36,7 +35,7 @@ from wkv.hf.parts import (
     widen,
     zigzag,
 )
-from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
+from wkv.hf.skeleton import Backbone, CausalLM, HubBlock, PretrainedRwkv
 from wkv.ops.wkv5 import wkv5
 from wkv.ops.wkv6 import wkv6
 
@@ -202,34 +201,12 @@ class Rwkv5ChannelMix(nn.Module):
         return r * self.value(torch.relu(k).square()), last
 
 
-class Rwkv5Block(GradientCheckpointingLayer):
-    """A layer: time mix, then channel mix, each added to the residual stream."""
+class Rwkv5Block(HubBlock):
+    """A layer of RWKV-5."""
 
     def __init__(self, config: Rwkv5Config, layer: int) -> None:
-        super().__init__()
-        D, eps = config.hidden_size, config.layer_norm_epsilon
-        if layer == 0:
-            self.pre_ln = LayerNorm(D, eps)
-        self.first = layer == 0
-        self.ln1, self.ln2 = LayerNorm(D, eps), LayerNorm(D, eps)
-        self.attention = Rwkv5TimeMix(config, layer)
-        self.feed_forward = Rwkv5ChannelMix(config, layer)
-
-    def forward(
-        self,
-        X: Tensor,
-        padding: Padding | None,
-        att_shift: Tensor,
-        wkv: Tensor,
-        ffn_shift: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Residual stream (B, T, D) and state in, the same out."""
-        if self.first:
-            X = self.pre_ln(X)
-        out, att_shift, wkv = self.attention(self.ln1(X), att_shift, wkv, padding)
-        X = X + out
-        out, ffn_shift = self.feed_forward(self.ln2(X), ffn_shift, padding)
-        return X + out, att_shift, wkv, ffn_shift
+        mixes = Rwkv5TimeMix(config, layer), Rwkv5ChannelMix(config, layer)
+        super().__init__(config, layer, *mixes)
 
 
 class Rwkv5PreTrainedModel(PretrainedRwkv):

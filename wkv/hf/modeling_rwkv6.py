@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from wkv.hf.parts import (
     GroupNorm,
@@ -37,7 +36,7 @@ from wkv.hf.parts import (
     widen,
     zigzag,
 )
-from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
+from wkv.hf.skeleton import Backbone, CausalLM, HubBlock, PretrainedRwkv
 from wkv.ops.wkv6 import wkv6
 
 
@@ -210,34 +209,12 @@ class Rwkv6ChannelMix(nn.Module):
         return r * self.value(torch.relu(k).square()), last
 
 
-class Rwkv6Block(GradientCheckpointingLayer):
-    """A layer: time mix, then channel mix, each added to the residual stream."""
+class Rwkv6Block(HubBlock):
+    """A layer of RWKV-6."""
 
     def __init__(self, config: Rwkv6Config, layer: int) -> None:
-        super().__init__()
-        D, eps = config.hidden_size, config.layer_norm_epsilon
-        if layer == 0:
-            self.pre_ln = LayerNorm(D, eps)
-        self.first = layer == 0
-        self.ln1, self.ln2 = LayerNorm(D, eps), LayerNorm(D, eps)
-        self.attention = Rwkv6TimeMix(config, layer)
-        self.feed_forward = Rwkv6ChannelMix(config, layer)
-
-    def forward(
-        self,
-        X: Tensor,
-        padding: Padding | None,
-        att_shift: Tensor,
-        wkv: Tensor,
-        ffn_shift: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Residual stream (B, T, D) and state in, the same out."""
-        if self.first:
-            X = self.pre_ln(X)
-        out, att_shift, wkv = self.attention(self.ln1(X), att_shift, wkv, padding)
-        X = X + out
-        out, ffn_shift = self.feed_forward(self.ln2(X), ffn_shift, padding)
-        return X + out, att_shift, wkv, ffn_shift
+        mixes = Rwkv6TimeMix(config, layer), Rwkv6ChannelMix(config, layer)
+        super().__init__(config, layer, *mixes)
 
 
 class Rwkv6PreTrainedModel(PretrainedRwkv):

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from wkv.hf.cache import RwkvCache
-from wkv.hf.parts import LayerNorm, padding_of, widen
+from wkv.hf.parts import LayerNorm, Padding, padding_of, widen
 
 
 class PretrainedRwkv(PreTrainedModel):
@@ -35,6 +36,38 @@ class PretrainedRwkv(PreTrainedModel):
         initialise = getattr(module, "initialise", None)
         if callable(initialise):
             initialise()
+
+
+class HubBlock(GradientCheckpointingLayer):
+    """A layer of generations 4 to 6: time mix, then channel mix, each added to the stream."""
+
+    def __init__(
+        self, config: Any, layer: int, attention: nn.Module, feed_forward: nn.Module
+    ) -> None:
+        super().__init__()
+        D, eps = config.hidden_size, config.layer_norm_epsilon
+        if layer == 0:
+            self.pre_ln = LayerNorm(D, eps)
+        self.first = layer == 0
+        self.ln1, self.ln2 = LayerNorm(D, eps), LayerNorm(D, eps)
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def forward(
+        self,
+        X: Tensor,
+        padding: Padding | None,
+        att_shift: Tensor,
+        wkv: Tensor,
+        ffn_shift: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Residual stream (B, T, D) and state in, the same out."""
+        if self.first:
+            X = self.pre_ln(X)
+        out, att_shift, wkv = self.attention(self.ln1(X), att_shift, wkv, padding)
+        X = X + out
+        out, ffn_shift = self.feed_forward(self.ln2(X), ffn_shift, padding)
+        return X + out, att_shift, wkv, ffn_shift
 
 
 class Backbone(PretrainedRwkv):

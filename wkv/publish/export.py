@@ -11,11 +11,12 @@ from torch import Tensor
 from wkv.conversion import unshared
 from wkv.destinations import destination as to_be_written
 from wkv.destinations import unfinished, writing
-from wkv.errors import CheckpointError, InputError
+from wkv.errors import InputError
 from wkv.layouts import foreign_tensors
 from wkv.loading import Description, describe
 from wkv.models.parts import is_matrix
 from wkv.publish.card import Provenance, card
+from wkv.publish.checks import check_publishable
 from wkv.publish.plan import (
     UNKNOWN,
     Target,
@@ -28,8 +29,7 @@ from wkv.publish.plan import (
     write_json,
 )
 from wkv.publish.proof import Proof, prove
-from wkv.publish.vocabulary import write_vocabulary_of
-from wkv.tokenizers import open_tokenizer
+from wkv.publish.vocabulary import tokenizer_of, write_vocabulary_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -101,38 +101,22 @@ def export(
     if choices.context is not None and choices.context < 1:
         raise InputError(f"context is {choices.context}, expected a number of tokens, from 1")
     description = describe(source)
-    _check_source(description)
+    check_publishable(description, "Hugging Face models")
     target = target_for(description.config, choices.layout)
     folder = _destination(destination)
     with unfinished(folder) as hidden:
         partial = hidden / folder.name
         partial.mkdir()
         dropped = _write_weights(description, target, partial, choices)
-        tokenizer = write_vocabulary_of(description, partial, choices.tokenizer, notice)
+        tokenizer = tokenizer_of(description, choices.tokenizer, notice)
+        written = write_vocabulary_of(description, partial, tokenizer, notice)
         _write_words(description, target, partial, choices, dropped)
-        chosen = choices.tokenizer and open_tokenizer(choices.tokenizer)
-        proof = prove(
-            describe(source), partial, target, dtype=choices.dtype, tokenizer=chosen or None
-        )
+        proof = prove(description, partial, target, dtype=choices.dtype, tokenizer=tokenizer)
         with writing(folder):
             if folder.exists():
                 folder.rmdir()
             partial.replace(folder)
-    return Exported(folder, target.layout, proof, dropped, tokenizer)
-
-
-def _check_source(description: Description) -> None:
-    """Raise for what cannot be published."""
-    if description.checkpoint.strategy is not None:
-        raise CheckpointError(
-            f"{description.checkpoint.path}: this file was made for the strategy "
-            f"{description.checkpoint.strategy}; export the checkpoint that it was made from"
-        )
-    if description.tuned:
-        raise CheckpointError(
-            f"{description.checkpoint.path}: Hugging Face models have no place for the tuned "
-            "initial state of this file; remove its time_state tensors, or use it with wkv"
-        )
+    return Exported(folder, target.layout, proof, dropped, written)
 
 
 def _destination(wanted: str | Path) -> Path:
@@ -222,8 +206,7 @@ def _dtype_name(description: Description, choices: Choices) -> str:
     """PyTorch's name of the matrices' dtype: the finest of them."""
     if choices.dtype is not None:
         return str(DTYPES[choices.dtype]).split(".")[1]
-    finest = max(description.dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
-    return str(finest).split(".")[1]
+    return str(description.finest_dtype).split(".")[1]
 
 
 def _sha256(path: Path) -> str | None:

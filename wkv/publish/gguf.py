@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wkv.destinations import destination as to_be_written
+from wkv.conversion import new_file
 from wkv.destinations import unfinished, writing
-from wkv.errors import CheckpointError, InputError, MissingExtraError, TokenizerError
+from wkv.errors import InputError, MissingExtraError, TokenizerError
 from wkv.loading import Description, describe
+from wkv.publish.checks import check_publishable
 from wkv.publish.gguf_plan import KINDS, RULES, gguf_tensors, kind_of, metadata
 from wkv.publish.gguf_proof import ask_llama, check_file
 from wkv.tokenizers import choose_tokenizer, open_tokenizer
@@ -95,7 +96,7 @@ def write_gguf(
     description = describe(source)
     _check_source(description)
     words = _tokenizer_of(description, tokenizer)
-    path = _destination(destination, overwrite)
+    path = new_file(destination, ".gguf", description.checkpoint, overwrite=overwrite)
     dtype = dtype or _finest(description)
     fields = metadata(description.config, _name_of(description.checkpoint.path), dtype, words)
     used = description.network.state_dict()
@@ -106,7 +107,7 @@ def write_gguf(
         with writing(path):
             _write(made, description.config.generation, tensors, fields, dtype)
         check_file(made, description, fields, len(tensors))
-        difference, reason = ask_llama(made, describe(source), words, dtype)
+        difference, reason = ask_llama(made, description, words, dtype)
         with writing(path):
             made.replace(path)
     dropped = tuple(sorted(set(description.checkpoint) - set(used)))
@@ -123,16 +124,7 @@ def _check_source(description: Description) -> None:
             f"{path}: this is RWKV-{config.generation}, and llama.cpp knows RWKV-6 and 7 only; "
             "use wkv, or another form of convert"
         )
-    if description.checkpoint.strategy is not None:
-        raise CheckpointError(
-            f"{path}: this file was made for the strategy {description.checkpoint.strategy}; "
-            "convert the checkpoint that it was made from"
-        )
-    if description.tuned:
-        raise CheckpointError(
-            f"{path}: a GGUF file has no place for the tuned initial state of this one; remove its "
-            "time_state tensors, or use it with wkv"
-        )
+    check_publishable(description, "GGUF files")
     size = getattr(config, "head_size", 0)
     if size not in HEAD_SIZES:
         raise InputError(
@@ -167,22 +159,9 @@ def _tokenizer_of(description: Description, chosen: Path | None) -> WorldTokeniz
     return tokenizer
 
 
-def _destination(wanted: str | Path, overwrite: bool) -> Path:
-    """The file to write."""
-    path = to_be_written(wanted)
-    if path.suffix != ".gguf":
-        path = to_be_written(path.with_name(path.name + ".gguf"))
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; give another name for the new file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: the file exists; give another name, or ask to overwrite it")
-    return path
-
-
 def _finest(description: Description) -> str:
     """The dtype of the source's matrices: the finest of them."""
-    finest = max(description.dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
-    return DTYPES.get(finest, "fp32")
+    return DTYPES.get(description.finest_dtype, "fp32")
 
 
 def _name_of(path: Path) -> str:

@@ -127,8 +127,9 @@ def _compare_with_transformers(folder: Path, target: Target, ids: list[int]) -> 
         CheckpointError: if it is larger than rounding can make it, or other tokens are drawn.
     """
     found, drawn = _by_transformers(folder, target, ids)
-    n_layer = describe(folder).config.n_layer
-    model = build_model(describe(folder), place([Segment("cpu", torch.float32)], n_layer))
+    written = describe(folder)
+    strategy = place([Segment("cpu", torch.float32)], written.config.n_layer)
+    model = build_model(written, strategy)
     logits = _logits(model, ids + drawn)
     expected, along = logits[: len(ids)], logits[len(ids) - 1 : -1]
     missed = along.amax(-1) - along[range(len(drawn)), drawn]  # 0 where the same token is drawn

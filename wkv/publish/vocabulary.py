@@ -14,7 +14,7 @@ from wkv.tokenizers.world import WorldTokenizer
 def write_vocabulary_of(
     description: Description,
     folder: Path,
-    chosen: Path | None,
+    tokenizer: Tokenizer | None,
     notice: Callable[[str], None],
 ) -> str | None:
     """Write the tokenizer of a model into a folder.
@@ -22,16 +22,12 @@ def write_vocabulary_of(
     Args:
         description: of the model.
         folder: that exists.
-        chosen: a tokenizer file, where the model does not tell.
-        notice: told why there is none.
+        tokenizer: of the model, as `tokenizer_of` gives it.
+        notice: told if it has no Hugging Face form.
 
     Returns:
-        The tokenizer's name, or None if the model has none.
-
-    Raises:
-        TokenizerError: if the chosen one cannot be used.
+        The tokenizer's name, or None if nothing was written.
     """
-    tokenizer = _tokenizer_of(description, chosen, notice)
     config = description.config
     if isinstance(tokenizer, WorldTokenizer):
         write_tokenizer(
@@ -50,10 +46,14 @@ def write_vocabulary_of(
     return None if tokenizer is None else tokenizer.name
 
 
-def _tokenizer_of(
+def tokenizer_of(
     description: Description, chosen: Path | None, notice: Callable[[str], None]
 ) -> Tokenizer | None:
-    """The tokenizer that was chosen, or that of the model, or None."""
+    """The tokenizer file that was chosen, or that of the model, or None, of which `notice` is told.
+
+    Raises:
+        TokenizerError: if the chosen one cannot be used.
+    """
     vocab_size = description.config.vocab_size
     if chosen is not None:
         return open_tokenizer(chosen, vocab_size)
