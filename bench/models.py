@@ -1,95 +1,188 @@
-"""Prefill of 512 tokens and decode of random 0.1B-size models, beside the `rwkv` package."""
+"""Prefill and decode of random models of official sizes: wkv, the `rwkv` package and llama.cpp."""
 
-import json
+import argparse
 import statistics
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 
-import torch
+from bench.files import GGUF, SIZES, Files, Size
+from bench.serving import PROMPT
+from bench.turns import Entrant, Record, Worker, grouped, ratio
+from wkv.speed import Stream
 
-from tests.checkpoints import random_checkpoint
+FORMATS = ("fp32", "bf16", "fp16", "int8", "int4")
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.07, "int4": 0.57}
+PACKAGE = ("fp32", "bf16")
+"""Formats that the `rwkv` package computes at speed on a CPU."""
 
-MARK = "#wkv-bench "
-THREADS = 2
-ROUNDS = 5
-SIZE = {"n_layer": 12, "n_embd": 768, "head_size": 64, "vocab_size": 65536}
-GENERATIONS = ("7", "6", "5.2", "4")
-DTYPES = ("fp32", "bf16")
-
-
-class Worker:
-    """A process of `bench.worker` that takes its turn when asked."""
-
-    def __init__(self, engine: str, path: Path, generation: str, dtype: str) -> None:
-        self.engine = engine
-        command = [sys.executable, "-m", "bench.worker", engine, str(path), generation, dtype]
-        self._process = subprocess.Popen(
-            [*command, str(THREADS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._answer()
-
-    def seconds(self, task: str) -> float:
-        """Seconds per token of one run of a task."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(task + "\n")
-        self._process.stdin.flush()
-        return self._answer()["seconds"]
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(MARK):
-                return json.loads(line.removeprefix(MARK))
-        raise RuntimeError(f"the {self.engine} worker died; run bench.worker by hand to see why")
+IN_GGUF = ("6", "7")
+TASKS = {
+    "prefill": f"prefill {PROMPT}",
+    "decode": "decode",
+    "dense": "zeros read",
+    "batch16": "batch 16",
+}
+OVERHEAD = 6e8
+"""Bytes of a process besides its weights."""
 
 
-def compare(path: Path, generation: str, dtype: str) -> dict[str, dict[str, float]]:
-    """Median tokens per second of each engine and task, and the median ratio of the turns."""
-    workers = [Worker(engine, path, generation, dtype) for engine in ("wkv", "rwkv")]
-    results = {}
-    for task in ("prefill", "decode"):
-        times: list[list[float]] = [[], []]
-        for turn in range(ROUNDS + 1):
-            for place, worker in enumerate(workers):
-                seconds = worker.seconds(task)
-                if turn > 0:  # the first is a warm-up
-                    times[place].append(seconds)
-        ours, theirs = (1 / statistics.median(column) for column in times)
-        ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
-        results[task] = {"wkv": ours, "rwkv": theirs, "ratio": ratio}
-    for worker in workers:
-        worker.close()
-    return results
+def compare(args: argparse.Namespace, files: Files, stream: Stream) -> list[dict]:
+    """Print a table for each size and generation; gives all that was measured."""
+    tasks = [task for task in TASKS if task in args.tasks]
+    measured = []
+    for size in map(SIZES.__getitem__, args.sizes):
+        for generation in args.generations:
+            print(f"\nRWKV-{generation} {size.name} (L{size.n_layer} D{size.n_embd}), tokens/s")
+            print(_line("", ["MB", *map(TASKS.__getitem__, tasks), "of memory"]), flush=True)
+            entrants = list(_entrants(args, files, size, generation))
+            for group in grouped(entrants, args.memory * 1e9):
+                records, streams = take_turns(group, tasks, args, stream)
+                _print_group(records, streams, tasks)
+                measured += _facts(size, generation, records, streams)
+    return measured
 
 
-def main(generations: tuple[str, ...] = GENERATIONS, dtypes: tuple[str, ...] = DTYPES) -> None:
-    """Print a row for each generation and dtype."""
-    print(f"0.1B size (L12 D768 V65536), {THREADS} threads, medians of {ROUNDS} rounds in turn")
-    print(f"{'':10}{'prefill 512, tok/s':^30}{'decode, tok/s':^30}")
-    print(f"{'':10}" + f"{'wkv':>9}{'rwkv':>9}{'ratio':>9}   " * 2)
-    with tempfile.TemporaryDirectory() as folder:
-        for generation in generations:
-            path = Path(folder) / f"rwkv-{generation}.pth"
-            torch.save(random_checkpoint(generation, **SIZE), path)
-            for dtype in dtypes:
-                row = f"{generation + ' ' + dtype:10}"
-                for figures in compare(path, generation, dtype).values():
-                    row += f"{figures['wkv']:9.1f}{figures['rwkv']:9.1f}{figures['ratio']:8.2f}x   "
-                print(row, flush=True)
-            path.unlink()
+def skipping(args: argparse.Namespace, files: Files, stream: Stream) -> list[dict]:
+    """What skipping zeros brings where as many are there as in trained models; wkv alone."""
+    measured = []
+    share = args.zeros
+    for size in map(SIZES.__getitem__, args.sizes):
+        for generation in args.generations:
+            print(
+                f"\nRWKV-{generation} {size.name}, {share:.0%} of the activations after the "
+                "squared ReLU are zero: decode, tokens/s"
+            )
+            print(_line("", ["MB", "skipped", "read too", "ratio"]), flush=True)
+            path = files.pth(size, generation, share)
+            for form in args.formats:
+                need = _need(size, generation, form)
+                entrant = Entrant("wkv", form, path, generation, need)
+                records, streams = take_turns([entrant], ["decode", "dense"], args, stream)
+                record = records[entrant]
+                skipped, read = record.speed("decode"), record.speed("dense")
+                if read is None or skipped is None:
+                    print(f"{entrant.name:18}{_why_not(record)}", flush=True)
+                    continue
+                turns = zip(record.seconds["dense"], record.seconds["decode"], strict=True)
+                gain = statistics.median(b / a for b, a in turns)
+                cells = [_megabytes(record), f"{skipped:.1f}", f"{read:.1f}", f"{gain:.2f}x"]
+                print(_line(entrant.name, cells), flush=True)
+                measured += _facts(size, generation, records, streams, zeros=share)
+    return measured
 
 
-if __name__ == "__main__":
-    main(*(tuple(argument.split(",")) for argument in sys.argv[1:]))
+def take_turns(
+    group: list[Entrant], tasks: list[str], args: argparse.Namespace, stream: Stream
+) -> tuple[dict[Entrant, Record], list[float]]:
+    """Run workers side by side; each round reads the memory, then each task goes round."""
+    workers: dict[Entrant, Worker] = {}
+    streams = []
+    try:
+        for entrant in group:
+            _say(f"loading {entrant.name}")
+            workers[entrant] = Worker(entrant, args.threads, args.llama_python)
+        for turn in range(args.rounds + 1):
+            gave = stream.bytes_per_second()
+            for task in tasks:
+                for entrant, worker in workers.items():
+                    _say(f"round {turn} of {args.rounds}: {entrant.name}, {task}")
+                    worker.turn(task, keep=turn > 0)  # the first is a warm-up
+            if turn > 0:
+                streams.append(gave)
+    finally:
+        _say("")
+        for worker in workers.values():
+            worker.close()
+    return {entrant: worker.record for entrant, worker in workers.items()}, streams
+
+
+def _say(text: str) -> None:
+    """What is being done, in one line of a terminal that the next one overwrites."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _entrants(
+    args: argparse.Namespace, files: Files, size: Size, generation: str
+) -> Iterator[Entrant]:
+    """Who takes part, in the order of the formats."""
+    path = files.pth(size, generation)
+    for form in args.formats:
+        need = _need(size, generation, form)
+        if "wkv" in args.engines:
+            yield Entrant("wkv", form, path, generation, need)
+        if "rwkv" in args.engines and form in PACKAGE:
+            yield Entrant("rwkv", form, path, generation, need)
+        if "llama" in args.engines and form in GGUF and generation in IN_GGUF:
+            yield Entrant("llama", form, files.gguf(size, generation, form), generation, need)
+
+
+def _need(size: Size, generation: str, form: str) -> float:
+    """Bytes of memory of a worker, about."""
+    return BYTES[form] * size.weights(generation) + OVERHEAD
+
+
+def _print_group(records: dict[Entrant, Record], streams: list[float], tasks: list[str]) -> None:
+    """Speeds, then ratios of wkv to those that have equal bits."""
+    for entrant, record in records.items():
+        if not record.seconds:
+            print(f"{entrant.name:18}{_why_not(record)}", flush=True)
+            continue
+        share = record.share("decode", streams)
+        cells = [_megabytes(record), *(_number(record.speed(task)) for task in tasks)]
+        print(_line(entrant.name, [*cells, "-" if share is None else f"{share:.0%}"]), flush=True)
+    for entrant, record in records.items():
+        for other, theirs in records.items():
+            if entrant.engine == "wkv" != other.engine and _are_equals(entrant, other):
+                ratios = [ratio(record, theirs, task) for task in tasks]
+                if any(ratios):
+                    cells = ["", *("-" if value is None else f"{value:.2f}x" for value in ratios)]
+                    print(_line(f"{entrant.form} / {other.name}", cells), flush=True)
+    print(f"memory stream {statistics.median(streams) / 1e9:.1f} GB/s in these rounds", flush=True)
+
+
+def _are_equals(one: Entrant, other: Entrant) -> bool:
+    """Whether two formats are compared: the same one, and bf16 with llama's F16."""
+    return one.form == other.form or (
+        other.engine == "llama" and BYTES[one.form] == BYTES[other.form]
+    )
+
+
+def _why_not(record: Record) -> str:
+    """Why an entrant did nothing."""
+    return f"not measured: {record.facts.get('error', 'the engine that runs it cannot do this')}"
+
+
+def _megabytes(record: Record) -> str:
+    return f"{float(str(record.facts['weight_bytes'])) / 1e6:.0f}"
+
+
+def _number(speed: float | None) -> str:
+    return "-" if speed is None else f"{speed:.1f}"
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return f"{name:18}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _facts(
+    size: Size,
+    generation: str,
+    records: dict[Entrant, Record],
+    streams: list[float],
+    zeros: float | None = None,
+) -> list[dict]:
+    """All figures of a group, for --json."""
+    return [
+        {
+            "size": size.name,
+            "generation": generation,
+            "entrant": entrant.name,
+            "form": entrant.form,
+            "zeros": zeros,
+            **record.facts,
+            "streams": streams,
+            "seconds_a_token": record.seconds,
+        }
+        for entrant, record in records.items()
+    ]

@@ -1,21 +1,22 @@
-"""One engine with one model in a process of its own: told what to do on stdin, answers seconds.
+"""wkv or the `rwkv` package, with one model in a process of its own.
 
-The `rwkv` package fixes its behaviour by environment variables at import, so each engine gets its
-own process. A worker only works when it is asked, so that workers can take turns.
+The package fixes its behaviour by environment variables at import, so each engine gets its own
+process. A worker only works when it is asked, so that workers can take turns.
 """
 
-import json
 import os
 import sys
-import time
+from functools import partial
+from importlib.metadata import version
 
-PROMPT = 512
-DECODED = 24
+from bench.serving import ROWS, Task, prompt_ids, repeat, serve
+
+Loaded = tuple[dict[str, Task], dict[str, object]]
 
 
 def main() -> None:
-    """Load the model of the arguments, then serve `prefill` and `decode` until stdin ends."""
-    engine, path, generation, dtype, threads = sys.argv[1:]
+    """Load the model of the arguments, then serve tasks until stdin ends."""
+    engine, path, generation, form, threads = sys.argv[1:]
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = "0"
     os.environ["RWKV_V7_ON"] = "1" if generation == "7" else "0"
@@ -23,61 +24,80 @@ def main() -> None:
 
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
-    tasks = {"wkv": wkv_tasks, "rwkv": package_tasks}[engine](path, generation, dtype)
-    answer({"ready": True})
-    for line in sys.stdin:
-        begun = time.perf_counter()
-        done = tasks[line.strip()]()
-        answer({"seconds": (time.perf_counter() - begun) / done})
+    serve(partial(LOADERS[engine], path, generation, form, int(threads)))
 
 
-def answer(fact: dict) -> None:
-    """A line of JSON to whoever asked."""
-    # The package prints while it loads: our lines are marked.
-    print("\n#wkv-bench " + json.dumps(fact), flush=True)
+def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
+    """Tasks of wkv; `dense` is decoding without skipping zeros, for the native engine alone."""
+    import torch
 
-
-def wkv_tasks(path: str, generation: str, dtype: str) -> dict:
-    """Name to function; a function returns the number of tokens it did."""
     import wkv
 
-    model = wkv.load(path, f"cpu {dtype}")
-    prompt = [1 + token % 200 for token in range(PROMPT)]
-    state = model.forward(prompt[:16])[1]
+    model = wkv.load(path, f"cpu {form}", threads=threads)
+    prompt = prompt_ids()
+    one, many = (model.forward([prompt[:16]] * rows)[1] for rows in (1, ROWS))
 
     def prefill() -> int:
         model.forward(prompt)
-        return PROMPT
+        return len(prompt)
 
-    def decode() -> int:
-        after = state
-        for token in range(DECODED):
-            _, after = model.forward([token + 1], after)
-        return DECODED
+    def decode(rows: int) -> int:
+        state = one if rows == 1 else many
 
-    return {"prefill": prefill, "decode": decode}
+        def step(token: int) -> None:
+            nonlocal state
+            _, state = model.forward(torch.full((rows, 1), token), state)
+
+        return rows * repeat(step)
+
+    def dense() -> int:
+        model.skip_zeros = False
+        try:
+            return decode(1)
+        finally:
+            model.skip_zeros = True
+
+    tasks = {"prefill": prefill, "decode": partial(decode, 1), "batch16": partial(decode, ROWS)}
+    if model.engine == "native":
+        tasks["dense"] = dense
+    facts = {
+        "weight_bytes": model.weight_bytes,
+        "engine": f"{model.engine} {model.kernels}",
+        "version": wkv.__version__,
+    }
+    return tasks, facts
 
 
-def package_tasks(path: str, generation: str, dtype: str) -> dict:
-    """As `wkv_tasks`, with the package."""
+def load_package(path: str, generation: str, form: str, threads: int) -> Loaded:
+    """Tasks of the `rwkv` package; it has no batches."""
     from rwkv.model import RWKV
 
     name = path.removesuffix(".pth") if generation == "7" else path
-    model = RWKV(model=name, strategy=f"cpu {dtype}")
-    prompt = [1 + token % 200 for token in range(PROMPT)]
+    model = RWKV(model=name, strategy=f"cpu {form}")
+    prompt = prompt_ids()
 
     def prefill() -> int:
         model.forward(prompt, None)
-        return PROMPT
+        return len(prompt)
+
+    _, begun = model.forward(prompt[:16], None)
 
     def decode() -> int:
-        state = None
-        for token in range(DECODED):
-            _, state = model.forward([token + 1], state)
-        return DECODED
+        state = [part.clone() for part in begun]
 
-    return {"prefill": prefill, "decode": decode}
+        def step(token: int) -> None:
+            nonlocal state
+            _, state = model.forward([token], state)
 
+        return repeat(step)
+
+    weights = model.z if generation == "7" else model.w
+    read = sum(tensor.nbytes for name, tensor in weights.items() if name != "emb.weight")
+    facts = {"weight_bytes": read, "engine": "torch, TorchScript", "version": version("rwkv")}
+    return {"prefill": prefill, "decode": decode}, facts
+
+
+LOADERS = {"wkv": load_wkv, "rwkv": load_package}
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,8 @@ from torch import Tensor
 from wkv.checkpoint import Checkpoint
 from wkv.destinations import destination as to_be_written
 from wkv.destinations import unfinished, writing
-from wkv.errors import CheckpointError, InputError
+from wkv.errors import CheckpointError, InputError, StrategyError
+from wkv.layouts import is_folded
 from wkv.loading import Description, build_model, describe, strategy_for
 from wkv.model import Model
 from wkv.strategy import Segment, Strategy
@@ -80,16 +81,24 @@ def convert(
         raise InputError(f"a checkpoint is converted to {' or '.join(SUFFIXES)}, not to {to!r}")
     description = describe(source)
     path = new_file(destination, SUFFIXES[to], description.checkpoint, overwrite=overwrite)
-    _check_vocabulary(path, description.checkpoint.path, overwrite=overwrite)
+    check_vocabulary(path, description.checkpoint.path, overwrite=overwrite)
     chosen = None if strategy is None else strategy_for(description, strategy, check=False)
-    made_for = description.checkpoint.strategy if chosen is None else str(chosen)
+    if chosen is not None and chosen.is_packed:
+        raise StrategyError(
+            f"{str(chosen)!r} packs weights, which `wkv quantize` does, with a report of what it "
+            "costs; convert takes the strategies of fp32, bf16 and fp16"
+        )
+    kept = description.checkpoint.strategy
+    if description.checkpoint.is_packed:  # what is written is unpacked
+        kept = "cpu fp32" if is_folded(description.checkpoint) else None
+    made_for = kept if chosen is None else str(chosen)
     notes = {} if made_for is None else {"_wkv_strategy": made_for}
     with unfinished(path) as folder:
         if chosen is None:
             tensors = _as_they_are(description)
-            model = build_model(description, mapped_strategy(description))
+            model = build_model(description, mapped_strategy(description), engine="torch")
         else:
-            model = build_model(description, chosen.on_cpu())
+            model = build_model(description, chosen.on_cpu(), engine="torch")
             tensors = _as_prepared(model, description)
         made = folder / path.name
         with writing(path):
@@ -122,7 +131,7 @@ def new_file(
     return path
 
 
-def _check_vocabulary(path: Path, source: Path, *, overwrite: bool) -> None:
+def check_vocabulary(path: Path, source: Path, *, overwrite: bool) -> None:
     """Raise if a vocabulary lies where that of the new file would, unless it is the source's."""
     vocabulary = vocabulary_beside(path)
     if vocabulary != vocabulary_beside(source.absolute()):
@@ -173,7 +182,7 @@ def _prove(model: Model, path: Path) -> float:
     Raises:
         CheckpointError: if any tensor differs.
     """
-    again = build_model(describe(path), model.strategy)
+    again = build_model(describe(path), model.strategy, engine="torch")
     wrong = differing_tensors(model, again)
     if wrong:
         raise CheckpointError(
@@ -196,7 +205,7 @@ def mapped_strategy(description: Description) -> Strategy:
 
     It is that of a converted file, or the finest dtype of its matrices.
     """
-    if description.checkpoint.strategy is not None:
+    if description.checkpoint.strategy is not None and not description.checkpoint.is_packed:
         return strategy_for(description, "auto", check=False).on_cpu()
     finest = description.finest_dtype
     dtype = finest if finest in DTYPES.values() else torch.float32

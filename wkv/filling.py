@@ -5,7 +5,8 @@ its own device first.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from wkv.checkpoint import Checkpoint
 from wkv.errors import StrategyError
 from wkv.models.int8 import PARTS, Int8Linear, quantise
 from wkv.models.parts import Linear, Skeleton, is_matrix
+from wkv.packing import rounded
 from wkv.strategy import Placement, Strategy
 from wkv.strategy.products import factor_for, linear_for
 
@@ -66,6 +68,11 @@ def layer_bytes(network: Skeleton, strategy: Strategy) -> list[int]:
     return sizes
 
 
+def is_packable(name: str, shape: Sequence[int]) -> bool:
+    """Whether a strategy such as `cpu int8` packs a tensor: all matrices but the embedding."""
+    return is_matrix(name, shape) and not name.startswith("emb.")
+
+
 def _quantise_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> None:
     """Put an Int8Linear in the place of each Linear that is to be int8."""
     for name, module in list(network.named_modules()):
@@ -94,6 +101,8 @@ def _tensors(
     for name, parameter in network.state_dict().items():
         module, _, part = name.rpartition(".")
         placement = strategy.of(name)
+        if checkpoint.is_packed and checkpoint.strategy == str(strategy):
+            placement = replace(placement, packed=None)  # the file's values are those of packing
         if module not in int8:
             yield name, _ready(checkpoint, name, tuple(parameter.shape), placement)
         elif part == "weight":
@@ -108,6 +117,8 @@ def _ready(
 ) -> Tensor:
     """A tensor of the file in the dtype, the shape and the place that it is needed in."""
     tensor = checkpoint[name].reshape(shape)
+    if placement.packed and is_packable(name, shape):
+        tensor = rounded(tensor, name, placement.packed)
     if not is_matrix(name, shape):
         return _aligned(tensor.to(placement.device, torch.float32))
     if not name.endswith(".weight"):

@@ -18,11 +18,16 @@ from wkv.model import Model
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
 from wkv.models.parts import Skeleton, is_matrix
+from wkv.native import network as native
+from wkv.native.weights import Weights
 from wkv.strategy import Strategy, choose_strategy
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 
 LISTED = 4
 """How many wrong tensors an error names before it only counts."""
+
+ENGINES = ("auto", "native", "torch")
+MOST_THREADS = 1024
 
 IDENTITY_SAMPLE = 16
 """Values of each tensor that make a model's identity: one page of each, so nothing more is read."""
@@ -84,6 +89,8 @@ def load(
     *,
     tokenizer: str | Path | Tokenizer | None = None,
     group_norm_eps: float | None = None,
+    threads: int | None = None,
+    engine: str = "auto",
 ) -> Model:
     """Load a model.
 
@@ -97,6 +104,9 @@ def load(
             the vocabulary, when it is first used.
         group_norm_eps: of the norm per head in generations 5 to 7, if not 64e-5. (The tiny 5.x
             test models of rwkv.cpp need 1e-5.)
+        threads: that compute on a CPU. None: as many as PyTorch has.
+        engine: "native", which is the fast one on a CPU; "torch", whose `network` is a torch module
+            that can be changed and trained; "auto": the native one where it can run the model.
 
     Returns:
         The model. Matrices that need no cast stay mapped to the file.
@@ -118,7 +128,9 @@ def load(
     named = None
     if tokenizer is not None:
         named = open_tokenizer(tokenizer, description.config.vocab_size)
-    return build_model(description, chosen, named)
+    if engine == "torch" or native_refusal(description, chosen) is not None:
+        chosen = chosen.for_torch()
+    return build_model(description, chosen, named, threads=threads, engine=engine)
 
 
 def strategy_for(description: Description, text: str, *, check: bool = True) -> Strategy:
@@ -132,7 +144,8 @@ def strategy_for(description: Description, text: str, *, check: bool = True) -> 
     made_for = description.checkpoint.strategy
     sizes = description.config.n_layer, description.dtypes, description.n_params
     if made_for is None or text != "auto":
-        return choose_strategy(text, *sizes, check=check)
+        fast = native.refusal(description.config) is None
+        return choose_strategy(text, *sizes, check=check, native=fast)
     try:
         chosen = choose_strategy(made_for, *sizes, check=check)
     except StrategyError as error:
@@ -144,26 +157,24 @@ def strategy_for(description: Description, text: str, *, check: bool = True) -> 
 
 
 def build_model(
-    description: Description, strategy: Strategy, tokenizer: Tokenizer | None = None
+    description: Description,
+    strategy: Strategy,
+    tokenizer: Tokenizer | None = None,
+    *,
+    threads: int | None = None,
+    engine: str = "auto",
 ) -> Model:
     """A model from a description, which is used up.
 
     Raises:
-        StrategyError: if the strategy does not fit the file, or the memory of its device.
+        InputError: for a number of threads or an engine that there is not.
+        StrategyError: if the strategy does not fit the file, the engine, or the memory.
     """
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS):
+        raise InputError(f"threads is {threads!r}, expected 1 to {MOST_THREADS}")
     config, checkpoint = description.config, description.checkpoint
     file, name = checkpoint.path, identity(description)
-    try:
-        network = fill(description.network, checkpoint, strategy)
-    except (MemoryError, RuntimeError) as error:  # how PyTorch says that memory ran out
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
-        size = strategy.dtype.itemsize * description.n_params / 2**30
-        raise StrategyError(
-            f"{file}: the model does not fit into the memory of {strategy.device} ({size:.1f} GiB "
-            f"in {strategy}); use a strategy with fewer bytes, such as bf16i8 or a streamed one, "
-            "or a smaller model"
-        ) from error
+    network = _network(description, strategy, threads, engine)
     return Model(
         network,
         strategy=strategy,
@@ -172,7 +183,45 @@ def build_model(
         layout=checkpoint.layout,
         make_tokenizer=lambda: tokenizer or choose_tokenizer(config.vocab_size, file),
         initial_wkv=_initial_wkv(description, strategy),
+        threads=threads,
     )
+
+
+def native_refusal(description: Description, strategy: Strategy) -> str | None:
+    """Why the native engine cannot run a checkpoint by a strategy; None if it can."""
+    if any(layer.device.type != "cpu" or layer.quantised for layer in strategy.layers):
+        return "it is for strategies on the cpu, without ChatRWKV's i8"
+    if description.scales:
+        return "the file has ChatRWKV's int8 matrices"
+    return native.refusal(description.config)
+
+
+def _network(
+    description: Description, strategy: Strategy, threads: int | None, engine: str
+) -> Skeleton | native.NativeNetwork:
+    """What computes: the engine that was asked for, with its weights."""
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    config, checkpoint = description.config, description.checkpoint
+    refusal = native_refusal(description, strategy)
+    if engine == "native" and refusal is not None:
+        raise StrategyError(f"{checkpoint.path}: the native engine cannot run this: {refusal}")
+    try:
+        if engine == "torch" or refusal is not None:
+            return fill(description.network, checkpoint, strategy)
+        shapes = {name: tuple(t.shape) for name, t in description.network.state_dict().items()}
+        weights = Weights(checkpoint, shapes, strategy)
+        folded = is_folded(checkpoint)
+        return native.NativeNetwork(config, weights, folded=folded, threads=threads)
+    except (MemoryError, RuntimeError) as error:  # how PyTorch says that memory ran out
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        size = strategy.dtype.itemsize * description.n_params / 2**30
+        raise StrategyError(
+            f"{checkpoint.path}: the model does not fit into the memory of {strategy.device} "
+            f"({size:.1f} GiB in {strategy}); use a strategy with fewer bytes, such as int8 on the "
+            "cpu, bf16i8 or a streamed one elsewhere, or a smaller model"
+        ) from error
 
 
 def describe(path: str | Path | None = None) -> Description:
@@ -195,8 +244,11 @@ def describe(path: str | Path | None = None) -> Description:
 def identity(description: Description) -> str:
     """A digest of a model: the same for the same weights, in whatever file and float dtype.
 
-    Taken over the generation and the first values of every tensor, as float32.
+    Taken over the generation and the first values of every tensor, as float32. A packed file has
+    that of the model it was made from, as has that model when it is packed as it is loaded.
     """
+    if description.checkpoint.identity is not None:
+        return description.checkpoint.identity
     digest = hashlib.sha256(description.config.generation.encode())
     for name in sorted(set(description.checkpoint) - {*description.tuned, *UNUSED}):
         values = description.checkpoint[name].reshape(-1)[:IDENTITY_SAMPLE].float()

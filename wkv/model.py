@@ -1,11 +1,13 @@
 """A loaded model: ids and a state in, logits and a new state out.
 
-This is the seam between what computes (a network of `wkv.models` today, other engines later) and
-all that is above: generation, chat, evaluation and serving use only what is here.
+This is the seam between what computes (a network of `wkv.models`, or the native engine's) and all
+that is above: generation, chat, evaluation and serving use only what is here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from wkv.models.parts import Config, Skeleton
 from wkv.state import LayerState, State
 from wkv.strategy import Strategy
 from wkv.strategy.products import products_for, threads_for
+from wkv.threads import at_most
 from wkv.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 512
@@ -25,12 +28,52 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
+class Network(Protocol):
+    """What computes: `wkv.models.parts.Skeleton` says what each of these is."""
+
+    @property
+    def config(self) -> Any:
+        """Generation and sizes."""
+        ...
+
+    def __call__(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """Ids (B, T) and a state to the residual stream (B, T, D) and the new state."""
+        ...
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Residual stream (..., D) to logits (..., V) float32."""
+        ...
+
+    def new_layers(self, batch: int) -> tuple[LayerState, ...]:
+        """The empty state for `batch` rows."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The weights by their official names."""
+        ...
+
+
+class NativeNetwork(Network, Protocol):
+    """What the native engine tells of itself; see `wkv.native.network`."""
+
+    weight_bytes: int
+    kernels: str
+    threads: int
+    skip_zeros: bool
+
+
 class Model:
     """An RWKV model of any generation.
 
     Attributes:
         config: generation and sizes.
-        network: the torch module, with the official attribute names.
+        network: what computes; on PyTorch a module with the official attribute names.
+        engine: "torch", or "native".
+        kernels: which of the CPU's instructions the engine uses, such as "avx512_bf16".
+        threads: that compute, on a CPU.
+        weight_bytes: of all weights but the embedding, which a token reads a row of.
         strategy: device and dtype, and why they were picked.
         path: the checkpoint it came from.
         identity: digest of its tensors; states carry it.
@@ -39,7 +82,7 @@ class Model:
 
     def __init__(
         self,
-        network: Skeleton,
+        network: Skeleton | NativeNetwork,
         *,
         strategy: Strategy,
         path: Path,
@@ -47,14 +90,24 @@ class Model:
         layout: str,
         make_tokenizer: Callable[[], Tokenizer],
         initial_wkv: Sequence[Tensor] | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.network = network
+        self.network: Network = network
         self.config: Config = network.config
         self.strategy = strategy
+        self.threads = threads or torch.get_num_threads()
+        if isinstance(network, Skeleton):
+            tensors = network.state_dict()
+            self._n_bytes = sum(tensor.nbytes for tensor in tensors.values())
+            self.engine, self.kernels = "torch", torch.backends.cpu.get_cpu_capability().lower()
+            self.weight_bytes = self._n_bytes - network.emb.weight.nbytes
+        else:
+            self._n_bytes = self.weight_bytes = network.weight_bytes
+            self.engine, self.kernels = "native", network.kernels
+            self.threads = network.threads
         self.path = path
         self.identity = identity
         self.layout = layout
-        self._n_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._initial_wkv = initial_wkv
@@ -122,18 +175,41 @@ class Model:
         batch = len(tokens)
         counts = self._check_lengths(lengths, tokens)
         state = self._check_state(state, batch)
-        few = threads_for(self._n_bytes, self.strategy)
-        with few, products_for(tokens.numel(), self.strategy):
-            logits, layers = self._run(tokens, state.layers, counts, all_logits)
         added = [tokens.shape[1]] * batch if counts is None else counts.tolist()
         seen = tuple(old + new for old, new in zip(state.tokens_seen, added, strict=True))
-        if all_logits:
-            ends = [count - 1 for count in added]
-            after = logits[torch.arange(batch, device=logits.device), ends]
-        else:
-            after = logits.clone()  # the caller may change the logits; the state must not
+        with self._settings(tokens.numel()):
+            logits, layers = self._run(tokens, state.layers, counts, all_logits)
+            if all_logits:
+                ends = [count - 1 for count in added]
+                after = logits[torch.arange(batch, device=logits.device), ends]
+            else:
+                after = logits.clone()  # the caller may change the logits; the state must not
         new_state = State(layers, seen, state.generation, state.identity, after)
         return (logits[0] if single else logits), new_state
+
+    @property
+    def skip_zeros(self) -> bool:
+        """Whether weights that meet a zero are left unread; the native engine's, to measure it."""
+        return bool(getattr(self.network, "skip_zeros", False))
+
+    @skip_zeros.setter
+    def skip_zeros(self, skip: bool) -> None:
+        if self.engine != "native":
+            raise InputError("only the native engine skips zeros; this model runs on PyTorch")
+        self.network.skip_zeros = skip  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _settings(self, rows: int) -> Iterator[None]:
+        """PyTorch's threads and products as a call with so many rows wants them."""
+        if self.engine == "native":  # whose threads PyTorch's would disturb
+            with at_most(1):
+                yield
+            return
+        with (
+            threads_for(self._n_bytes, self.strategy, self.threads),
+            products_for(rows, self.strategy),
+        ):
+            yield
 
     @torch.no_grad()
     def _run(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wkv.errors import InputError
+from wkv.threads import at_most
 
 FIRST_LOOK = 256
 """The nucleus is looked for among so many most probable tokens before all are sorted."""
@@ -98,6 +99,10 @@ class Sampler:
 
     def draw(self, logits: Tensor) -> int:
         """The next token from logits (V,), which are not changed."""
+        with at_most(1):  # all is done before a second thread would wake up
+            return self._drawn(logits)
+
+    def _drawn(self, logits: Tensor) -> int:
         sampling = self.sampling
         logits = penalised(logits, self.weights, sampling)
         if sampling.banned:

@@ -141,7 +141,7 @@ def test_tokenize_with_other_tokenizers(shared_data, inside):
         (["generate", "--prompt", "a", "--top-p", "2"], b"", b"top_p is 2"),
         (["generate", "--prompt", "a", "--max-tokens", "-4"], b"", b"max_tokens is -4"),
         (["generate", "--prompt", "a", "--stop", ""], b"", b"stop string"),
-        (["generate", "--prompt", "a", "--strategy", "cpu int8"], b"", b"native engine"),
+        (["generate", "--prompt", "a", "--strategy", "cuda int8"], b"", b"runs on the cpu"),
         (["generate", "--prompt", "a", "--tokenizer", "x"], b"", b"no tokenizer"),
         (["info", "."], b"", b"this directory holds none of"),
         (["tokenize", "--decode"], b"12 ab", b"'ab' is no token id"),

@@ -68,7 +68,7 @@ def test_bfloat16_keeps_vectors_in_float32_also_when_saved_again(model, folder, 
 
 def test_bfloat16_is_wkvs_bfloat16(generation, folder, own_models):
     read = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    own = wkv.load(own_models[generation].path, "cpu bf16")
+    own = wkv.load(own_models[generation].path, "cpu bf16", engine="torch")
     ids = random_ids(1, 20)
     expected, _ = own.forward(ids[0], all_logits=True)
     assert (logits_of(read, ids)[0] - expected).abs().max() <= 0.01

@@ -10,10 +10,22 @@ import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from tests.oracles import oracle
 from tests.parity.package import INSTALLED, Call, Question, package_answers
+from wkv.native import library
 
 TOLERANCE = {"4": 2e-5, "5.0": 2e-5, "5.1": 2e-5, "5.2": 2e-5, "6": 2e-5, "7": 1e-4, "7a": 1e-4}
 IDS = np.random.default_rng(1).integers(0, 300, 150).tolist()
 SPLIT = 41
+
+
+@pytest.fixture(scope="module", params=["native", "torch"])
+def models(checkpoint_paths, request):
+    """Give a model of each generation on each engine that has it."""
+    if request.param == "native" and library.missing() is not None:
+        pytest.skip(library.missing())
+    return {
+        name: wkv.load(path, "cpu fp32", engine="auto" if name == "7a" else request.param)
+        for name, path in checkpoint_paths.items()
+    }
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def small_models(tmp_path_factory):
     for generation in GENERATIONS:
         tensors = random_checkpoint(generation, n_layer=2, n_embd=64, head_size=32)
         save_pth(tensors, folder / f"{generation}.pth")
-        built[generation] = wkv.load(folder / f"{generation}.pth", "cpu fp32")
+        built[generation] = wkv.load(folder / f"{generation}.pth", "cpu fp32", engine="torch")
         built[generation].network.double()
     return built
 
@@ -123,7 +123,7 @@ def test_rows_and_stack_are_inverse(small_models):
 @every_generation
 def test_every_parameter_has_a_gradient(tmp_path, generation):
     save_pth(random_checkpoint(generation, n_layer=2, n_embd=64), tmp_path / "m.pth")
-    network = wkv.load(tmp_path / "m.pth", "cpu fp32").network.requires_grad_(True)
+    network = wkv.load(tmp_path / "m.pth", "cpu fp32", engine="torch").network.requires_grad_(True)
     X, _ = network(torch.arange(40).view(2, 20), network.new_layers(2))
     network.logits(X).square().mean().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None]

@@ -11,14 +11,15 @@ PACKAGE = Path(wkv.__file__).parent
 MOST_LINES = 500
 
 FLOORS = [
-    {"errors", "version"},
+    {"errors", "version", "threads"},
+    {"packing"},
     {"ops", "state", "strategy", "checkpoint", "tokenizers", "sampling", "catalog", "destinations"},
     {"models", "writer", "demo"},
-    {"model", "layouts", "filling", "train"},
+    {"model", "layouts", "filling", "native", "train"},
     {"loading"},
     {"generation", "conversion"},
-    {"streaming", "compat", "publish", "hf"},
-    {"chat", "evaluate"},
+    {"streaming", "compat", "publish", "hf", "quantisation"},
+    {"chat", "evaluate", "speed"},
     {"cli"},
 ]
 """An import goes to the same room or to a lower floor. `demo` is data to all but its own recipe."""

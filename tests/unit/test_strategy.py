@@ -116,9 +116,11 @@ def test_the_grammar_is_chatrwkvs(text):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("cpu fp16", r"character 5, at 'fp16'.*native engine"),
-        ("cpu int8", r"character 5, at 'int8'.*native engine.*fp32i8"),
-        ("cpu int4", "native engine"),
+        ("cpu fp16i8", r"character 5, at 'fp16i8'.*use int8, or ChatRWKV's bf16i8"),
+        ("cuda int8", r"character 6, at 'int8'.*runs on the cpu; here use fp16i8"),
+        ("cuda:0 int4", "runs on the cpu"),
+        ("cpu int8i8", "expected a dtype"),
+        ("cpu int8 -> cuda fp16", "int8 and int4 .* need all layers on the cpu"),
         ("cuda fp16i4", r"character 6.*ever worked; use fp16i8"),
         ("cuda fp16i3", "ever worked"),
         ("cpu fp32 *2 -> gpu bf16", r"character 16, at 'gpu bf16': expected a device"),
@@ -190,7 +192,7 @@ def test_memory_that_runs_out_is_told_with_its_size(monkeypatch):
 
     monkeypatch.setattr("wkv.loading.fill", full)
     with pytest.raises(wkv.StrategyError, match=r"does not fit into the memory of cpu.*GiB"):
-        wkv.load()
+        wkv.load(engine="torch")
 
 
 @pytest.mark.parametrize("text", ["cpu fp32", "cpu bf16", "cpu fp32 *0+"])
@@ -237,7 +239,7 @@ def test_splits_and_streaming_change_nothing(checkpoint_paths, models, generatio
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_mixed_dtypes_run_and_stay_close(checkpoint_paths, models, generation):
     text = "cpu fp32 *2 -> cpu bf16 -> cpu fp32 *1"
-    model = wkv.load(checkpoint_paths[generation], text)
+    model = wkv.load(checkpoint_paths[generation], text, engine="torch")
     kinds = {model.network.get_parameter(f"blocks.{i}.att.key.weight").dtype for i in range(3)}
     assert kinds == {torch.float32, torch.bfloat16}
     together, one_by_one = logits(model)
@@ -379,7 +381,7 @@ def test_the_number_of_threads_is_put_back_after_threads_overlap():
     barrier, seen = threading.Barrier(3), []
 
     def work():
-        with threads_for(0, chosen("cpu fp32")):
+        with threads_for(0, chosen("cpu fp32"), 2):
             barrier.wait()
             seen.append(torch.get_num_threads())
             barrier.wait()

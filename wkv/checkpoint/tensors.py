@@ -7,12 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wkv.packing import Packed
+
 EXPECTED = "expected a .pth or .safetensors checkpoint, or a Hugging Face directory"
 
-NOTES = ("_strategy", "_version", "_rescale_layer", "_wkv_strategy")
+NOTES = ("_strategy", "_version", "_rescale_layer", "_wkv_strategy", "_wkv_packed")
 """Names under which a converted file says what it is; the first three are ChatRWKV's."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def nothing_packed(_: str) -> None:
+    """What files that were not packed have of each name."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Checkpoint(Mapping[str, Tensor]):
         notes: what a file that was made for a strategy says of itself, by name.
         strategy: the one it was made for; None if it was not.
         shards: the files of a checkpoint in several; none if `path` is all there is.
+        packed: gives a matrix as it was packed for the native engine, or None if it was not.
+        identity: of the model that a packed file was made from, which is the file's too.
     """
 
     path: Path
@@ -37,6 +45,13 @@ class Checkpoint(Mapping[str, Tensor]):
     notes: Mapping[str, str] = field(default_factory=dict)
     strategy: str | None = None
     shards: tuple[Path, ...] = ()
+    packed: Callable[[str], Packed | None] = nothing_packed
+    identity: str | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it holds matrices as the native engine reads them."""
+        return self.packed is not nothing_packed
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of that name."""

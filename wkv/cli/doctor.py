@@ -16,7 +16,7 @@ from wkv.version import __version__
 SUMMARY = "say what works on this machine and what is missing"
 
 EXTRAS = {
-    "matplotlib": ("the plot that wkv train draws", "pip install matplotlib"),
+    "matplotlib": ("the plots of wkv train and wkv bench", "pip install matplotlib"),
     "transformers": ("wkv.hf, and a second proof in wkv convert --to hf", "pip install 'wkv[hf]'"),
     "lm_eval": ("the tasks of wkv eval --tasks", "pip install 'wkv[eval]'"),
     "gguf": ("wkv convert --to gguf", "pip install 'wkv[gguf]'"),
@@ -57,6 +57,7 @@ def _checks(with_torch: bool) -> Iterator[Callable[[], Finding | list[Finding]]]
         yield machine.threads
     yield machine.memory
     if with_torch:
+        yield machine.engine
         yield machine.gpus
         yield machine.automatic
     yield machine.compiler

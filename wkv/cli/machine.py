@@ -115,17 +115,39 @@ def automatic() -> Finding:
     import torch
 
     from wkv.catalog import find
+    from wkv.native.library import missing
     from wkv.strategy import choose_strategy
 
     entry = find("g1:0.1b")
     picked = choose_strategy(
-        "auto", n_layer=entry.n_layer, file_dtypes={torch.bfloat16}, n_params=entry.n_params
+        "auto",
+        n_layer=entry.n_layer,
+        file_dtypes={torch.bfloat16},
+        n_params=entry.n_params,
+        native=missing() is None,
     )
     return Finding("auto", f"picks {picked} for {entry.name} ({picked.reason})")
 
 
+def engine() -> Finding:
+    """The native engine, and which of its kernels this CPU runs."""
+    from wkv.native.library import kernels, missing
+
+    why = missing()
+    if why is None:
+        first, *others = kernels()
+        return Finding(
+            "engine", f"native, with the kernels {first} (also here: {', '.join(others)})"
+        )
+    return Finding(
+        "engine",
+        f"PyTorch; the native one, which is faster on CPUs, is missing ({why})",
+        "install a wheel for this machine, or a C++ compiler and then wkv again",
+    )
+
+
 def compiler() -> Finding:
-    """A C++ compiler, which only training uses."""
+    """A C++ compiler, which training uses, and the installation from source."""
     found = next(filter(None, map(shutil.which, COMPILERS)), None)
     if found:
         return Finding("compiler", found)

@@ -43,6 +43,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="`auto`, or ChatRWKV's, such as `cpu bf16` or `cuda fp16i8 *10 -> cpu fp32`",
     )
     parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads on a CPU; default: one for each core"
+    )
+    parser.add_argument(
         "--tokenizer", metavar="NAME_OR_FILE", help="world, 20b, bytes, or a file; default: by size"
     )
 
@@ -69,9 +72,15 @@ def load_model(args: argparse.Namespace) -> Model:
     file = find_model(args.model)  # before PyTorch is imported: a typo is told at once
     from wkv.loading import load
 
-    model = load(file, args.strategy, tokenizer=args.tokenizer)
+    model = load(file, args.strategy, tokenizer=args.tokenizer, threads=args.threads)
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
+    if model.engine == "torch" and model.device.type == "cpu" and args.model is not None:
+        from wkv.native.library import missing
+
+        why = missing()
+        if why is not None:
+            notice(f"the fast engine for CPUs is not here ({why}); PyTorch is used, slower")
     return model
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from wkv.demo.corpus import read_books
 from wkv.demo.dialogues import evaluation_set
 from wkv.demo.exercises import Source, words_of
 from wkv.models.rwkv7 import RWKV7, config_from_shapes
+from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.world import WorldTokenizer
 
 SEED = 4242
@@ -31,6 +33,19 @@ WINDOW = 512
 
 SHORTEST = 32
 """Shorter rests of a text are left out."""
+
+
+class Examined(Protocol):
+    """What `accuracy` must know of a model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        ...
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, V) float32, from the empty state."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ def load(weights: Path) -> Subject:
 
 
 @torch.no_grad()
-def accuracy(subject: Subject, items: Sequence[tuple[str, str]], batch: int = 50) -> float:
+def accuracy(subject: Examined, items: Sequence[tuple[str, str]], batch: int = 50) -> float:
     """The share of items that a greedy model answers exactly.
 
     One pass over prompt and answer tells: greedy decoding gives the answer if and only if every
@@ -112,11 +127,7 @@ def bits_per_byte(subject: Subject, texts: dict[str, str]) -> dict[str, float]:
 def report(subject: Subject, corpus: Path | None, count: int) -> dict[str, dict[str, float]]:
     """`exact`: share of right answers per kind; `bits_per_byte` per book, empty without books."""
     if corpus is None:
-        tokens = [
-            subject.tokenizer.decode([token]).strip()
-            for token in range(1, subject.tokenizer.vocab_size)
-        ]
-        words, held_out = words_of(tokens), {}
+        words, held_out = vocabulary_words(subject.tokenizer), {}
     else:
         books = read_books(corpus)
         words = words_of(training for training, _ in books.values())
@@ -126,6 +137,12 @@ def report(subject: Subject, corpus: Path | None, count: int) -> dict[str, dict[
         "exact": {kind: accuracy(subject, items) for kind, items in sets.items()},
         "bits_per_byte": bits_per_byte(subject, held_out) if held_out else {},
     }
+
+
+def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
+    """Words for exercises, where there are no books to take them from."""
+    tokens = range(1, tokenizer.vocab_size)
+    return words_of(tokenizer.decode([token]).strip() for token in tokens)
 
 
 def table(result: dict[str, dict[str, float]]) -> str:

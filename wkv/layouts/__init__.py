@@ -9,6 +9,7 @@ from wkv.layouts.chatrwkv import is_converted, to_official
 from wkv.layouts.config_file import read_config_file, with_config_file
 from wkv.layouts.fla import FLA7, fla6_to_official, fla7_to_official
 from wkv.layouts.hub import HUB, OFFICIAL_2026
+from wkv.layouts.packed import is_packed, unpacked
 from wkv.layouts.rules import foreign_tensors, official_view
 
 __all__ = [
@@ -43,6 +44,8 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
     """
     if is_converted(checkpoint):
         return to_official(checkpoint)
+    if is_packed(checkpoint):
+        return unpacked(checkpoint)
     checkpoint = replace(checkpoint, strategy=checkpoint.notes.get("_wkv_strategy"))
     for pattern, layout, to_view in LAYOUTS:
         if any(re.fullmatch(pattern, name) for name in checkpoint):

@@ -15,7 +15,7 @@ def check_publishable(description: Description, form: str) -> None:
         CheckpointError: if it was made for a strategy, or holds a tuned initial state.
     """
     path = description.checkpoint.path
-    if description.checkpoint.strategy is not None:
+    if description.checkpoint.strategy is not None and not description.checkpoint.is_packed:
         raise CheckpointError(
             f"{path}: this file was made for the strategy {description.checkpoint.strategy}; "
             "convert the checkpoint that it was made from"

@@ -70,8 +70,8 @@ def prove(
     if dtype is not None:
         strategy = place([Segment("cpu", DTYPES[dtype])], source.config.n_layer)
     needed = torch.float32.itemsize * source.n_params
-    original = build_model(source, strategy, tokenizer)
-    written = build_model(describe(folder), strategy)
+    original = build_model(source, strategy, tokenizer, engine="torch")
+    written = build_model(describe(folder), strategy, engine="torch")
     wrong = differing_tensors(original, written)
     if wrong:
         raise CheckpointError(
@@ -129,7 +129,7 @@ def _compare_with_transformers(folder: Path, target: Target, ids: list[int]) -> 
     found, drawn = _by_transformers(folder, target, ids)
     written = describe(folder)
     strategy = place([Segment("cpu", torch.float32)], written.config.n_layer)
-    model = build_model(written, strategy)
+    model = build_model(written, strategy, engine="torch")
     logits = _logits(model, ids + drawn)
     expected, along = logits[: len(ids)], logits[len(ids) - 1 : -1]
     missed = along.amax(-1) - along[range(len(drawn)), drawn]  # 0 where the same token is drawn

@@ -21,6 +21,7 @@ def choose_strategy(
     n_params: int,
     *,
     check: bool = True,
+    native: bool = False,
 ) -> Strategy:
     """Read a strategy string, or pick one for `auto`, and place the layers of a model.
 
@@ -30,6 +31,7 @@ def choose_strategy(
         file_dtypes: of the checkpoint's matrices.
         n_params: number of parameters, to see what fits into memory.
         check: whether the devices must be there.
+        native: whether the native engine can run the model, which is as fast as bytes come.
 
     Raises:
         StrategyError: if the string is wrong or names a device that is not there.
@@ -37,9 +39,14 @@ def choose_strategy(
     if not isinstance(text, str):
         raise StrategyError(f"a strategy is a string, {type(text).__name__} was given: {ADVICE}")
     if text.strip() == "auto":
-        segment, reason = _automatic(file_dtypes, n_params)
+        segment, reason = _automatic(file_dtypes, n_params, native)
         return place([segment], n_layer, reason)
     segments = read_strategy(text)
+    if any(segment.packed for segment in segments) and {s.device for s in segments} != {"cpu"}:
+        raise StrategyError(
+            f"strategy {text!r}: int8 and int4 (weights packed in groups) need all layers on the "
+            "cpu; with a GPU use bf16 or bf16i8 for the cpu's layers"
+        )
     if check:
         check_devices(segments)
     return place(segments, n_layer)
@@ -63,7 +70,9 @@ def check_devices(segments: Sequence[Segment]) -> None:
             )
 
 
-def _automatic(file_dtypes: Collection[torch.dtype], n_params: int) -> tuple[Segment, str]:
+def _automatic(
+    file_dtypes: Collection[torch.dtype], n_params: int, native: bool
+) -> tuple[Segment, str]:
     """The fastest dtype that is no coarser than the file and fits memory. Never quantised."""
     bf16 = set(file_dtypes) <= {torch.bfloat16}
     if torch.cuda.is_available():
@@ -78,6 +87,10 @@ def _automatic(file_dtypes: Collection[torch.dtype], n_params: int) -> tuple[Seg
     if 4 * n_params < SMALL:
         return full, f"{why}; the model is so small that fp32 costs nothing"
     fits = 4 * n_params < MOST_OF_MEMORY * memory_bytes()
+    if native and bf16:
+        return half, f"{why}; the file is bf16"
+    if native and set(file_dtypes) <= {torch.float16}:
+        return Segment("cpu", torch.float16), f"{why}; the file is fp16"
     if not bf16:
         if fits or set(file_dtypes) == {torch.float32}:  # which stays mapped to the file
             return full, f"{why}; the file is finer than bf16, or fp16"

@@ -3,10 +3,11 @@
     strategy := segment ( '->' segment )*
     segment  := device ' ' dtype [ ' *' count ['+'] ]
     device   := 'cpu' | 'cuda' | 'cuda:' number | 'mps' | 'dml'
-    dtype    := ( 'fp32' | 'fp16' | 'bf16' ) [ 'i8' ]
+    dtype    := ( 'fp32' | 'fp16' | 'bf16' ) [ 'i8' ] | 'int8' | 'int4'
 
 A count gives a segment so many layers; with '+' it keeps so many in place and streams all that are
-left. Blanks around '->' are free.
+left. Blanks around `->` are free. `int8` and `int4` are ours: weights packed in groups, on the
+CPU only; `fp32i8` and the like are ChatRWKV's int8.
 
 Source: the `rwkv` package, model.py. There 'i4' and 'i3' are accepted and mean nothing; here they
 are refused.
@@ -21,7 +22,12 @@ from wkv.errors import StrategyError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+PACKED = ("int8", "int4")
+"""Formats of `wkv.packing` that a strategy names; their products are in float32."""
+
 ADVICE = "such as `cpu fp32`, `cuda fp16i8 *10 -> cpu fp32` or `cuda fp16 *10+`, or `auto`"
+
+NAMES = "fp32, bf16 or fp16, with i8 behind them or not, or on the cpu int8 or int4"
 
 MOST_DIGITS = 6
 """Of a count or a device's number; more can only be a mistake."""
@@ -39,7 +45,8 @@ class Segment:
     Attributes:
         device: such as "cpu" or "cuda:0".
         dtype: of matrices and their products; of the products alone where quantised.
-        quantised: whether matrices are int8.
+        quantised: whether matrices are ChatRWKV's int8.
+        packed: "int8" or "int4" where matrices are packed in groups; else None.
         count: layers that were asked for; None if the string does not say.
         streamed: whether it takes all layers that are left, and streams them.
     """
@@ -49,11 +56,12 @@ class Segment:
     quantised: bool = False
     count: int | None = None
     streamed: bool = False
+    packed: str | None = None
 
     def __str__(self) -> str:
         """As it is written in a strategy string."""
         name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-        text = f"{self.device} {name}{'i8' if self.quantised else ''}"
+        text = f"{self.device} {self.packed or name}{'i8' if self.quantised else ''}"
         if self.count is not None:
             text += f" *{self.count}{'+' if self.streamed else ''}"
         return text
@@ -111,39 +119,33 @@ def _segment(reader: _Reader) -> Segment:
     if len(device.partition(":")[2]) > MOST_DIGITS:
         reader.fail("no machine has so many devices", begun)
     if not reader.take(re.compile(" ")):
-        reader.fail("expected one blank and a dtype: fp32, bf16 or fp16, or fp32i8, bf16i8, fp16i8")
-    dtype, quantised = _dtype(reader, device)
+        reader.fail(f"expected one blank and a dtype: {NAMES}")
+    dtype, quantised, packed = _dtype(reader, device)
     begun = reader.position
     count = reader.take(_COUNT)
     if count is None and reader.text.startswith("*", begun + (reader.text[begun:][:1] == " ")):
         reader.fail("expected one blank, `*` and a number of layers, such as ` *10` or ` *10+`")
     if count is None:
-        return Segment(device, dtype, quantised)
+        return Segment(device, dtype, quantised, packed=packed)
     if len(count[1]) > MOST_DIGITS:
         reader.fail("no model has so many layers", begun)
-    return Segment(device, dtype, quantised, int(count[1]), bool(count[2]))
+    return Segment(device, dtype, quantised, int(count[1]), bool(count[2]), packed)
 
 
-def _dtype(reader: _Reader, device: str) -> tuple[torch.dtype, bool]:
-    """A dtype and whether it is quantised."""
+def _dtype(reader: _Reader, device: str) -> tuple[torch.dtype, bool, str | None]:
+    """A dtype, whether it is ChatRWKV's int8, and the packed format if it is one."""
     begun = reader.position
     word = reader.take(_WORD)
     name = word[0] if word else ""
     base = name.removesuffix("i8")
-    if name in ("int8", "int4"):
-        reader.fail(
-            f"{name} (weights packed in groups) needs the native engine, which is not there yet; "
-            "fp32i8 or bf16i8 are int8 as ChatRWKV has it",
-            begun,
-        )
+    if name in PACKED and device == "cpu":
+        return torch.float32, False, name
+    if name in PACKED:
+        reader.fail(f"{name} (weights packed in groups) runs on the cpu; here use fp16i8", begun)
     if name[:4] in DTYPES and name[4:] in ("i4", "i3"):
         reader.fail(f"{name} is not a dtype that ever worked; use {name[:4]}i8", begun)
     if base not in DTYPES:
-        reader.fail("expected a dtype: fp32, bf16 or fp16, or fp32i8, bf16i8, fp16i8", begun)
-    if device == "cpu" and base == "fp16":
-        reader.fail(
-            "fp16 on a CPU needs the native engine, which is not there yet; use bf16 (half the "
-            "memory of fp32) or fp32",
-            begun,
-        )
-    return DTYPES[base], name != base
+        reader.fail(f"expected a dtype: {NAMES}", begun)
+    if device == "cpu" and name == "fp16i8":
+        reader.fail("fp16i8 is for GPUs; on the cpu use int8, or ChatRWKV's bf16i8", begun)
+    return DTYPES[base], name != base, None

@@ -19,14 +19,16 @@ class Placement:
     Attributes:
         device: where it is computed, and kept unless streamed.
         dtype: of the matrices and their products; vectors, norms and states are always float32.
-        quantised: the matrices are int8, with products in `dtype`.
+        quantised: the matrices are ChatRWKV's int8, with products in `dtype`.
         streamed: the matrices stay in main memory and are copied to the device at each use.
+        packed: "int8" or "int4": the matrices are packed in groups of 32, see `wkv.packing`.
     """
 
     device: torch.device
     dtype: torch.dtype
     quantised: bool = False
     streamed: bool = False
+    packed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Strategy:
         """Whether the layers are on more than one device."""
         return len({layer.device for layer in self.layers}) > 1
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether some layers are packed in groups."""
+        return any(layer.packed for layer in self.layers)
+
     def of(self, name: str) -> Placement:
         """The placement of a tensor by its official name."""
         if name.startswith("blocks."):
@@ -76,12 +83,26 @@ class Strategy:
         layers = tuple(replace(layer, device=cpu, streamed=False) for layer in self.layers)
         return replace(self, layers=layers)
 
+    def for_torch(self) -> "Strategy":
+        """The same as PyTorch runs it: it has no fast products of fp16 on a CPU, so these are fp32.
+
+        No bit of the weights is lost by that.
+        """
+        layers = tuple(
+            replace(layer, dtype=torch.float32)
+            if layer.device.type == "cpu" and layer.dtype == torch.float16
+            else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=layers)
+
 
 def place(segments: Sequence[Segment], n_layer: int, reason: str = "") -> Strategy:
     """The strategy that segments are for a model of n_layer blocks."""
     layers: list[Placement] = []
     for segment, (resident, streamed) in zip(segments, allocate(segments, n_layer), strict=True):
-        here = Placement(torch.device(segment.device), segment.dtype, segment.quantised)
+        device = torch.device(segment.device)
+        here = Placement(device, segment.dtype, segment.quantised, packed=segment.packed)
         layers += [here] * resident + [replace(here, streamed=True)] * streamed
     return Strategy(tuple(layers), normalised(tuple(segments)), reason)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wkv.strategy.plan import Placement, Strategy
+from wkv.threads import at_most
 
 SMALL = 64 * 2**20
 """Bytes of weights below which reading them costs nothing: they fit in a processor's cache."""
@@ -58,44 +59,19 @@ def _is_bf16_on_cpu(placement: Placement) -> bool:
 
 
 @contextmanager
-def threads_for(n_bytes: int, strategy: Strategy) -> Iterator[None]:
-    """A context in which a small model on a CPU runs on one thread.
+def threads_for(n_bytes: int, strategy: Strategy, threads: int) -> Iterator[None]:
+    """A context in which a model on a CPU runs on so many threads, a small one on one.
 
     Its products are done before a second thread wakes up; on a busy machine, where threads wait
     for each other's turn on a core, a second one makes it thirty times slower.
     """
-    if n_bytes >= SMALL or all(layer.device.type != "cpu" for layer in strategy.layers):
+    threads = 1 if n_bytes < SMALL else threads
+    on_cpu = any(layer.device.type == "cpu" for layer in strategy.layers)
+    if not on_cpu:
         yield
         return
-    with _FEW_THREADS:
+    with at_most(threads):
         yield
-
-
-class _FewThreads:
-    """Holds PyTorch's number of threads at 1 while any thread is inside.
-
-    The number is inherited between threads, so those that are inside are counted.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = 1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = torch.get_num_threads()
-            self._inside += 1
-            torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            torch.set_num_threads(self._before)
-
-
-_FEW_THREADS = _FewThreads()
 
 
 def linear_for(placement: Placement) -> Callable[[Tensor, Tensor], Tensor]:

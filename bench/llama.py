@@ -1,0 +1,99 @@
+"""llama.cpp through llama-cpp-python's C interface; needs neither PyTorch nor wkv.
+
+python -m bench.llama PATH THREADS              serves tasks, as bench.worker does
+python -m bench.llama quantise F16 Q4_0         writes a Q4_0 file, every matrix of it Q4_0
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import llama_cpp as api
+
+from bench.serving import ROWS, Task, prompt_ids, repeat, serve
+
+BITS = {"F16": 16, "Q8_0": 8.5, "Q4_0": 4.5}
+"""Bits of a weight by the end of a file's name, with its part of the scale."""
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    if sys.argv[1] == "quantise":
+        quantise(*map(Path, sys.argv[2:]))
+    else:
+        path, threads = sys.argv[1:]
+        serve(partial(load, Path(path), int(threads)))
+
+
+def load(path: Path, threads: int) -> tuple[dict[str, Task], dict[str, object]]:
+    """Tasks of llama.cpp, and facts about it."""
+    api.llama_backend_init()
+    asked = api.llama_model_default_params()
+    asked.n_gpu_layers = 0
+    model = api.llama_model_load_from_file(str(path).encode(), asked)
+    if not model:
+        raise RuntimeError(f"llama.cpp cannot load {path}")
+    prompt = prompt_ids()
+    wanted = api.llama_context_default_params()
+    wanted.n_ctx = ROWS * 2 * len(prompt)
+    wanted.n_batch = wanted.n_ubatch = len(prompt)
+    wanted.n_seq_max = ROWS
+    wanted.n_threads = wanted.n_threads_batch = threads
+    context = api.llama_init_from_model(model, wanted)
+    if not context:
+        raise RuntimeError(f"llama.cpp makes no context for {path}")
+    batch = api.llama_batch_init(len(prompt), 0, 1)
+    seen = [0] * ROWS
+
+    def read(entries: list[tuple[int, int, bool]]) -> None:
+        """Pass ids through the model, each with its row and whether logits are wanted."""
+        batch.n_tokens = len(entries)
+        for place, (token, row, wants) in enumerate(entries):
+            batch.token[place] = token
+            batch.pos[place] = seen[row]
+            batch.n_seq_id[place] = 1
+            batch.seq_id[place][0] = row
+            batch.logits[place] = wants
+            seen[row] += 1
+        if api.llama_decode(context, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        api.llama_get_logits(context)  # waits until they are there
+
+    def forget() -> None:
+        api.llama_memory_clear(api.llama_get_memory(context), True)
+        seen[:] = [0] * ROWS
+
+    def prefill() -> int:
+        forget()
+        read([(token, 0, place == len(prompt) - 1) for place, token in enumerate(prompt)])
+        return len(prompt)
+
+    def decode(rows: int) -> int:
+        forget()
+        return rows * repeat(lambda token: read([(token, row, True) for row in range(rows)]))
+
+    tasks = {"prefill": prefill, "decode": partial(decode, 1), "batch16": partial(decode, ROWS)}
+    bits = BITS[path.stem.rpartition(".")[2]]
+    vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+    table = int(vocabulary * api.llama_model_n_embd(model) * bits / 8)
+    features = api.llama_print_system_info().decode()
+    facts = {
+        "weight_bytes": api.llama_model_size(model) - table,
+        "engine": " ".join(features.split()),
+        "version": api.__version__,
+    }
+    return tasks, facts
+
+
+def quantise(source: Path, destination: Path) -> None:
+    """Write an F16 file as Q4_0, the head and the table of the embedding too."""
+    wanted = api.llama_model_quantize_default_params()
+    wanted.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_0
+    wanted.pure = True
+    failed = api.llama_model_quantize(str(source).encode(), str(destination).encode(), wanted)
+    if failed:
+        raise RuntimeError(f"llama.cpp cannot quantise {source}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+// Compares every kernel that runs here with the plain one: for CPUs that Python is not at hand for.
+//
+//   cd wkv/native/source
+//   CXX="aarch64-linux-gnu-g++ -static -std=c++17 -O3 -ffp-contract=fast -fopenmp-simd -I."
+//   $CXX -c cpu/plain.cpp -o /tmp/plain.o
+//   $CXX -march=armv8.2-a+dotprod -c cpu/neon.cpp -o /tmp/neon.o
+//   $CXX -DWKV_HAS_NEON *.cpp ../../../tests/native/compare_kernels.cpp /tmp/plain.o /tmp/neon.o -pthread -o /tmp/compare
+//   qemu-aarch64 /tmp/compare
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "numbers.h"
+#include "plan.h"
+
+using namespace wkv;
+
+extern "C" int wkv_product(const char* kernels, int format, int layout, int outputs, int inputs,
+                           const void* weights, int rows, const float* x, float* y, int threads);
+
+typedef std::vector<float> Numbers;
+
+static std::mt19937 generator(0);
+static bool failed = false;
+
+static Numbers random_numbers(size_t n, float size = 1) {
+    std::normal_distribution<float> normal(0, size);
+    Numbers numbers(n);
+    for (float& number : numbers) number = normal(generator);
+    return numbers;
+}
+
+static void expect_close(const Numbers& found, const Numbers& right, double bound, const std::string& what) {
+    double largest = 1e-30, difference = 0;
+    for (size_t i = 0; i < right.size(); i++) {
+        largest = fmax(largest, fabs(right[i]));
+        const double here = fabs((double)found[i] - right[i]);
+        if (!(here <= difference)) difference = here;
+    }
+    if (difference <= bound * largest) return;
+    printf("%s: differs by %.2e\n", what.c_str(), difference / largest);
+    failed = true;
+}
+
+// Weights as some layout has them: which is which does not matter here.
+static std::vector<uint8_t> random_weights(Format format, Layout layout, int outputs, int inputs) {
+    const int height = layout == ROWS ? 1 : layout == BLOCKS ? BLOCK : PANEL;
+    const size_t tall = (outputs + height - 1) / height, groups = (inputs + GROUP - 1) / GROUP;
+    std::vector<uint8_t> bytes;
+    const auto append = [&](const void* p, size_t n) { bytes.insert(bytes.end(), (const uint8_t*)p, (const uint8_t*)p + n); };
+    if (format < INT8) {
+        for (const float number : random_numbers(tall * height * inputs)) {
+            const uint16_t bf16 = float_to_bf16(number), fp16 = (uint16_t)(generator() & 0xbfff);  // up to 2
+            append(format == FP32 ? (const void*)&number : format == FP16 ? &fp16 : &bf16, format == FP32 ? 4 : 2);
+        }
+        return bytes;
+    }
+    for (size_t part = 0; part < tall; part++) {
+        for (size_t i = 0; i < groups * GROUP * height / (format == INT8 ? 1 : 2); i++)
+            bytes.push_back((uint8_t)(format == INT8 ? 1 + generator() % 255 : generator() % 256));
+        for (const float scale : random_numbers(groups * height)) {
+            const uint16_t bf16 = float_to_bf16(scale);
+            append(&bf16, 2);
+        }
+    }
+    return bytes;
+}
+
+static void compare_products(const std::string& kernels, Format format, Layout layout, int outputs, int inputs) {
+    const auto weights = random_weights(format, layout, outputs, inputs);
+    for (const int rows : {1, 2, 3, 5, 9, 17, 70}) {
+        Numbers x = random_numbers((size_t)rows * inputs), found((size_t)rows * outputs), right = found;
+        for (float& number : x) {
+            if (layout == COLUMNS && number < 0) number = 0;
+            if (format == BF16) number = bf16_to_float(float_to_bf16(number));  // some round it
+        }
+        for (float& number : found) number = NAN;
+        wkv_product(kernels.c_str(), format, layout, outputs, inputs, weights.data(), rows, x.data(), found.data(), 2);
+        wkv_product("plain", format, layout, outputs, inputs, weights.data(), rows, x.data(), right.data(), 1);
+        std::ostringstream what;
+        what << kernels << " format " << format << " layout " << layout << " " << outputs << "x" << inputs << " rows " << rows;
+        expect_close(found, right, 3e-6, what.str());
+    }
+}
+
+static void compare_recurrences(const Kernels& kernels, const Kernels& plain, int size) {
+    const int tokens = 7, width = 2 * size;
+    std::vector<Numbers> in;
+    for (int i = 0; i < 18; i++) in.push_back(random_numbers((size_t)tokens * width, 0.5f));
+    const auto state = random_numbers((size_t)width * size);
+    const auto at = [&](int i) { return in[i].data(); };
+    const auto run = [&](const Kernels& with, int which) {
+        Numbers y((size_t)tokens * width), after(state.size()), first = in[8], work(SCRATCH / 4);
+        const Wkv4 s4{tokens, width, at(0), at(1), at(2), at(3), at(4), state.data(), after.data(), y.data()};
+        const Wkv6 s6{tokens, width, size, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(9), 1e-5f,
+                      state.data(), after.data(), y.data()};
+        const Wkv7 s7{tokens, width, size, at(0), at(1), at(2), at(3), at(4), at(5), at(6), first.data(), at(7),
+                      at(9), at(10), at(11), at(12), at(13), at(14), at(15), 1e-5f, state.data(), after.data(), y.data()};
+        if (which == 4) with.wkv4(s4, 0, width);
+        for (int head = 0; head < 2; head++) {
+            if (which == 6) with.wkv6(s6, head, work.data());
+            if (which == 7) with.wkv7(s7, head, work.data());
+        }
+        y.insert(y.end(), after.begin(), after.end());
+        return y;
+    };
+    for (const int which : {4, 6, 7})
+        expect_close(run(kernels, which), run(plain, which), 1e-5,
+                     std::string(kernels.name) + " wkv" + std::to_string(which) + " heads of " + std::to_string(size));
+}
+
+int main() {
+    std::istringstream names(kernels_here());
+    std::string name;
+    while (names >> name) {
+        if (name == "plain") continue;
+        for (const int format : {FP32, FP16, BF16, INT8, INT4})
+            for (const auto& [outputs, inputs] : {std::pair(1, 1), {5, 7}, {33, 65}, {130, 250}, {300, 2100}, {256, 1024}}) {
+                compare_products(name, (Format)format, format < INT8 ? ROWS : BLOCKS, outputs, inputs);
+                compare_products(name, (Format)format, COLUMNS, outputs, inputs);
+            }
+        for (const int size : {16, 64}) compare_recurrences(*find_kernels(name.c_str()), *find_kernels("plain"), size);
+        printf("%s: %s\n", name.c_str(), failed ? "differs" : "the same as plain");
+    }
+    return failed;
+}

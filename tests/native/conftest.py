@@ -1,0 +1,53 @@
+"""The engine's library, and kernels as functions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from wkv.native import library
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--engine-library",
+        type=Path,
+        metavar="PATH",
+        help="test this library of the native engine, not the one that is installed",
+    )
+
+
+@pytest.fixture(scope="session")
+def engine(request):
+    """Give the library, or skip."""
+    # Known only where pytest was called for this folder: it reads options from no deeper conftest.
+    path = request.config.getoption("--engine-library", default=None)
+    try:
+        return library.open_library(path.resolve()) if path else library.library()
+    except library.LibraryMissing as error:
+        if path:
+            raise  # asked for
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kernels(engine):
+    """Give the names of the kernels that run here, fastest first."""
+    return engine.wkv_kernels().decode().split()
+
+
+@pytest.fixture(scope="session")
+def product(engine):
+    """Give a function for the product of activations (rows, inputs) and a packed matrix."""
+
+    def run(name, packed, x, threads=1):
+        x = x.contiguous()
+        y = torch.full((len(x), packed.outputs), float("nan"))
+        failed = engine.wkv_product(
+            name.encode(), packed.format, packed.layout, packed.outputs, packed.inputs,
+            packed.data.data_ptr(), len(x), x.data_ptr(), y.data_ptr(), threads,
+        )  # fmt: skip
+        assert not failed
+        return y
+
+    return run

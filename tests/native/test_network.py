@@ -1,0 +1,284 @@
+"""Models on the native engine: against PyTorch's, and what must hold of any model and any input."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wkv
+from tests.checkpoints import random_checkpoint, save_pth
+from wkv.loading import describe, strategy_for
+from wkv.native import library
+from wkv.native.network import LAYERS, NativeNetwork
+from wkv.native.plan import Step, phases
+from wkv.native.weights import Weights
+
+pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+
+GENERATIONS = tuple(LAYERS)
+FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")
+IDS = torch.randint(0, 300, (60,), generator=torch.Generator().manual_seed(3)).tolist()
+ids_lists = st.lists(st.integers(0, 299), min_size=1, max_size=40)
+every_generation = pytest.mark.parametrize("generation", GENERATIONS)
+every_format = pytest.mark.parametrize("format", FORMATS)
+# Products in float32 differ in the order of their sums. With 8 bits of activations a last bit can
+# turn a rounding, which is then seen in the logits.
+NOISE = {"fp32": 3e-5, "fp16": 3e-5, "bf16": 3e-2, "int8": 6e-2, "int4": 6e-2}
+
+
+@pytest.fixture(scope="module")
+def native(checkpoint_paths):
+    """Give a function from generation and format to a model, loaded once."""
+    made = {}
+
+    def model(generation, format="fp32"):
+        key = generation, format
+        if key not in made:
+            made[key] = wkv.load(checkpoint_paths[generation], f"cpu {format}", engine="native")
+        return made[key]
+
+    return model
+
+
+def parts(state):
+    return [t for layer in state.layers for t in (layer.att_shift, layer.wkv, layer.ffn_shift)]
+
+
+def close(left, right, tolerance):
+    return all(
+        (a - b).abs().max() <= tolerance * b.abs().clamp(max=1e6).max().clamp(min=1)
+        for a, b in zip(parts(left), parts(right), strict=True)
+    )
+
+
+def network(path, kernels, threads=1, text="cpu fp32"):
+    """A network with the kernels of a kind."""
+    description = describe(path)
+    shapes = {name: tuple(t.shape) for name, t in description.network.state_dict().items()}
+    weights = Weights(description.checkpoint, shapes, strategy_for(description, text))
+    return NativeNetwork(description.config, weights, kernels=kernels, threads=threads)
+
+
+@every_generation
+@pytest.mark.parametrize("kernels", library.kernels() if library.missing() is None else ())
+def test_every_kind_of_kernels_gives_pytorchs_logits(checkpoint_paths, generation, kernels):
+    made = network(checkpoint_paths[generation], kernels)
+    expected = wkv.load(checkpoint_paths[generation], "cpu fp32", engine="torch")
+    X, layers = made(torch.tensor([IDS, IDS[::-1]]), made.new_layers(2))
+    logits = made.logits(X)
+    truth, state = expected.forward(torch.tensor([IDS, IDS[::-1]]), all_logits=True)
+    assert (logits - truth).abs().max() <= 3e-5
+    assert all(
+        (a.wkv - b.wkv).abs().max() < 1e-3 for a, b in zip(layers, state.layers, strict=True)
+    )
+
+
+@every_generation
+@pytest.mark.parametrize("format", ["fp16", "bf16"])
+def test_16_bits_lose_what_rounding_the_weights_loses(tmp_path, generation, format):
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[format]
+    tensors = random_checkpoint(generation)
+    rounded = {n: t.to(dtype).float() if t.dim() > 1 else t for n, t in tensors.items()}
+    for name, kind in (("exact", tensors), ("rounded", rounded)):
+        save_pth(kind, tmp_path / f"{name}.pth")
+    exact, lossy = (
+        wkv.load(tmp_path / f"{name}.pth", "cpu fp32", engine="torch").forward(IDS)[0]
+        for name in ("exact", "rounded")
+    )
+    found = wkv.load(tmp_path / "exact.pth", f"cpu {format}", engine="native").forward(IDS)[0]
+    loss = (lossy - exact).square().mean().sqrt()
+    assert (found - exact).square().mean().sqrt() <= 2 * loss
+
+
+@every_generation
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_packed_weights_are_those_that_pytorch_rounds(native, checkpoint_paths, generation, format):
+    """Without the engine the same weights are used, with activations that are not rounded."""
+    rounded = wkv.load(checkpoint_paths[generation], f"cpu {format}", engine="torch")
+    exact = wkv.load(checkpoint_paths[generation], "cpu fp32", engine="torch").forward(IDS)[0]
+    truth, found = rounded.forward(IDS)[0], native(generation, format).forward(IDS)[0]
+    loss = (truth - exact).square().mean().sqrt()
+    assert (found - truth).square().mean().sqrt() <= {"int8": 2, "int4": 0.5}[format] * loss
+
+
+@every_generation
+@every_format
+@settings(max_examples=6)
+@given(ids=ids_lists, cut=st.floats(0, 1))
+def test_any_split_gives_the_same(native, generation, format, ids, cut):
+    model = native(generation, format)
+    whole, state = model.forward(ids, all_logits=True)
+    at = int(cut * len(ids))
+    carried, logits = None, []
+    for part in filter(None, (ids[:at], ids[at:])):
+        after, carried = model.forward(part, carried, all_logits=True)
+        logits.append(after)
+    assert (torch.cat(logits) - whole).abs().max() <= NOISE[format]
+    assert close(carried, state, 10 * NOISE[format])
+
+
+@every_generation
+@every_format
+@settings(max_examples=4)
+@given(rows=st.lists(ids_lists, min_size=1, max_size=5), pad=st.integers(0, 299))
+def test_a_padded_row_equals_that_row_alone(native, generation, format, rows, pad):
+    model = native(generation, format)
+    lengths = [len(row) for row in rows]
+    width = max(lengths) + 3
+    batch = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    logits, state = model.forward(batch, lengths=lengths)
+    for index, row in enumerate(rows):
+        alone, state_alone = model.forward(row)
+        assert (logits[index] - alone).abs().max() <= NOISE[format]
+        assert close(state.rows([index]), state_alone, 10 * NOISE[format])
+
+
+@every_generation
+def test_the_state_passed_in_is_never_changed(native, generation):
+    model = native(generation)
+    _, state = model.forward(IDS[:9])
+    before = state.clone()
+    for again in (state, before):  # as the engine left it, and as separate tensors
+        logits, after = model.forward(IDS[9:], again)
+        assert all(torch.equal(a, b) for a, b in zip(parts(state), parts(before), strict=True))
+    assert torch.equal(model.forward(IDS[9:], state)[0], logits)
+    assert close(model.forward(IDS[9:], state)[1], after, 0)
+
+
+@every_generation
+def test_rows_that_end_in_an_earlier_piece_keep_their_state(native, generation, monkeypatch):
+    model = native(generation)
+    batch = torch.tensor([IDS, IDS[:7] + [0] * 53])
+    for lengths in ([60, 7], [30, 7]):  # of the second no token is left for the last pieces
+        monkeypatch.setattr("wkv.model.TOKENS_AT_ONCE", 512)
+        whole, state = model.forward(batch, lengths=lengths)
+        monkeypatch.setattr("wkv.model.TOKENS_AT_ONCE", 40)
+        pieces, in_pieces = model.forward(batch, lengths=lengths)
+        assert (whole - pieces).abs().max() <= 3e-5
+        assert close(in_pieces, state, 3e-4)
+
+
+@every_generation
+def test_the_number_of_threads_changes_no_bit(checkpoint_paths, generation):
+    found = []
+    for threads in (1, 2, 5):
+        made = network(checkpoint_paths[generation], library.kernels()[0], threads)
+        for ids in (IDS, IDS[:1]):
+            X, _ = made(torch.tensor([ids]), made.new_layers(1))
+            found.append(made.logits(X))
+    assert all(torch.equal(a, b) for a, b in zip(found, found[2:], strict=False))
+
+
+@every_format
+def test_skipping_zeros_loses_nothing(native, format):
+    model = native("7", format)
+    _, state = model.forward(IDS)
+    skipped, _ = model.forward([5], state)
+    model.skip_zeros = False
+    try:
+        read, _ = model.forward([5], state)
+    finally:
+        model.skip_zeros = True
+    assert model.skip_zeros
+    assert (skipped - read).abs().max() <= 1e-5
+
+
+def test_threads_may_call_a_model_at_once(native):
+    model = native("7")
+    expected = model.forward(IDS)[0]
+    found = []
+
+    def work():
+        for _ in range(5):
+            found.append(model.forward(IDS)[0])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert all(torch.equal(logits, expected) for logits in found)
+
+
+def test_what_is_not_a_number_stays_in_its_row(native):
+    model = native("7", "int8")
+    _, state = model.forward(torch.tensor([IDS[:5], IDS[:5]]))
+    poisoned = state.clone()
+    poisoned.layers[1].wkv[0, 0, 0, 0] = float("nan")
+    logits, _ = model.forward(torch.tensor([[3], [3]]), poisoned)
+    clean, _ = model.forward(torch.tensor([[3], [3]]), state)
+    assert not torch.isfinite(logits[0]).all()
+    assert torch.equal(logits[1], clean[1])
+
+
+@pytest.mark.parametrize("size", [(64, 16), (96, 48), (200, 40), (72, 12), (64, 4)])
+@pytest.mark.parametrize("generation", ["5.2", "6", "7"])
+def test_odd_sizes(tmp_path, generation, size):
+    width, head = size
+    tensors = random_checkpoint(generation, n_embd=width, head_size=head, vocab_size=61, n_layer=2)
+    save_pth(tensors, tmp_path / "odd.pth")
+    ids = [i % 61 for i in IDS]
+    truth, _ = wkv.load(tmp_path / "odd.pth", "cpu fp32", engine="torch").forward(ids)
+    found, _ = wkv.load(tmp_path / "odd.pth", "cpu fp32", engine="native").forward(ids)
+    assert (found - truth).abs().max() <= 1e-4
+
+
+def test_heads_that_are_not_in_the_engine_run_on_pytorch(tmp_path):
+    tensors = random_checkpoint("6", n_embd=64, head_size=2, n_layer=2)
+    save_pth(tensors, tmp_path / "odd.pth")
+    assert wkv.load(tmp_path / "odd.pth").engine == "torch"
+    with pytest.raises(wkv.StrategyError, match="heads of 2 channels"):
+        wkv.load(tmp_path / "odd.pth", engine="native")
+
+
+def test_7a_and_i8_run_on_pytorch(checkpoint_paths):
+    assert wkv.load(checkpoint_paths["7a"], "cpu int8").engine == "torch"
+    assert wkv.load(checkpoint_paths["7"], "cpu fp32i8").engine == "torch"
+    assert wkv.load(checkpoint_paths["7"], "cpu fp32").engine == "native"
+    with pytest.raises(wkv.StrategyError, match="native engine cannot run this: RWKV-7a"):
+        wkv.load(checkpoint_paths["7a"], engine="native")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"engine": "gpu"}, "auto, native, torch"),
+        ({"threads": 0}, "1 to"),
+        ({"threads": 1.5}, "1 to"),
+    ],
+)
+def test_wrong_engines_and_threads_are_told(arguments, match):
+    with pytest.raises(wkv.InputError, match=match):
+        wkv.load(**arguments)
+
+
+@every_generation
+def test_without_the_library_everything_runs_on_pytorch(
+    monkeypatch, checkpoint_paths, native, generation
+):
+    expected, _ = native(generation, "int8").forward(IDS)
+    monkeypatch.setattr(library, "missing", lambda: "it was not built")
+    for text in ("auto", "cpu fp32", "cpu bf16", "cpu fp16", "cpu int8", "cpu int4"):
+        model = wkv.load(checkpoint_paths[generation], text)
+        assert model.engine == "torch"
+        found, _ = model.forward(IDS)
+        assert (found - expected).abs().max() < (1.5 if text == "cpu int4" else 0.3)
+
+
+def test_steps_run_as_early_as_what_they_read_allows():
+    a, b, c, d = (object() for _ in range(4))
+
+    class Fake(Step):
+        def __init__(self, reads, writes):
+            super().__init__(0, [], writes)
+            self._reads = reads
+
+        @property
+        def reads(self):
+            return [*self._reads, *self.writes]
+
+    steps = [Fake([a], [b]), Fake([a], [c]), Fake([b, c], [d]), Fake([d], [b]), Fake([b], [a])]
+    assert phases(steps) == [0, 0, 1, 2, 3]

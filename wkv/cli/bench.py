@@ -1,0 +1,212 @@
+"""Measure how fast a model decodes and prefills here, beside how fast the memory could make it."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wkv.cli.notices import notice
+from wkv.cli.options import add_model, load_model
+from wkv.version import __version__
+
+if TYPE_CHECKING:
+    from wkv.model import Model
+    from wkv.speed import Measured, Result, Stream
+
+SUMMARY = "measure speed beside the limit of the memory, and say which kernels ran"
+
+ROUNDS, QUICK = 7, 3
+"""Rounds, and those of --quick."""
+
+HEADINGS = ("", "tokens/s", "ms/step", "MB/token", "GB/s", "of limit", "GFLOP/s")
+WIDTHS = (22, 10, 10, 10, 8, 10, 10)
+
+TOPIC, WIDTH = 11, 80
+"""Columns of what stands before a fact, and of a line."""
+
+IN_CACHE = 2**26
+"""Bytes of weights below which a cache may hold them, so that memory is no limit."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wkv bench`."""
+    add_model(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, raw figures too"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw a roofline too, as .png, .svg or .pdf")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds instead of {ROUNDS}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was measured."""
+    picture = None
+    if args.plot is not None:  # a wrong name is told before minutes are spent
+        from wkv.speed.roofline import picture_path
+
+        picture = picture_path(args.plot)
+    model = load_model(args)
+
+    from wkv.cli.machine import memory_bytes
+    from wkv.speed import measure, plan, stream_for
+    from wkv.speed.report import report_of
+
+    stream = stream_for(model, memory_bytes()[1])
+    tasks, rounds = plan(model), QUICK if args.quick else ROUNDS
+    with _progress(rounds, len(tasks) + 1) as on_turn:
+        measured = measure(model, stream, tasks, rounds=rounds, on_turn=on_turn)
+    if args.json:
+        print(json.dumps(report_of(model, stream, measured) | _machine()))
+    else:
+        for topic, told in _facts(model, stream, measured).items():
+            lines = textwrap.wrap(
+                told, WIDTH - TOPIC, break_long_words=False, break_on_hyphens=False
+            )
+            print(f"{topic:<{TOPIC}}" + f"\n{' ' * TOPIC}".join(lines))
+        _print_table(measured.results)
+    if picture is not None:
+        from wkv.speed.roofline import draw
+
+        draw(measured, picture, title=_title(model), subtitle=_subtitle(model, measured))
+        notice(f"drawn: {picture}")
+    return 0
+
+
+def _facts(model: "Model", stream: "Stream", measured: "Measured") -> dict[str, str]:
+    """What stands above the table."""
+    from wkv.cli.fetching import in_words
+    from wkv.cli.machine import processor
+    from wkv.speed.engine import why
+
+    reason = f" ({model.strategy.reason})" if model.strategy.reason else ""
+    is_small = measured.costs.weight_bytes < IN_CACHE
+    cached = "; but so few weights may lie in a cache, which is faster" if is_small else ""
+    weights, state = in_words(measured.costs.weight_bytes), in_words(measured.costs.state_bytes)
+    return {
+        "model": repr(model).strip("<>"),
+        "strategy": f"{model.strategy}{reason}",
+        "engine": f"{model.engine}, kernels {model.kernels}, threads {model.threads}",
+        "why": why(model),
+        "processor": processor().found,
+        "memory": f"{measured.stream / 1e9:.1f} GB/s, {in_words(stream.n_bytes)} {stream.how}",
+        "one token": f"reads {weights} of weights; a state is {state}",
+        "limit": f"memory / bytes of a token{cached}",
+        "measured": f"medians of {len(measured.streams)} rounds, in turn with the memory; "
+        f"text: {measured.text}",
+    }
+
+
+def _print_table(results: "tuple[Result, ...]") -> None:
+    """A table: drawn on a terminal, in plain columns anywhere else."""
+    rows = [_cells(result) for result in results]
+    if not sys.stdout.isatty():
+        print()
+        for row in (HEADINGS, *rows):
+            first, *others = zip(row, WIDTHS, strict=True)
+            cells = f"{first[0]:<{first[1]}}" + "".join(f"{cell:>{w}}" for cell, w in others)
+            print(cells.rstrip())
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(HEADINGS):
+        style = "bold" if heading == HEADINGS[1] else None
+        table.add_column(heading, justify="right" if number else "left", style=style)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _cells(result: "Result") -> tuple[str, ...]:
+    """A line of the table. Prefill is not limited by memory, so it has no share of it."""
+    task, speed = result.task, result.tokens_per_second
+    reading = (
+        f"{result.bytes_per_token / 1e6:,.1f}",
+        f"{result.bytes_per_second / 1e9:.1f}",
+        f"{result.share:.0%}",
+    )
+    return (
+        task.name if task.skip_zeros else "  zeros read too",
+        f"{speed:,.1f}" if speed < 1000 else f"{speed:,.0f}",
+        f"{1000 * task.all_tokens / speed:,.2f}",
+        *(reading if task.kind == "decode" else ("-", "-", "-")),
+        f"{speed * result.bytes_per_token * result.operations_per_byte / 1e9:,.1f}",
+    )
+
+
+def _machine() -> dict[str, object]:
+    """The machine and the versions, for --json."""
+    import torch
+
+    from wkv.cli.machine import memory_bytes, processor
+
+    total, free = memory_bytes()
+    return {
+        "machine": {
+            "processor": processor().found,
+            "cores": os.cpu_count(),
+            "memory_bytes": total,
+            "free_bytes": free,
+            "system": platform.platform(),
+        },
+        "versions": {
+            "wkv": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _title(model: "Model") -> str:
+    """Of the picture: the model and how it ran."""
+    config = model.config
+    return (
+        f"{model.path.name} (RWKV-{config.generation}, {config.n_layer} layers of "
+        f"{config.n_embd}), {model.strategy}"
+    )
+
+
+def _subtitle(model: "Model", measured: "Measured") -> str:
+    """Of the picture: the machine and how it was measured."""
+    from wkv.cli.machine import processor
+
+    return (
+        f"{processor().found.split(' (')[0]}, threads {model.threads}, engine {model.engine} "
+        f"({model.kernels}), medians of {len(measured.streams)} rounds"
+    )
+
+
+@contextmanager
+def _progress(rounds: int, turns: int) -> Iterator[Callable[[str], None]]:
+    """What is told of each turn as it begins: a bar on a terminal, a line a round elsewhere."""
+    if not sys.stderr.isatty():
+        begun = 0
+
+        def tell(name: str) -> None:
+            nonlocal begun
+            if begun % turns == 0:
+                number = begun // turns
+                notice(f"round {number} of {rounds}" if number else "warming up")
+            begun += 1
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as bar:
+        task = bar.add_task("loading", total=(rounds + 1) * turns + 1)
+        yield lambda name: bar.update(task, advance=1, description=name)

@@ -1,0 +1,245 @@
+"""Write a checkpoint with int8 or int4 weights, and say what that costs before it is kept.
+
+The new file is mapped when it is loaded, and `auto` then runs it as it was made. The report
+compares it with the model as it was: size, speed, logits, bits per byte of a text.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wkv.cli.notices import notice
+from wkv.cli.options import find_model
+
+if TYPE_CHECKING:
+    from wkv.evaluate.cost import Comparison
+    from wkv.model import Model
+
+SUMMARY = "write a checkpoint with int8 or int4 weights, with a report of what it costs"
+
+EXERCISES, TOKENS = 10, 1024
+"""Questions of each kind for the built-in model, and tokens of the text, by default."""
+
+REPORTS = 4
+"""Lines of progress of each stage, where there is no terminal."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wkv quantize`."""
+    parser.add_argument(
+        "source", metavar="SRC", help="a checkpoint, a Hugging Face directory, or a catalog name"
+    )
+    parser.add_argument("destination", metavar="DST", help="the .safetensors file to write")
+    parser.add_argument(
+        "--to", choices=("int8", "int4"), required=True, help="8.5 or 4.5 bits for each weight"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="report what it would cost, and keep nothing"
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="keep the file only if bits per byte rise by no more than X",
+    )
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="what is read for the report (default: a story)"
+    )
+    parser.add_argument(
+        "--tokens", type=_count, default=TOKENS, metavar="N", help="of the text (default: 1024)"
+    )
+    parser.add_argument(
+        "--exercises",
+        type=int,
+        metavar="N",
+        help="questions of each kind for the built-in model (default: 10; 0: none)",
+    )
+    parser.add_argument("--tokenizer", metavar="NAME_OR_FILE", help="default: by the vocabulary")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise and report; 1 if the loss is more than --max-loss allows."""
+    if args.max_loss is not None and not args.max_loss >= 0:
+        args.usage_error(f"--max-loss is {args.max_loss:g}, expected 0 or more")
+    if args.exercises is not None and args.exercises < 0:
+        args.usage_error(f"--exercises is {args.exercises}, expected 0 or more")
+    source = find_model(args.source) or args.source
+    from wkv.errors import InputError
+    from wkv.evaluate.cost import read_text
+    from wkv.quantisation import quantise
+
+    text = read_text(args.text)
+    report: dict[str, object] = {}
+
+    def accept(before: "Model", after: "Model", file: Path) -> bool:
+        report.update(_report(args, before, after, text, show))
+        report["file_bytes"] = [_size(before), file.stat().st_size]
+        return not args.dry_run and _is_allowed(args, report)
+
+    with _progress() as show:
+        done = quantise(
+            source,
+            args.destination,
+            to=args.to,
+            overwrite=args.overwrite,
+            tokenizer=args.tokenizer,
+            accept=accept,
+            on_packed=lambda number, total: show("packing", number, total),
+        )
+    report |= {"path": str(done.path), "kept": done.kept}
+    print(json.dumps(report) if args.json else _told(report))
+    if args.max_loss is not None and report["bits_per_byte"] is None:
+        raise InputError(
+            "no tokenizer is known for this vocabulary, so there are no bits per byte to hold "
+            "--max-loss against, and nothing was kept; name one with --tokenizer"
+        )
+    if not _is_allowed(args, report):
+        raise InputError(
+            f"{args.to} costs {_loss(report):.4f} bits per byte, more than the {args.max_loss:g} "
+            "of --max-loss; nothing was kept"
+        )
+    if args.dry_run:
+        notice("nothing was kept (--dry-run)")
+    return 0
+
+
+def _count(text: str) -> int:
+    """A number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _is_allowed(args: argparse.Namespace, report: dict[str, object]) -> bool:
+    """Whether bits per byte rose by no more than they may."""
+    return args.max_loss is None or _loss(report) <= args.max_loss
+
+
+def _loss(report: dict[str, object]) -> float:
+    """By how much bits per byte rose."""
+    bits = report["bits_per_byte"]
+    if not isinstance(bits, (list, tuple)):
+        return float("inf")
+    return float(bits[1]) - float(bits[0])
+
+
+def _size(model: "Model") -> int:
+    """Bytes of the file of a model, or of all shards of it."""
+    from wkv.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model.path)
+    return sum(file.stat().st_size for file in checkpoint.shards or (checkpoint.path,))
+
+
+def _report(
+    args: argparse.Namespace,
+    before: "Model",
+    after: "Model",
+    text: str,
+    show: Callable[[str, int, int], None],
+) -> dict[str, object]:
+    """What was measured of both models."""
+    from wkv.evaluate.cost import compare, decode_speeds, exercises, knows_exercises
+
+    found: Comparison = compare(
+        before,
+        after,
+        text,
+        tokens=args.tokens,
+        on_read=lambda done, total: show("reading", done, total),
+    )
+    asked = EXERCISES if args.exercises is None else args.exercises
+    right = None
+    if asked and knows_exercises(before):
+        right = exercises(before, after, asked, lambda done, total: show("exercises", done, total))
+    show("speed", 1, 1)
+    return {
+        "strategies": [str(before.strategy), str(after.strategy)],
+        "engines": [before.engine, after.engine],
+        "tokens": found.tokens,
+        "bits_per_byte": found.bits_per_byte,
+        "bits_per_token": found.bits_per_token,
+        "divergence": found.divergence,
+        "largest_difference": found.largest_difference,
+        "mean_difference": found.mean_difference,
+        "same_choice": found.same_choice,
+        "exercises": None if right is None else right[:2],
+        "exercises_asked": None if right is None else right[2],
+        "tokens_per_second": decode_speeds(before, after, text),
+    }
+
+
+def _told(report: dict[str, object]) -> str:
+    """The report as a table and two sentences."""
+    rows = [("", *map(str, _pair(report["strategies"])), "")]
+    sizes = _pair(report["file_bytes"])
+    rows.append(("file, MB", *(f"{size / 1e6:,.1f}" for size in sizes), _times(sizes)))
+    speeds = _pair(report["tokens_per_second"])
+    rows.append(("tokens/s", *(f"{speed:,.1f}" for speed in speeds), _times(speeds)))
+    if report["bits_per_byte"] is not None:
+        bits = _pair(report["bits_per_byte"])
+        rows.append(("bits per byte", *(f"{b:.4f}" for b in bits), f"{bits[1] - bits[0]:+.4f}"))
+    perplexity = tuple(2**bits for bits in _pair(report["bits_per_token"]))
+    more = f"{perplexity[1] / perplexity[0] - 1:+.2%}"
+    rows.append(("perplexity", *(f"{p:,.3f}" for p in perplexity), more))
+    if report["exercises"] is not None:
+        shares = _pair(report["exercises"])
+        change = f"{100 * (shares[1] - shares[0]):+.1f} points"
+        rows.append(("exercises right", *(f"{share:.1%}" for share in shares), change))
+    lines = [f"{name:<16}{a:>14}{b:>14}{c:>16}".rstrip() for name, a, b, c in rows]
+    of = "random ids" if report["bits_per_byte"] is None else "the text"
+    lines += [
+        f"Over {report['tokens']:,} tokens of {of} the logits differ by at most "
+        f"{report['largest_difference']:.3g}, on the average by {report['mean_difference']:.3g};",
+        f"KL divergence {report['divergence']:.3g} bits per token; the most probable token is the "
+        f"same at {report['same_choice']:.1%}.",
+    ]
+    engines = _pair(report["engines"])
+    if set(map(str, engines)) != {"native"}:
+        lines.append(f"Speed is that of the engine {engines[1]}; see wkv doctor.")
+    if report["kept"]:
+        lines.append(f"{report['path']}: read again, equal to the last bit; kept")
+    return "\n".join(lines)
+
+
+def _pair(value: object) -> tuple[float, float]:
+    """Before and after."""
+    assert isinstance(value, (list, tuple))
+    first, second = value
+    return first, second
+
+
+def _times(pair: tuple[float, float]) -> str:
+    return f"{pair[1] / pair[0]:.2f} x"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows how far each stage is: a bar on a terminal, some lines elsewhere."""
+    if not sys.stderr.isatty():
+        said: set[str] = set()
+
+        def tell(stage: str, done: int, total: int) -> None:
+            line = f"{stage} {REPORTS * done // total * 100 // REPORTS} %"
+            if line not in said:
+                said.add(line)
+                notice(line)
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda stage, done, total: bar.update(
+            task, description=stage, completed=done, total=total
+        )

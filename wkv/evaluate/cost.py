@@ -1,0 +1,229 @@
+"""What a change of a model's weights costs and gives: two models on the same text, side by side.
+
+    difference   of logits, largest and mean, over all tokens and all of the vocabulary
+    divergence   mean over tokens of  sum over ids of p (log2 p - log2 q),  p before and q after
+    bits         -log2 of the probability of each next token, in all, per byte of the text
+
+The text is read from the empty state as one sequence. Where no tokenizer is known the ids are drawn
+at random, and there are no bits per byte.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wkv.demo import VOCABULARY
+from wkv.demo.dialogues import evaluation_set
+from wkv.demo.evaluate import SEED, accuracy, vocabulary_words
+from wkv.demo.exercises import Source
+from wkv.errors import InputError, TokenizerError
+from wkv.evaluate.lambada import begin_ids
+from wkv.model import Model
+from wkv.tokenizers import Tokenizer
+from wkv.tokenizers.world import WorldTokenizer
+
+PASSAGE = Path(__file__).with_name("passage.txt")
+"""The end of `The Copper Beeches` by Arthur Conan Doyle, in the public domain (Project Gutenberg
+1661). The built-in model was never trained on it."""
+
+TOKENS = 1024
+"""Of the text that are read, if no other number is given."""
+
+LOGITS_AT_ONCE = 2**23
+"""Of each model."""
+
+ROUNDS, TURN = 5, 0.3
+"""Turns of each model when speed is measured, and seconds of one."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models, before and after, on a text.
+
+    Attributes:
+        tokens: that were predicted.
+        largest_difference, mean_difference: of logits, absolute.
+        divergence: Kullback-Leibler, in bits per token.
+        same_choice: share of the tokens at which both find the same one most probable.
+        bits_per_token: of each model.
+        bits_per_byte: of each model; None if the ids are random.
+    """
+
+    tokens: int
+    largest_difference: float
+    mean_difference: float
+    divergence: float
+    same_choice: float
+    bits_per_token: tuple[float, float]
+    bits_per_byte: tuple[float, float] | None
+
+
+@dataclass
+class _Sums:
+    """Sums over the tokens so far."""
+
+    largest: float = 0.0
+    difference: float = 0.0
+    divergence: float = 0.0
+    same: int = 0
+    before: float = 0.0
+    after: float = 0.0
+
+    def add(self, p: Tensor, q: Tensor, wanted: Tensor) -> None:
+        """Add the logits (T, V) of both models, and the tokens that came next."""
+        difference = (p - q).abs()
+        self.largest = max(self.largest, float(difference.max()))
+        self.difference += float(difference.mean(1, dtype=torch.float64).sum())
+        self.same += int((p.argmax(1) == q.argmax(1)).sum())
+        p, q = p.log_softmax(1), q.log_softmax(1)
+        self.divergence += float((p.exp() * (p - q)).sum(dtype=torch.float64)) / math.log(2)
+        self.before -= float(p.gather(1, wanted).sum(dtype=torch.float64)) / math.log(2)
+        self.after -= float(q.gather(1, wanted).sum(dtype=torch.float64)) / math.log(2)
+
+
+def read_text(path: Path | None) -> str:
+    """The text of a file, or the passage that comes with wkv.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    file = PASSAGE if path is None else path
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: the text cannot be read ({error}); give UTF-8 text") from error
+
+
+def tokenizer_of(model: Model) -> Tokenizer | None:
+    """A model's tokenizer, None if none is known."""
+    try:
+        return model.tokenizer
+    except TokenizerError:
+        return None
+
+
+def compare(
+    before: Model,
+    after: Model,
+    text: str,
+    *,
+    tokens: int = TOKENS,
+    on_read: Callable[[int, int], object] = lambda done, total: None,
+) -> Comparison:
+    """Read a text with both models.
+
+    Args:
+        before, after: of one vocabulary.
+        text: at least two tokens.
+        tokens: that are predicted at most.
+        on_read: told how many tokens of how many were read.
+
+    Raises:
+        InputError: for a text that is too short.
+    """
+    tokenizer = tokenizer_of(before)
+    ids = _ids(before, text, tokens + 1)
+    if len(ids) < 2:
+        raise InputError("the text has fewer than two tokens, so nothing can be predicted")
+    sums, total = _Sums(), len(ids) - 1
+    step = max(1, min(256, LOGITS_AT_ONCE // before.config.vocab_size))
+    state = other = None
+    for start in range(0, total, step):
+        piece = ids[start : min(start + step, total)]
+        p, state = before.forward(piece, state, all_logits=True)
+        q, other = after.forward(piece, other, all_logits=True)
+        wanted = torch.tensor(ids[start + 1 : start + 1 + len(piece)])
+        sums.add(p.cpu(), q.cpu(), wanted[:, None])
+        on_read(start + len(piece), total)
+    bits = sums.before, sums.after
+    size = 0 if tokenizer is None else len(tokenizer.decode_bytes(ids[1:]))
+    return Comparison(
+        total,
+        sums.largest,
+        sums.difference / total,
+        sums.divergence / total,
+        sums.same / total,
+        (bits[0] / total, bits[1] / total),
+        (bits[0] / size, bits[1] / size) if size else None,
+    )
+
+
+def _ids(model: Model, text: str, count: int) -> list[int]:
+    """At most `count` ids of a text; random ones where no tokenizer is known."""
+    tokenizer = tokenizer_of(model)
+    if tokenizer is None:
+        draw = torch.Generator().manual_seed(0)
+        drawn: list[int] = torch.randint(model.config.vocab_size, (count,), generator=draw).tolist()
+        return drawn
+    # No token is longer than 128 characters.
+    return [*begin_ids(model, "auto"), *tokenizer.encode(text[: 128 * count])][:count]
+
+
+def decode_speeds(before: Model, after: Model, text: str) -> tuple[float, float]:
+    """Tokens per second of each model as it reads one by one; medians of turns, taken in turn.
+
+    A text is read, since how many weights meet a zero, and are skipped, depends on it.
+    """
+    models, ids = (before, after), _ids(before, text, TOKENS)
+    states = [model.forward([0])[1] for model in models]
+    speeds: tuple[list[float], list[float]] = [], []
+    for turn in range(ROUNDS + 1):
+        for place, model in enumerate(models):
+            begun, count = time.perf_counter(), 0
+            while (spent := time.perf_counter() - begun) < TURN or count < 2:
+                _, states[place] = model.forward([ids[count % len(ids)]], states[place])
+                count += 1
+            if turn > 0:  # the first one warms up
+                speeds[place].append(count / spent)
+    return statistics.median(speeds[0]), statistics.median(speeds[1])
+
+
+@dataclass(frozen=True)
+class _Pupil:
+    """A model as the exercises ask it."""
+
+    model: Model
+    tokenizer: Tokenizer
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, V)."""
+        return self.model.forward(ids, all_logits=True)[0]
+
+
+def knows_exercises(model: Model) -> bool:
+    """Whether a model has the vocabulary of the built-in one, which learned exercises."""
+    tokenizer = tokenizer_of(model)
+    if not isinstance(tokenizer, WorldTokenizer):
+        return False
+    return dict(tokenizer.entries) == dict(WorldTokenizer(VOCABULARY).entries)
+
+
+def exercises(
+    before: Model,
+    after: Model,
+    count: int,
+    on_done: Callable[[int, int], object] = lambda done, total: None,
+) -> tuple[float, float, int]:
+    """Shares of exercises that each model answers exactly, the mean of their kinds; and how many.
+
+    Args:
+        before, after: models with the vocabulary of the built-in one.
+        count: questions of each kind.
+        on_done: told how many kinds of how many are done.
+    """
+    sets = evaluation_set(Source(vocabulary_words(before.tokenizer)), count, SEED)
+    shares: list[tuple[float, float]] = []
+    for items in sets.values():
+        some = items[:count]
+        p, q = (accuracy(_Pupil(model, model.tokenizer), some) for model in (before, after))
+        shares.append((p, q))
+        on_done(len(shares), len(sets))
+    ours, theirs = zip(*shares, strict=True)
+    asked = sum(len(items[:count]) for items in sets.values())
+    return sum(ours) / len(ours), sum(theirs) / len(theirs), asked

@@ -1,0 +1,185 @@
+"""A network that the native engine runs; to `Model` it is like one of `wkv.models`."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wkv.models.parts import Config
+from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
+from wkv.native.memory import StateMemory
+from wkv.native.plan import Plan
+from wkv.native.weights import Weights
+from wkv.ops.wkv4 import MINUS_INFINITY
+from wkv.state import LayerState
+
+LAYERS: dict[str, Callable[..., None]] = {
+    "4": rwkv4.add_layer,
+    "5.0": rwkv5.add_layer,
+    "5.1": rwkv5.add_layer,
+    "5.2": rwkv5.add_layer,
+    "6": rwkv6.add_layer,
+    "7": rwkv7.add_layer,
+}
+"""How each generation writes a layer down; 7a runs on PyTorch."""
+
+LARGEST_HEAD, LARGEST_ROW = 256, 2**16
+"""What the engine has room for: a head, and a row of activations."""
+
+
+def refusal(config: Config) -> str | None:
+    """Why the engine cannot run a model; None if it can."""
+    if config.generation not in LAYERS:
+        return f"RWKV-{config.generation} runs on PyTorch"
+    size = config.head_size
+    if size is not None and (size % 4 != 0 or size > LARGEST_HEAD):
+        return f"heads of {size} channels are not in it"
+    if max(4 * config.n_embd, config.dim_ffn, config.dim_att) > LARGEST_ROW:
+        return f"rows of more than {LARGEST_ROW} numbers are not in it"
+    return library.missing()
+
+
+class StackedLayers(tuple[LayerState, ...]):
+    """The layers of a state whose parts lie one behind the other, as the engine wrote them.
+
+    Attributes:
+        parts: att_shift (L, B, D), wkv (L, B, ...), ffn_shift (L, B, D).
+    """
+
+    parts: tuple[Tensor, Tensor, Tensor]
+
+    @staticmethod
+    def of(parts: tuple[Tensor, Tensor, Tensor]) -> "StackedLayers":
+        """From the parts, each with the layers as its first axis."""
+        made = StackedLayers(map(LayerState, *(part.unbind(0) for part in parts)))
+        made.parts = parts
+        return made
+
+
+class NativeNetwork:
+    """A model as a compiled plan.
+
+    Attributes:
+        config: generation and sizes.
+        weight_bytes: bytes of weights that a token reads when nothing is skipped.
+        kernels, threads: what runs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: Weights,
+        *,
+        folded: bool = False,
+        threads: int | None = None,
+        kernels: str | None = None,
+    ) -> None:
+        """`folded` if ln0 was applied to the embedding already."""
+        self.config, self._weights = config, weights
+        self.embedding, self._embedding_dtype = weights.table("emb")
+        plan = Plan(config.n_embd, config.vocab_size)
+        for layer in range(config.n_layer):
+            block = weights.of(f"blocks.{layer}.")
+            if layer == 0 and not folded:
+                plan.norm(plan.X, plan.X, *block.norm("ln0"))
+            LAYERS[config.generation](plan, block, config, layer)
+            weights.n_bytes += block.n_bytes
+        plan.begin_head()
+        normed = plan.norm(plan.X, plan.buffer("x", config.n_embd), *weights.norm("ln_out"))
+        plan.product(plan.activate(normed), weights.matrix("head"), plan.logits)
+        self.weight_bytes = weights.n_bytes
+        self.kernels = kernels or library.kernels()[0]
+        self.threads = threads or torch.get_num_threads()
+        self._plan = plan.compiled(self.kernels, self.threads)
+        self._skip_zeros = True
+        self._memory = StateMemory()
+
+    @property
+    def skip_zeros(self) -> bool:
+        """Whether zeros behind a squared ReLU are skipped where there is a single row."""
+        return self._skip_zeros
+
+    @skip_zeros.setter
+    def skip_zeros(self, skip: bool) -> None:
+        self._plan.skip_zeros(skip)
+        self._skip_zeros = skip
+
+    def __call__(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """As `wkv.models.parts.Skeleton.forward`."""
+        batch, tokens = ids.shape
+        if lengths is None:
+            X = self._embedded(ids.flatten())
+            counts = torch.full((batch,), tokens, dtype=torch.int32)
+            return X.view(batch, tokens, -1), self._body(counts, X, layers)
+        # Only real tokens become rows.
+        real = torch.arange(tokens) < lengths[:, None]
+        if not bool(real.any()):
+            return torch.zeros(batch, tokens, self.config.n_embd), tuple(layers)
+        X = self._embedded(ids[real])
+        new_layers = self._body(lengths.to(torch.int32), X, layers)
+        padded = X.new_zeros(batch, tokens, X.shape[1])
+        padded[real] = X
+        return padded, new_layers
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Residual stream (..., D) to logits (..., V) float32."""
+        rows = X.reshape(-1, X.shape[-1]).contiguous()
+        logits = torch.empty(len(rows), self.config.vocab_size)
+        self._plan.head(rows, logits)
+        return logits.view(*X.shape[:-1], -1)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The weights by their official names, as they are in the file."""
+        return self._weights.tensors()
+
+    def new_layers(self, batch: int) -> tuple[LayerState, ...]:
+        """The empty state for `batch` rows."""
+        att_shift, wkv, ffn_shift = (part.zero_() for part in self._room(batch))
+        if self.config.generation == "4":
+            wkv[:, :, 2] = MINUS_INFINITY
+        return StackedLayers.of((att_shift, wkv, ffn_shift))
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """Rows (tokens, D) of the embedding, as floats of their own."""
+        found = F.embedding(ids, self.embedding).to(self._embedding_dtype)
+        return found.to(torch.float32, copy=True)
+
+    def _body(self, counts: Tensor, X: Tensor, layers: Sequence[LayerState]) -> StackedLayers:
+        """Pass rows through the layers; X is replaced."""
+        new = self._room(len(counts))
+        if isinstance(layers, StackedLayers):
+            old = _places(layers.parts)
+            held: list[Tensor] = []
+        else:
+            held = [
+                part.to(torch.float32).contiguous()
+                for layer in layers
+                for part in (layer.att_shift, layer.wkv, layer.ffn_shift)
+            ]
+            old = torch.tensor([part.data_ptr() for part in held])
+        self._plan.body(counts, X, old, _places(new))
+        return StackedLayers.of(new)
+
+    def _room(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Tensors for the parts of a state, one behind the other."""
+        config = self.config
+        if config.n_head is None or config.head_size is None:
+            shape: tuple[int, ...] = (3, config.dim_att)
+        else:
+            shape = (config.n_head, config.head_size, config.head_size)
+        shift, wkv = (config.n_layer, batch, config.n_embd), (config.n_layer, batch, *shape)
+        sizes = [math.prod(shift), math.prod(wkv), math.prod(shift)]
+        att_shift, recurrence, ffn_shift = torch.split(self._memory.take(sum(sizes)), sizes)
+        return att_shift.view(shift), recurrence.view(wkv), ffn_shift.view(shift)
+
+
+def _places(parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Where each part of each layer begins, (L, 3) int64."""
+    n_layer = len(parts[0])
+    begins = torch.tensor([part.data_ptr() for part in parts])
+    steps = torch.tensor([part.stride(0) * part.element_size() for part in parts])
+    return begins + steps * torch.arange(n_layer)[:, None]

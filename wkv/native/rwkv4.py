@@ -1,0 +1,50 @@
+"""RWKV-4 as steps of the native engine; see `wkv.models.rwkv4` for its formulas."""
+
+from wkv.models.parts import Config
+from wkv.native.plan import ATT_SHIFT, FFN_SHIFT, Function, Kind, Plan
+from wkv.native.weights import Weights
+
+
+def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
+    """Time mix and channel mix."""
+    time_mix(plan, weights, config, layer)
+    channel_mix(plan, weights, layer, "time_mix_k", "time_mix_r", from_previous=True)
+
+
+def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
+    """The running mean weighted by e^key."""
+    att = weights.of("att.")
+    # x m + p (1 - m) is x + (p - x) (1 - m).
+    shares = [1 - att.vector(f"time_mix_{name}") for name in "rkv"]
+    (x_r, x_k, x_v), _, _ = plan.shift(weights.norm("ln1"), layer, ATT_SHIFT, shares)
+    r = plan.product(x_r, att.matrix("receptance"), "r")
+    k = plan.product(x_k, att.matrix("key"), "k")
+    v = plan.product(x_v, att.matrix("value"), "v")
+    y = plan.buffer("y", config.dim_att)
+    log_decay = -att.vector("time_decay").exp()
+    plan.recurrence(Kind.wkv4, [r, k, v, y], [y], [log_decay, att.vector("time_first"), layer])
+    plan.product(plan.activate(y), att.matrix("output"), plan.X, add=True)
+    weights.n_bytes += att.n_bytes
+
+
+def channel_mix(
+    plan: Plan,
+    weights: Weights,
+    layer: int,
+    key_share: str,
+    receptance_share: str,
+    *,
+    from_previous: bool,
+) -> None:
+    """The channel mix of generations 4 to 6, with a gate; 4 and 5 count shares the other way."""
+    ffn = weights.of("ffn.")
+    shares = [ffn.vector(name) for name in (key_share, receptance_share)]
+    if from_previous:
+        shares = [1 - share for share in shares]
+    (x_k, x_r), _, _ = plan.shift(weights.norm("ln2"), layer, FFN_SHIFT, shares)
+    hidden = plan.product(x_k, ffn.matrix("key"), "hidden")
+    gate = plan.product(x_r, ffn.matrix("receptance"), "gate")
+    activated = plan.activate(hidden, Function.squared_relu)
+    out = plan.product(activated, ffn.matrix("value", sparse_inputs=True), "out")
+    plan.gated(gate, out, plan.X)
+    weights.n_bytes += ffn.n_bytes

@@ -1,0 +1,42 @@
+"""RWKV-6 as steps of the native engine; see `wkv.models.rwkv6` for its formulas."""
+
+from wkv.models.rwkv6 import Config
+from wkv.native.plan import ATT_SHIFT, Argument, Function, Kind, Plan
+from wkv.native.rwkv4 import channel_mix
+from wkv.native.weights import Weights
+
+
+def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
+    """Time mix and channel mix."""
+    time_mix(plan, weights, config, layer)
+    channel_mix(plan, weights, layer, "time_maa_k", "time_maa_r", from_previous=False)
+
+
+def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
+    """A state matrix per head, with shifts and decays that depend on the token."""
+    att = weights.of("att.")
+    maa_x = att.vector("time_maa_x")
+    (x_x,), x, d = plan.shift(weights.norm("ln1"), layer, ATT_SHIFT, [maa_x], keep=True)
+    assert x is not None
+    assert d is not None
+    z = plan.product(x_x, att.factor("time_maa_w1"), "z")
+    mixed = {}
+    for number, (name, factor) in enumerate(zip("wkvrg", att.factors("time_maa_w2"), strict=True)):
+        part = plan.activate(z, Function.tanh, first=number * factor.inputs, width=factor.inputs)
+        m = plan.product(part, factor, f"m_{name}")
+        mixed[name] = plan.mix(x, d, att.vector(f"time_maa_{name}"), m)
+
+    r = plan.product(mixed["r"], att.matrix("receptance"), "r")
+    k = plan.product(mixed["k"], att.matrix("key"), "k")
+    v = plan.product(mixed["v"], att.matrix("value"), "v")
+    g = plan.product(mixed["g"], att.matrix("gate"), "g")
+    low = plan.product(mixed["w"], att.factor("time_decay_w1"), "low")
+    change = plan.product(
+        plan.activate(low, Function.tanh), att.factor("time_decay_w2"), "decay_change"
+    )
+    y = plan.buffer("y", config.dim_att)
+    decay, bonus = att.vector("time_decay"), att.vector("time_faaaa")
+    rest: list[Argument] = [decay, bonus, *att.norm("ln_x"), layer, config.head_size]
+    plan.recurrence(Kind.wkv6, [r, k, v, g, change, y], [y], rest, config.group_norm_eps)
+    plan.product(plan.activate(y), att.matrix("output"), plan.X, add=True)
+    weights.n_bytes += att.n_bytes

@@ -1,0 +1,5 @@
+// The same with products of bytes and of bf16: AMD since Zen 4, Intel since Sapphire Rapids.
+#define WKV_NAME "avx512_bf16"
+#define WKV_TABLE KERNELS_AVX512_BF16
+#define WKV_SIMD "simd_avx512.h"
+#include "../kernels.inl"

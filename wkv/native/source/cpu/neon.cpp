@@ -1,0 +1,5 @@
+// 64 bit ARM with products of bytes.
+#define WKV_NAME "neon"
+#define WKV_TABLE KERNELS_NEON
+#define WKV_SIMD "simd_neon.h"
+#include "../kernels.inl"

@@ -1,0 +1,129 @@
+// What is done number by number: norms, mixes, and the forms that products read.
+
+static void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* y) {
+    float total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+    for (int i = 0; i < n; i++) total += x[i];
+    const float mean = total / (float)n;
+#pragma omp simd reduction(+ : squares)
+    for (int i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / sqrtf(squares / (float)n + eps);
+#pragma omp simd
+    for (int i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+// y = x + difference (mix + more); `more` may be null.
+static void mix(const float* x, const float* difference, const float* share, const float* more, int n, float* y) {
+    if (more) {
+#pragma omp simd
+        for (int i = 0; i < n; i++) y[i] = x[i] + difference[i] * (share[i] + more[i]);
+    } else {
+#pragma omp simd
+        for (int i = 0; i < n; i++) y[i] = x[i] + difference[i] * share[i];
+    }
+}
+
+static void squared_relu(const float* x, int n, float* y) {
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        const float positive = x[i] < 0 ? 0 : x[i];  // what is not a number stays that
+        y[i] = positive * positive;
+    }
+}
+
+static void sigmoid(const float* x, int n, float* y) {
+#pragma omp simd
+    for (int i = 0; i < n; i++) y[i] = logistic(x[i]);
+}
+
+// y += sigmoid(gate) x.
+static void add_gated(const float* gate, const float* x, int n, float* y) {
+#pragma omp simd
+    for (int i = 0; i < n; i++) y[i] += logistic(gate[i]) * x[i];
+}
+
+// A group of 32 activations as int8: the largest becomes 127.
+static inline void quantise_group(const float* x, int8_t* q, float* scale, int32_t* total) {
+    float largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int i = 0; i < GROUP; i++) {
+        const float size = fabsf(x[i]);
+        largest = largest > size ? largest : size;
+    }
+    const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;  // below, it would overflow
+    int32_t added = 0;
+#pragma omp simd reduction(+ : added)
+    for (int i = 0; i < GROUP; i++) {
+        // Not by adding 1.5 * 2^23: fused with the product that rounds once, and CPUs would differ.
+        const int32_t whole = (int32_t)rintf(x[i] * inverse);
+        q[i] = (int8_t)whole;
+        added += whole;
+    }
+    float poisoned = 0;  // 0, or not a number if one of x is none: it must not vanish
+#pragma omp simd reduction(+ : poisoned)
+    for (int i = 0; i < GROUP; i++) poisoned += x[i] * 0.0f;
+    *scale = largest / 127.0f + poisoned;
+    *total = added;
+}
+
+// Which of 32 activations are not zero, in the form that is read: what is rounded to zero is zero, what
+// is not finite is not.
+static inline uint32_t nonzero_of_group(const float* x, const Inputs& in, int group) {
+    const int at = group * GROUP, n = in.width - at < GROUP ? in.width - at : GROUP;
+    const uint32_t there = n == GROUP ? ~0u : (1u << n) - 1;
+    if (in.forms & AS_INT8) return in.scale[group] < 3e38f ? nonzero(in.int8 + at) & there : there;
+    uint32_t found = 0;
+    if (in.forms & AS_BF16) {
+#pragma omp simd reduction(| : found)
+        for (int i = 0; i < n; i++) found |= (uint32_t)(in.bf16[at + i] != 0) << i;
+    } else {
+#pragma omp simd reduction(| : found)
+        for (int i = 0; i < n; i++) found |= (uint32_t)(x[at + i] != 0) << i;
+    }
+    return found;
+}
+
+// Lists the inputs of a single row that are not zero. Memory comes much faster in one piece: where more
+// than a third is needed, all is listed.
+static inline int find_nonzero(const float* x, const Inputs& in) {
+    const int groups = in.padded / GROUP;
+    int n = 0;
+    for (int group = 0; group < groups; group++) n += __builtin_popcount(nonzero_of_group(x, in, group));
+    if (n > in.width / 3) {
+        for (int i = 0; i < in.width; i++) in.nonzero[i] = i;
+        return in.width;
+    }
+    n = 0;
+    for (int group = 0; group < groups; group++)
+        for (uint32_t left = nonzero_of_group(x, in, group); left; left &= left - 1)
+            in.nonzero[n++] = group * GROUP + __builtin_ctz(left);
+    return n;
+}
+
+static void prepare(const float* x, Inputs& in, int row) {
+    const size_t at = (size_t)row * in.padded;
+    const int whole = in.width / GROUP * GROUP;
+    float last[GROUP] = {0};  // the last group, padded
+    for (int i = whole; i < in.width; i++) last[i - whole] = x[i];
+    if (in.forms & AS_FP32) {
+        float* to = in.fp32 + at;
+        if (to != x) memcpy(to, x, whole * sizeof(float));
+        if (in.padded > whole) memcpy(to + whole, last, sizeof last);
+    }
+    if (in.forms & AS_BF16) {
+        uint16_t* to = in.bf16 + at;
+#ifdef WKV_BF16_PAIRS
+        for (int i = 0; i < whole; i += 16) to_bf16(x + i, to + i);
+#else
+        for (int i = 0; i < whole; i++) to[i] = float_to_bf16(x[i]);
+#endif
+        for (int i = whole; i < in.padded; i++) to[i] = float_to_bf16(last[i - whole]);
+    }
+    if (in.forms & AS_INT8) {
+        const size_t group = at / GROUP;
+        for (int g = 0; g < in.padded / GROUP; g++)
+            quantise_group(g * GROUP < whole ? x + g * GROUP : last, in.int8 + at + (size_t)g * GROUP,
+                           in.scale + group + g, in.sum + group + g);
+    }
+    if (in.finds && in.alone) in.n_nonzero = find_nonzero(x, in);
+}

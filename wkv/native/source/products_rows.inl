@@ -1,0 +1,163 @@
+// Products with fp32, fp16 and bf16 weights that lie as checkpoints have them: output after output.
+//
+// A tile is some outputs times some rows of activations; vectors run along the inputs.
+
+// How a format is multiplied: what a step of so many inputs loads of weights and of activations, and
+// how it is added up. `floats` loads LANES weights as floats.
+struct Fp32 {
+    typedef float Weight;
+    typedef float Input;
+    static constexpr int STEP = LANES;
+    static inline Floats weight(const float* p) { return load(p); }
+    static inline Floats input(const float* p) { return load(p); }
+    static inline Floats accumulate(Floats w, Floats x, Floats c) { return multiply_add(w, x, c); }
+    static inline Floats floats(const float* p) { return load(p); }
+    static inline float number(float w) { return w; }
+    static inline float activation(float x) { return x; }
+};
+struct Fp16 : Fp32 {
+    typedef uint16_t Weight;
+    static inline Floats weight(const uint16_t* p) { return load_fp16(p); }
+    static inline Floats floats(const uint16_t* p) { return load_fp16(p); }
+    static inline float number(uint16_t w) { return fp16_to_float(w); }
+};
+struct Bf16 : Fp32 {
+    typedef uint16_t Weight;
+    static inline Floats weight(const uint16_t* p) { return load_bf16(p); }
+    static inline Floats floats(const uint16_t* p) { return load_bf16(p); }
+    static inline float number(uint16_t w) { return bf16_to_float(w); }
+};
+#ifdef WKV_BF16_PAIRS
+struct Bf16Pairs {
+    typedef uint16_t Weight;
+    typedef uint16_t Input;
+    static constexpr int STEP = PAIRED_LANES;
+    static inline Pairs weight(const uint16_t* p) { return load_pairs(p); }
+    static inline Pairs input(const uint16_t* p) { return load_pairs(p); }
+    static inline Floats accumulate(Pairs w, Pairs x, Floats c) { return fma_pairs(w, x, c); }
+    static inline Floats floats(const uint16_t* p) { return load_bf16(p); }
+    static inline float number(uint16_t w) { return bf16_to_float(w); }
+    static inline float activation(uint16_t x) { return bf16_to_float(x); }
+};
+#endif
+
+// Sizes of tiles: as many sums as there are registers.
+constexpr int TALL = LANES == 8 ? 3 : 6, WIDE = 4;
+// Outputs of which a tile is made when so few rows are left.
+template <int C> constexpr int HEIGHT = C == 1 ? 8 : C == 2 ? 6 : TALL;
+constexpr int SHORT_OUTPUT = 4096;  // bytes
+// What stays in a core's cache. A strip of outputs meets the same rows one tile after the other.
+constexpr int ROWS_AT_ONCE = 64, INPUTS_AT_ONCE = 2048, STRIP = LANES == 8 ? 4 * TALL : TALL;
+
+// With AHEAD the outputs after these are fetched, in the order of memory.
+template <class P, int R, int C, bool AHEAD = false>
+static inline void rows_tile(const typename P::Weight* w, size_t next_output,
+                             const typename P::Input* x, size_t next_row, int n, Outputs out) {
+    Floats sums[R][C];
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) sums[r][c] = zero();
+    int k = 0;
+    const uint8_t* ahead = (const uint8_t*)(w + R * next_output);
+    constexpr int LINES = R * P::STEP * (int)sizeof(*w) / 64;  // that a step reads
+    for (; k + P::STEP <= n; k += P::STEP) {
+        if (AHEAD) {
+#pragma GCC unroll 8
+            for (int i = 0; i < LINES; i++) prefetch(ahead + 64 * i);
+            ahead += 64 * LINES;
+        }
+        decltype(P::input(x)) in[C];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) in[c] = P::input(x + c * next_row + k);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const auto v = P::weight(w + r * next_output + k);
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) sums[r][c] = P::accumulate(v, in[c], sums[r][c]);
+        }
+    }
+    float y[(R * C + 3) / 4 * 4];
+    const Floats* all = &sums[0][0];
+    const Floats none = zero();
+    for (int i = 0; i < R * C; i += 4)
+        sum4(all[i], i + 1 < R * C ? all[i + 1] : none, i + 2 < R * C ? all[i + 2] : none,
+             i + 3 < R * C ? all[i + 3] : none, y + i);
+    for (; k < n; k++)
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++)
+                y[r * C + c] += P::number(w[r * next_output + k]) * P::activation(x[c * next_row + k]);
+    for (int c = 0; c < C; c++)
+        for (int r = 0; r < R; r++) {
+            float& to = out.y[c * out.stride + r];
+            to = out.add ? to + y[r * C + c] : y[r * C + c];
+        }
+}
+
+template <class P, int C, bool AHEAD = false>
+static inline void rows_tiles(const typename P::Weight* w, size_t next_output,
+                              const typename P::Input* x, size_t next_row, int n, int outputs, Outputs out) {
+    int o = 0;
+#define WKV_TILES(R)                                                                              \
+    for (; o + R <= outputs; o += R)                                                              \
+        rows_tile<P, R, C, AHEAD>(w + o * next_output, next_output, x, next_row, n,               \
+                                  {out.y + o, out.stride, out.add});
+    WKV_TILES(HEIGHT<C>)
+    if constexpr (HEIGHT<C> > TALL) { WKV_TILES(TALL) }
+    WKV_TILES(1)
+#undef WKV_TILES
+}
+
+// One row of activations, output after output: memory is read as it lies. Where outputs are so long
+// that the activations leave the nearest cache in between, several share them.
+template <class P>
+static void one_row_product(const typename P::Weight* w, size_t inputs, const typename P::Input* x,
+                            int outputs, float* y, bool more) {
+    constexpr int SUMS = 4;  // so that one addition need not wait for the one before
+    const int n = (int)inputs;
+    if (n * (int)sizeof(*w) > SHORT_OUTPUT) return rows_tiles<P, 1>(w, inputs, x, 0, n, outputs, {y, 0, more});
+    for (int o = 0; o < outputs; o++, w += inputs) {
+        Floats sums[SUMS];
+        for (int i = 0; i < SUMS; i++) sums[i] = zero();
+        int k = 0;
+        for (; k + SUMS * P::STEP <= n; k += SUMS * P::STEP)
+#pragma GCC unroll 4
+            for (int i = 0; i < SUMS; i++)
+                sums[i] = P::accumulate(P::weight(w + k + i * P::STEP), P::input(x + k + i * P::STEP), sums[i]);
+        for (; k + P::STEP <= n; k += P::STEP) sums[0] = P::accumulate(P::weight(w + k), P::input(x + k), sums[0]);
+        float total = sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+        for (; k < n; k++) total += P::number(w[k]) * P::activation(x[k]);
+        y[o] = more ? y[o] + total : total;
+    }
+}
+
+template <class P>
+static void rows_product(const Matrix& m, const typename P::Input* x, size_t next_row, int rows,
+                         int first, int last, Outputs out) {
+    const auto* weights = (const typename P::Weight*)m.weights;
+    const size_t K = (size_t)m.inputs;
+    if (rows == 1) return one_row_product<P>(weights + first * K, K, x, last - first, out.y + first, out.add);
+    const bool ahead = rows <= ROWS_AT_ONCE && m.inputs <= INPUTS_AT_ONCE;  // else weights are used again
+    for (int k = 0; k < m.inputs; k += INPUTS_AT_ONCE) {
+        const int n = m.inputs - k < INPUTS_AT_ONCE ? m.inputs - k : INPUTS_AT_ONCE;
+        for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {
+            const int end = rows - begin < ROWS_AT_ONCE ? rows : begin + ROWS_AT_ONCE;
+            for (int o = first; o < last; o += STRIP) {
+                const int height = last - o < STRIP ? last - o : STRIP;
+                const auto* w = weights + o * K + k;
+                int c = begin;
+                if (ahead && rows >= WIDE && o + 2 * STRIP <= last) {
+                    rows_tiles<P, WIDE, true>(w, K, x, next_row, n, height, {out.y + o, out.stride, out.add});
+                    c = WIDE;
+                }
+#define WKV_TILES(C)                                                                              \
+    for (; c + C <= end; c += C)                                                                  \
+        rows_tiles<P, C>(w, K, x + c * next_row + k, next_row, n, height,                         \
+                         {out.y + c * out.stride + o, out.stride, out.add || k > 0});
+                WKV_TILES(WIDE)
+                WKV_TILES(3)
+                WKV_TILES(2)
+                WKV_TILES(1)
+#undef WKV_TILES
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+// The recurrences, as wkv/ops has them; a state of heads has the axes (value, key).
+
+// Norm over the values of a head, times what follows.
+static inline void norm_head(float* y, int n, float eps, const float* weight, const float* bias) {
+    float total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+    for (int i = 0; i < n; i++) total += y[i];
+    const float mean = total / (float)n;
+#pragma omp simd reduction(+ : squares)
+    for (int i = 0; i < n; i++) squares += (y[i] - mean) * (y[i] - mean);
+    const float scale = 1.0f / sqrtf(squares / (float)n + eps);
+#pragma omp simd
+    for (int i = 0; i < n; i++) y[i] = (y[i] - mean) * scale * weight[i] + bias[i];
+}
+
+static inline float dot_product(const float* a, const float* b, const float* c, int n) {
+    float total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int i = 0; i < n; i++) total += a[i] * b[i] * c[i];
+    return total;
+}
+
+// Channels [first, last).
+static void wkv4(const Wkv4& task, int first, int last) {
+    const Wkv4 s = task;  // a copy, which no float that is written can be part of
+    const int width = s.width;
+    float *a = s.new_state, *b = a + width, *p = b + width;
+    for (int part = 0; part < 3; part++)
+        memcpy(s.new_state + (size_t)part * width + first, s.state + (size_t)part * width + first,
+               (last - first) * sizeof(float));
+    for (int t = 0; t < s.tokens; t++) {
+        const float *r = s.receptance + (size_t)t * width, *k = s.key + (size_t)t * width,
+                    *v = s.value + (size_t)t * width;
+        float* y = s.y + (size_t)t * width;
+#pragma omp simd
+        for (int i = first; i < last; i++) {
+            const float now = s.bonus[i] + k[i], top = p[i] > now ? p[i] : now;
+            const float old = exponential(p[i] - top), fresh = exponential(now - top);
+            y[i] = logistic(r[i]) * (old * a[i] + fresh * v[i]) / (old * b[i] + fresh);
+            const float kept = p[i] + s.log_decay[i], next = kept > k[i] ? kept : k[i];
+            const float keep = exponential(kept - next), take = exponential(k[i] - next);
+            a[i] = keep * a[i] + take * v[i];
+            b[i] = keep * b[i] + take;
+            p[i] = next;
+        }
+    }
+}
+
+// A head of a token lies far from that of the token before: no CPU foresees it.
+static inline void fetch_token(std::initializer_list<const float*> rows, size_t at, int size) {
+    for (const float* row : rows)
+        for (int i = 0; row && i < size; i += 16) prefetch(row + at + i);
+}
+constexpr int TOKENS_AHEAD = 2;
+
+// Whether a state is written past the caches: after a single token all weights come by before it is read
+// again, and memory that is only written need not be fetched first.
+static inline bool stays_away(int tokens, const float* state) {
+    return tokens == 1 && reinterpret_cast<uintptr_t>(state) % 64 == 0;
+}
+
+// Four values of the state: y = S r ;  S <- S diag(w) + v k^T.
+template <int SIZE, bool AWAY>
+static inline void four_rows6(const float* old, float* S, int size, const float* w, const float* k,
+                              const float* r, const float* v, float* y) {
+    const int N = SIZE ? SIZE : size;
+    Floats sums[4] = {zero(), zero(), zero(), zero()};
+    for (int n = 0; n < N; n += LANES) {
+        const Floats wn = load(w + n), kn = load(k + n), rn = load(r + n);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const Floats here = load(old + j * N + n);
+            sums[j] = multiply_add(here, rn, sums[j]);
+            const Floats next = multiply_add(here, wn, multiply(splat(v[j]), kn));
+            AWAY ? store_away(S + j * N + n, next) : store(S + j * N + n, next);
+        }
+    }
+    sum4(sums[0], sums[1], sums[2], sums[3], y);
+}
+
+// y = S r + v (r . u k) ;  S <- S diag(w) + v k^T ;  also RWKV-5, whose w does not change. SIZE is that
+// of a head, 0 for any.
+template <int SIZE>
+static void wkv6_sized(const Wkv6& task, int head, float* work) {
+    const Wkv6 s = task;
+    const int N = SIZE ? SIZE : s.size, from = head * N;
+    float* w = work;
+    const float* state = s.state + (size_t)from * N;
+    float* S = s.new_state + (size_t)from * N;
+    if (!s.decay_change) memcpy(w, s.decay + from, N * sizeof(float));
+    for (int t = 0; t < s.tokens; t++, state = S) {
+        const bool away = stays_away(s.tokens, S);
+        const size_t at = (size_t)t * s.width + from;
+        const float *r = s.receptance + at, *k = s.key + at, *v = s.value + at;
+        float* y = s.y + at;
+        if (t + TOKENS_AHEAD < s.tokens)
+            fetch_token({s.receptance, s.key, s.value, s.gate, s.decay_change, s.y},
+                        at + (size_t)TOKENS_AHEAD * s.width, N);
+        if (s.decay_change) {
+#pragma omp simd
+            for (int i = 0; i < N; i++)
+                w[i] = exponential(-exponential(s.decay[from + i] + s.decay_change[at + i]));
+        }
+        const float now = dot_product(r, s.bonus + from, k, N);
+        for (int i = 0; i < N; i += 4)
+            away ? four_rows6<SIZE, true>(state + i * N, S + i * N, N, w, k, r, v + i, y + i)
+                 : four_rows6<SIZE, false>(state + i * N, S + i * N, N, w, k, r, v + i, y + i);
+#pragma omp simd
+        for (int i = 0; i < N; i++) y[i] += v[i] * now;
+        norm_head(y, N, s.eps, s.norm_weight + from, s.norm_bias + from);
+        if (!s.gate) continue;
+        const float* g = s.gate + at;
+#pragma omp simd
+        for (int i = 0; i < N; i++) y[i] *= g[i] * logistic(g[i]);
+    }
+}
+
+static void wkv6(const Wkv6& task, int head, float* work) {
+    task.size == 64 && LANES > 1 ? wkv6_sized<64>(task, head, work) : wkv6_sized<0>(task, head, work);
+    finish_away();
+}
+
+// Four values of the state: S <- S diag(w) + (S kappa) b^T + v k^T ;  y = S r. They stay in registers.
+template <int SIZE, bool AWAY>
+static inline void four_rows7(const float* old, float* S, int size, const float* w, const float* kappa,
+                              const float* b, const float* k, const float* r, const float* v, float* y) {
+    constexpr int VECTORS = (SIZE ? SIZE : LANES) / LANES;  // of a row, that are held at once
+    const int N = SIZE ? SIZE : size;
+    Floats sums[4] = {zero(), zero(), zero(), zero()}, held[4][VECTORS];
+    float removed[4];
+    for (int n = 0; n < N; n += LANES)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const Floats here = load(old + j * N + n);
+            if (SIZE) held[j][SIZE ? n / LANES : 0] = here;
+            sums[j] = multiply_add(here, load(kappa + n), sums[j]);
+        }
+    sum4(sums[0], sums[1], sums[2], sums[3], removed);
+    for (auto& sum : sums) sum = zero();
+    for (int n = 0; n < N; n += LANES) {
+        const Floats wn = load(w + n), bn = load(b + n), kn = load(k + n), rn = load(r + n);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            Floats next = multiply(SIZE ? held[j][SIZE ? n / LANES : 0] : load(old + j * N + n), wn);
+            next = multiply_add(splat(removed[j]), bn, multiply_add(splat(v[j]), kn, next));
+            AWAY ? store_away(S + j * N + n, next) : store(S + j * N + n, next);
+            sums[j] = multiply_add(next, rn, sums[j]);
+        }
+    }
+    sum4(sums[0], sums[1], sums[2], sums[3], y);
+}
+
+// S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r.  SIZE is that of a head, 0 for any.
+template <int SIZE>
+static void wkv7_sized(const Wkv7& task, int head, float* work) {
+    const Wkv7 s = task;
+    const int N = SIZE ? SIZE : s.size, from = head * N;
+    float *w = work, *kappa = w + N, *b = kappa + N, *k = b + N, *v = k + N;
+    const float* state = s.state + (size_t)from * N;
+    float* S = s.new_state + (size_t)from * N;
+    for (int t = 0; t < s.tokens; t++, state = S) {
+        const bool away = stays_away(s.tokens, S);
+        const size_t at = (size_t)t * s.width + from;
+        const float* r = s.receptance + at;
+        float* y = s.y + at;
+        if (t + TOKENS_AHEAD < s.tokens)
+            fetch_token({s.receptance, s.key, s.value, s.decay, s.rate, s.gate, s.mix, s.value_first, s.y},
+                        at + (size_t)TOKENS_AHEAD * s.width, N);
+#pragma omp simd
+        for (int i = 0; i < N; i++)
+            w[i] = exponential(-0.60653066f * logistic(s.w0[from + i] + s.decay[at + i]));
+#pragma omp simd
+        for (int i = 0; i < N; i++) {
+            const float a = logistic(s.a0[from + i] + s.rate[at + i]), key = s.key[at + i];
+            kappa[i] = key * s.k_k[from + i];
+            k[i] = key * (1.0f + (a - 1.0f) * s.k_a[from + i]);
+            b[i] = a;
+        }
+        float length = 0;
+#pragma omp simd reduction(+ : length)
+        for (int i = 0; i < N; i++) length += kappa[i] * kappa[i];
+        length = sqrtf(length);
+        const float unit = -1.0f / (length > 1e-12f ? length : 1e-12f);
+#pragma omp simd
+        for (int i = 0; i < N; i++) {
+            kappa[i] *= unit;
+            b[i] *= -kappa[i];
+        }
+        if (s.mix) {
+#pragma omp simd
+            for (int i = 0; i < N; i++) {
+                const float own = s.value[at + i];
+                v[i] = own + (s.value_first[at + i] - own) * logistic(s.v0[from + i] + s.mix[at + i]);
+            }
+        } else {
+            memcpy(v, s.value + at, N * sizeof(float));
+            memcpy(s.value_first + at, v, N * sizeof(float));
+        }
+        for (int i = 0; i < N; i += 4)
+            away ? four_rows7<SIZE, true>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i)
+                 : four_rows7<SIZE, false>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i);
+        norm_head(y, N, s.eps, s.norm_weight + from, s.norm_bias + from);
+        const float bonus = dot_product(r, s.r_k + from, k, N);
+        const float* g = s.gate + at;
+#pragma omp simd
+        for (int i = 0; i < N; i++) y[i] = (y[i] + bonus * v[i]) * g[i];
+    }
+}
+
+static void wkv7(const Wkv7& task, int head, float* work) {
+    task.size == 64 && LANES > 1 ? wkv7_sized<64>(task, head, work) : wkv7_sized<0>(task, head, work);
+    finish_away();
+}
