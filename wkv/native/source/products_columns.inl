@@ -269,14 +269,12 @@ static void columns_product_int(const Matrix& m, const Inputs& in, int rows, int
                         store_block(scratch + (half * HALF_BLOCKS + b) * next_block + (size_t)k * BLOCK, blocks[b]);
                 }
             }
+            Block block{scratch, scales + (size_t)group * PANEL, PANEL, n, ZERO_POINT<F>};
+            block.to_next = next_block;
+            block.to_next_scales = BLOCK;
             for (int c = 0; c < rows; c += INT_WIDE)
-                for (int b = 0; b * BLOCK < outputs; b++) {
-                    const Block block{scratch + b * next_block,
-                                      scales + (size_t)group * PANEL + b * BLOCK, PANEL, n, ZERO_POINT<F>};
-                    block_rows<INT8>(block, in, group, c, c + INT_WIDE < rows ? c + INT_WIDE : rows,
-                                     {y + b * BLOCK, out.stride, out.add || group > 0},
-                                     outputs - b * BLOCK < BLOCK ? outputs - b * BLOCK : BLOCK);
-                }
+                blocks_rows<INT8>(block, in, group, c, c + INT_WIDE < rows ? c + INT_WIDE : rows,
+                                  {y, out.stride, out.add || group > 0}, outputs);
         }
     }
 }

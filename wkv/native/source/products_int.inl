@@ -36,6 +36,8 @@ struct Block {
     int zero_point;
     const uint8_t* ahead = nullptr;
     int turn = 0, turns = 1;
+    // Where the next block is from this one: its weights, and its scales.
+    size_t to_next = 0, to_next_scales = 0;
 };
 
 // The sums of a group, from a start on.
@@ -44,70 +46,91 @@ template <Format F> static inline auto group_sums(int32_t start) {
     else return small(start);
 }
 
+// Rows and blocks of a tile: as many sums as there are registers, integers and floats.
+constexpr int INT_WIDE = LANES == 16 ? 6 : 4, INT_TALL = LANES == 16 ? 2 : 1;
+
 template <Format F> static inline void fetch_group(const Block& block, int group) {
     const ptrdiff_t away = block.ahead - block.weights;
-    for (size_t i = 0; i < GROUP_BYTES<F>; i += 64) prefetch(block.ahead + group * GROUP_BYTES<F> + i);
-    prefetch((const uint8_t*)(block.scales + group * block.next_scales) + away);
+    for (int b = 0; b < INT_TALL; b++) {
+        const size_t next = b * block.to_next;
+        for (size_t i = 0; i < GROUP_BYTES<F>; i += 64) prefetch(block.ahead + next + group * GROUP_BYTES<F> + i);
+        prefetch((const uint8_t*)(block.scales + group * block.next_scales) + next + away);
+    }
 }
 
-template <Format F, int C>
+// B blocks times C rows.
+template <Format F, int B, int C>
 static inline void block_tile(const Block& block, const Int8Rows& in, Outputs out, int outputs) {
-    Sixteen sums[C];
-    for (int c = 0; c < C; c++) sums[c] = sixteen_zero();
+    Sixteen sums[B][C];
+    for (auto& row : sums)
+        for (Sixteen& sum : row) sum = sixteen_zero();
     const uint8_t* w = block.weights;
     for (int g = 0; g < block.groups; g++, w += GROUP_BYTES<F>) {
-        if (block.ahead && g % block.turns == block.turn)
-            fetch_group<F>(block, g);
+        if (block.ahead && g % block.turns == block.turn) fetch_group<F>(block, g);
         const int8_t* x = in.x + g * GROUP;
-        decltype(group_sums<F>(0)) parts[C];
+        decltype(group_sums<F>(0)) parts[B][C];
         int32_t start[C];
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
             start[c] = ((F == INT8 ? TAKEN_OFF : 0) - block.zero_point) * in.sum[c * in.next_groups + g];
-            parts[c] = group_sums<F>(start[c]);
+#pragma GCC unroll 2
+            for (int b = 0; b < B; b++) parts[b][c] = group_sums<F>(start[c]);
         }
 #pragma GCC unroll 8
         for (int q = 0; q < (int)(GROUP_BYTES<F> / 64); q++) {
-            const Bytes v = load_block(w + 64 * q);
+            Bytes v[B];
+#pragma GCC unroll 2
+            for (int b = 0; b < B; b++) v[b] = load_block(w + b * block.to_next + 64 * q);
             if constexpr (F == INT8) {
 #pragma GCC unroll 8
-                for (int c = 0; c < C; c++) parts[c] = dot(parts[c], v, x + c * in.next_row + 4 * q);
+                for (int c = 0; c < C; c++)
+#pragma GCC unroll 2
+                    for (int b = 0; b < B; b++)
+                        parts[b][c] = dot(parts[b][c], v[b], x + c * in.next_row + 4 * q);
             } else {
-                const Bytes low = low_halves(v), high = high_halves(v);
+                Bytes low[B], high[B];
+#pragma GCC unroll 2
+                for (int b = 0; b < B; b++) low[b] = low_halves(v[b]), high[b] = high_halves(v[b]);
 #pragma GCC unroll 8
-                for (int c = 0; c < C; c++) {
-                    parts[c] = dot_small(parts[c], low, x + c * in.next_row + 8 * q);
-                    parts[c] = dot_small(parts[c], high, x + c * in.next_row + 8 * q + 4);
-                }
+                for (int c = 0; c < C; c++)
+#pragma GCC unroll 2
+                    for (int b = 0; b < B; b++) {
+                        parts[b][c] = dot_small(parts[b][c], low[b], x + c * in.next_row + 8 * q);
+                        parts[b][c] = dot_small(parts[b][c], high[b], x + c * in.next_row + 8 * q + 4);
+                    }
             }
         }
-        const Sixteen scale = sixteen_bf16(block.scales + g * block.next_scales);
+#pragma GCC unroll 2
+        for (int b = 0; b < B; b++) {
+            const Sixteen scale = sixteen_bf16(block.scales + b * block.to_next_scales + g * block.next_scales);
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++)
-            sums[c] = sixteen_fma(whole(parts[c], start[c]), scale, in.scale[c * in.next_groups + g], sums[c]);
-    }
-    for (int c = 0; c < C; c++) {
-        float* y = out.y + c * out.stride;
-        if (outputs == BLOCK) {
-            sixteen_store(y, sums[c], out.add);
-        } else {
-            float all[BLOCK];
-            sixteen_store(all, sums[c], false);
-            for (int o = 0; o < outputs; o++) y[o] = out.add ? y[o] + all[o] : all[o];
+            for (int c = 0; c < C; c++)
+                sums[b][c] = sixteen_fma(whole(parts[b][c], start[c]), scale,
+                                         in.scale[c * in.next_groups + g], sums[b][c]);
         }
     }
+    for (int c = 0; c < C; c++)
+        for (int b = 0; b < B; b++) {
+            float* y = out.y + c * out.stride + b * BLOCK;
+            const int n = outputs - b * BLOCK;
+            if (n >= BLOCK) {
+                sixteen_store(y, sums[b][c], out.add);
+            } else {
+                float all[BLOCK];
+                sixteen_store(all, sums[b][c], false);
+                for (int o = 0; o < n; o++) y[o] = out.add ? y[o] + all[o] : all[o];
+            }
+        }
 }
 
-constexpr int INT_WIDE = LANES == 16 ? 8 : 4;
-
-// Rows [begin, end) through a block; fewer than INT_WIDE remain in tiles of 4, 2 and 1.
-template <Format F>
+// Rows [begin, end) through B blocks; fewer than INT_WIDE remain in tiles of 4, 2 and 1.
+template <Format F, int B>
 static inline void block_rows(Block block, const Inputs& in, int group, int begin, int end, Outputs out, int outputs) {
     int c = begin;
 #define WKV_TILES(C)                                                                              \
     for (; c + C <= end; c += C)                                                                  \
-        block_tile<F, C>(block, Int8Rows(in, c, group),                                           \
-                         {out.y + c * out.stride, out.stride, out.add}, outputs),                 \
+        block_tile<F, B, C>(block, Int8Rows(in, c, group),                                        \
+                            {out.y + c * out.stride, out.stride, out.add}, outputs),              \
             block.turn++;
     WKV_TILES(INT_WIDE)
     if (INT_WIDE > 4) { WKV_TILES(4) }
@@ -116,28 +139,39 @@ static inline void block_rows(Block block, const Inputs& in, int group, int begi
 #undef WKV_TILES
 }
 
-// So many blocks stay in a core's cache while many rows pass.
-constexpr int BLOCKS_AT_ONCE = 4, MANY_ROWS = 64;
+// Blocks that lie one behind the other, INT_TALL at a time; the last may have fewer outputs.
+template <Format F>
+static inline void blocks_rows(Block block, const Inputs& in, int group, int begin, int end, Outputs out, int outputs) {
+    for (; outputs > 0; outputs -= INT_TALL * BLOCK, out.y += INT_TALL * BLOCK) {
+        outputs > BLOCK ? block_rows<F, INT_TALL>(block, in, group, begin, end, out, outputs)
+                        : block_rows<F, 1>(block, in, group, begin, end, out, outputs);
+        block.weights += INT_TALL * block.to_next;
+        block.scales += INT_TALL * block.to_next_scales;
+        if (block.ahead) block.ahead += INT_TALL * block.to_next;
+    }
+}
+
+// So many outputs stay in a core's cache while many rows pass.
+constexpr int OUTPUTS_AT_ONCE = 4 * BLOCK, MANY_ROWS = 64;
 
 template <Format F>
 static void block_product(const Matrix& m, const Inputs& in, int rows, int first, int last, Outputs out) {
-    const int padded = padded_to_groups(m.inputs), groups = padded / GROUP;
+    const int groups = padded_to_groups(m.inputs) / GROUP;
     const size_t weights = groups * GROUP_BYTES<F>, bytes = weights + (size_t)groups * BLOCK * 2;
-    const int end = (last + BLOCK - 1) / BLOCK;
     const bool many = rows > MANY_ROWS;
-    const int blocks = many ? BLOCKS_AT_ONCE : 1, step = many ? INT_WIDE : rows;
-    for (int from = first / BLOCK; from < end; from += blocks)
+    const int step = many ? INT_WIDE : rows;
+    for (int from = first; from < last; from += OUTPUTS_AT_ONCE) {
+        const int outputs = last - from < OUTPUTS_AT_ONCE ? last - from : OUTPUTS_AT_ONCE;
+        const uint8_t* w = m.weights + from / BLOCK * bytes;
+        Block block{w, (const uint16_t*)(w + weights), BLOCK, groups, ZERO_POINT<F>};
+        block.to_next = bytes;
+        block.to_next_scales = bytes / 2;
+        if (!many && from + OUTPUTS_AT_ONCE < last) {  // what lies behind the task is the next one's
+            block.ahead = w + INT_TALL * bytes;
+            block.turns = (rows + INT_WIDE - 1) / INT_WIDE;
+        }
         for (int c = 0; c < rows; c += step)
-            for (int b = from; b < from + blocks && b < end; b++) {
-                const uint8_t* w = m.weights + b * bytes;
-                const int outputs = m.outputs - b * BLOCK < BLOCK ? m.outputs - b * BLOCK : BLOCK;
-                Block block{w, (const uint16_t*)(w + weights), BLOCK, groups, ZERO_POINT<F>};
-                // What lies after the last block of a task is the next task's, or nobody's.
-                if (!many && b + 1 < end) {
-                    block.ahead = w + bytes;
-                    block.turns = (rows + INT_WIDE - 1) / INT_WIDE;
-                }
-                block_rows<F>(block, in, 0, c, c + step < rows ? c + step : rows,
-                              {out.y + b * BLOCK, out.stride, out.add}, outputs);
-            }
+            blocks_rows<F>(block, in, 0, c, c + step < rows ? c + step : rows,
+                           {out.y + from, out.stride, out.add}, outputs);
+    }
 }
