@@ -42,15 +42,23 @@ static void add_gated(const float* gate, const float* x, int n, float* y) {
     for (int i = 0; i < n; i++) y[i] += logistic(gate[i]) * x[i];
 }
 
-// A group of 32 activations as int8: the largest becomes 127.
+// A group of 32 activations as int8: the largest becomes 127. If one of them is no number, the scale is
+// none, and so is what comes of it.
 static inline void quantise_group(const float* x, int8_t* q, float* scale, int32_t* total) {
-    float largest = 0;
-#pragma omp simd reduction(max : largest)
+    float largest = 0, poison = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : poison)
     for (int i = 0; i < GROUP; i++) {
         const float size = fabsf(x[i]);
         largest = largest > size ? largest : size;
+        poison += x[i] * 0.0f;
     }
-    const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;  // below, it would overflow
+    *total = 0;
+    *scale = largest / 127.0f + poison;
+    if (!(poison == 0) || !(largest > 1e-36f)) {
+        memset(q, 0, GROUP);
+        return;
+    }
+    const float inverse = 127.0f / largest;
     int32_t added = 0;
 #pragma omp simd reduction(+ : added)
     for (int i = 0; i < GROUP; i++) {
@@ -59,10 +67,6 @@ static inline void quantise_group(const float* x, int8_t* q, float* scale, int32
         q[i] = (int8_t)whole;
         added += whole;
     }
-    float poisoned = 0;  // 0, or not a number if one of x is none: it must not vanish
-#pragma omp simd reduction(+ : poisoned)
-    for (int i = 0; i < GROUP; i++) poisoned += x[i] * 0.0f;
-    *scale = largest / 127.0f + poisoned;
     *total = added;
 }
 
