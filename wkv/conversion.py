@@ -140,7 +140,9 @@ def check_vocabulary(path: Path, source: Path, *, overwrite: bool) -> None:
 
 def _check_new(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
-        raise InputError(f"{path}: the file exists; give another name, or ask to overwrite it")
+        raise InputError(
+            f"{path}: the file exists; give another name, or ask to overwrite it (--overwrite)"
+        )
 
 
 def _as_they_are(description: Description) -> dict[str, Tensor]:

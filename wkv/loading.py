@@ -170,7 +170,7 @@ def build_model(
         InputError: for a number of threads or an engine that there is not.
         StrategyError: if the strategy does not fit the file, the engine, or the memory.
     """
-    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS):
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
         raise InputError(f"threads is {threads!r}, expected 1 to {MOST_THREADS}")
     config, checkpoint = description.config, description.checkpoint
     file, name = checkpoint.path, identity(description)

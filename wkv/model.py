@@ -17,7 +17,7 @@ from wkv.models.parts import Config, Skeleton
 from wkv.state import LayerState, State
 from wkv.strategy import Strategy
 from wkv.strategy.products import products_for, threads_for
-from wkv.threads import at_most
+from wkv.threads import at_most, unheld
 from wkv.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 512
@@ -95,7 +95,7 @@ class Model:
         self.network: Network = network
         self.config: Config = network.config
         self.strategy = strategy
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads or unheld()
         if isinstance(network, Skeleton):
             tensors = network.state_dict()
             self._n_bytes = sum(tensor.nbytes for tensor in tensors.values())

@@ -22,7 +22,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from wkv.threads import at_most
+from wkv.threads import at_most, unheld
 
 GROUP, BLOCK, PANEL = 32, 16, 128
 """Inputs that share a scale; outputs of a block; outputs of a panel."""
@@ -186,7 +186,7 @@ def quantise(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
         here = slice(start, start + step)
         q[here], scales[here] = method(groups[here].float())
 
-    threads = torch.get_num_threads()
+    threads = unheld()
     # One of PyTorch's for each of the pool's: more would wait for each other.
     with at_most(1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(piece, range(0, len(groups), step)))

@@ -1,6 +1,10 @@
 """Models on the native engine: against PyTorch's, and what must hold of any model and any input."""
 
+import os
+import subprocess
+import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -282,3 +286,78 @@ def test_steps_run_as_early_as_what_they_read_allows():
 
     steps = [Fake([a], [b]), Fake([a], [c]), Fake([b, c], [d]), Fake([d], [b]), Fake([b], [a])]
     assert phases(steps) == [0, 0, 1, 2, 3]
+
+
+def test_states_that_do_not_fit_are_told(native):
+    model = native("7")
+    _, state = model.forward(IDS[:3])
+    layers = tuple(state.layers)
+    wrong = [
+        replace(state, layers=layers[:1]),
+        replace(state, layers=tuple(layer.map(lambda part: part[..., :1]) for layer in layers)),
+        replace(state, layers=tuple(layer.map(lambda part: part.to("meta")) for layer in layers)),
+    ]
+    for broken in wrong:
+        with pytest.raises(wkv.StateError, match="the state"):
+            model.forward([1], broken)
+    with pytest.raises(wkv.StateError, match="expected"):
+        model.forward([[1]] * 3, replace(state, tokens_seen=(3,) * 3))
+
+
+def test_low_rank_maps_that_are_too_wide_run_on_pytorch(tmp_path):
+    tensors = random_checkpoint("7", n_layer=1, n_embd=64)
+    tensors["blocks.0.att.g1"] = torch.zeros(64, 70000)
+    tensors["blocks.0.att.g2"] = torch.zeros(70000, 64)
+    save_pth(tensors, tmp_path / "wide.pth")
+    model = wkv.load(tmp_path / "wide.pth")
+    assert model.engine == "torch"
+    assert torch.isfinite(model.forward([1, 2])[0]).all()
+
+
+def test_what_is_too_large_is_no_number(tmp_path):
+    tensors = random_checkpoint("7", n_layer=2, n_embd=64)
+    tensors["blocks.0.ffn.key.weight"] *= 1e18
+    save_pth(tensors, tmp_path / "huge.pth")
+    assert not torch.isfinite(wkv.load(tmp_path / "huge.pth", "cpu fp32").forward(IDS)[0]).any()
+
+
+def test_threads_leave_pytorchs_number_as_it_was(native):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model = native("7")
+        numbers = []
+
+        def work():
+            for _ in range(20):
+                model.forward([1])
+                numbers.append(wkv.load().threads)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+            work()
+        for thread in threads:
+            thread.join()
+        assert torch.get_num_threads() == 3
+        assert set(numbers) == {3}
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_can_run_a_model_and_end(checkpoint_paths):
+    code = f"""
+import os, sys, time, wkv
+model = wkv.load({str(checkpoint_paths["7"])!r}, threads=2)
+logits, _ = model.forward([1, 2, 3])
+time.sleep(0.1)
+child = os.fork()
+again, _ = model.forward([1, 2, 3])
+assert (again == logits).all()
+del model
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             source,
             args.destination,
             to=args.to,
-            overwrite=args.overwrite,
+            overwrite=args.overwrite or args.dry_run,
             tokenizer=args.tokenizer,
             accept=accept,
             on_packed=lambda number, total: show("packing", number, total),
@@ -111,10 +111,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _count(text: str) -> int:
     """A number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def _is_allowed(args: argparse.Namespace, report: dict[str, object]) -> bool:

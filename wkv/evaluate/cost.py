@@ -95,9 +95,12 @@ def read_text(path: Path | None) -> str:
     """
     file = PASSAGE if path is None else path
     try:
-        return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: the text cannot be read ({error}); give UTF-8 text") from error
+    if not text.strip():
+        raise InputError(f"{file}: there is no text in it; give some sentences at least")
+    return text
 
 
 def tokenizer_of(model: Model) -> Tokenizer | None:

@@ -105,7 +105,8 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
             name: torch.float32 if name in made else checkpoint.dtypes[name] for name in shapes
         },
         read=read,
-        strategy=checkpoint.notes.get("_wkv_strategy"),
+        # By what the matrices are, whatever the file says it was made for.
+        strategy="cpu int4" if any(k.format is Format.int4 for k in kinds.values()) else "cpu int8",
         packed=packed,
         identity=identity,
     )

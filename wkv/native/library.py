@@ -1,7 +1,7 @@
 """The compiled library: where it is, what this CPU lets it do, and its C interface.
 
 `library()` loads it when it is first asked for. Where it was not built (no compiler when wkv was
-installed) that is said once by `missing()`, and models run on PyTorch.
+installed, say) `missing()` tells why, and models run on PyTorch.
 """
 
 import ctypes
@@ -60,7 +60,9 @@ def library() -> ctypes.CDLL:
     """
     found = importlib.util.find_spec("wkv.native._engine")
     if found is None or found.origin is None:
-        raise LibraryMissing("it was not built when wkv was installed, for want of a C++ compiler")
+        raise LibraryMissing(
+            "it was not built when wkv was installed: there was no C++ compiler, or it failed"
+        )
     return open_library(Path(found.origin))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wkv.errors import StateError
 from wkv.models.parts import Config
 from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
 from wkv.native.memory import StateMemory
@@ -14,6 +15,7 @@ from wkv.native.plan import Plan
 from wkv.native.weights import Weights
 from wkv.ops.wkv4 import MINUS_INFINITY
 from wkv.state import LayerState
+from wkv.threads import unheld
 
 LAYERS: dict[str, Callable[..., None]] = {
     "4": rwkv4.add_layer,
@@ -36,7 +38,8 @@ def refusal(config: Config) -> str | None:
     size = config.head_size
     if size is not None and (size % 4 != 0 or size > LARGEST_HEAD):
         return f"heads of {size} channels are not in it"
-    if max(4 * config.n_embd, config.dim_ffn, config.dim_att) > LARGEST_ROW:
+    ranks = [value for name, value in vars(config).items() if name.endswith("_rank")]
+    if max(4 * config.n_embd, config.dim_ffn, config.dim_att, *ranks) > LARGEST_ROW:
         return f"rows of more than {LARGEST_ROW} numbers are not in it"
     return library.missing()
 
@@ -82,6 +85,7 @@ class NativeNetwork:
         plan = Plan(config.n_embd, config.vocab_size)
         for layer in range(config.n_layer):
             block = weights.of(f"blocks.{layer}.")
+            plan.sharing = block.form
             if layer == 0 and not folded:
                 plan.norm(plan.X, plan.X, *block.norm("ln0"))
             LAYERS[config.generation](plan, block, config, layer)
@@ -91,7 +95,7 @@ class NativeNetwork:
         plan.product(plan.activate(normed), weights.matrix("head"), plan.logits)
         self.weight_bytes = weights.n_bytes
         self.kernels = kernels or library.kernels()[0]
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads or unheld()
         self._plan = plan.compiled(self.kernels, self.threads)
         self._skip_zeros = True
         self._memory = StateMemory()
@@ -151,10 +155,11 @@ class NativeNetwork:
     def _body(self, counts: Tensor, X: Tensor, layers: Sequence[LayerState]) -> StackedLayers:
         """Pass rows through the layers; X is replaced."""
         new = self._room(len(counts))
-        if isinstance(layers, StackedLayers):
+        held: list[Tensor] = []
+        if isinstance(layers, StackedLayers) and _shapes(layers.parts) == _shapes(new):
             old = _places(layers.parts)
-            held: list[Tensor] = []
         else:
+            self._check(layers, new)
             held = [
                 part.to(torch.float32).contiguous()
                 for layer in layers
@@ -163,6 +168,25 @@ class NativeNetwork:
             old = torch.tensor([part.data_ptr() for part in held])
         self._plan.body(counts, X, old, _places(new))
         return StackedLayers.of(new)
+
+    def _check(self, layers: Sequence[LayerState], like: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Raise unless a state has the shapes that the engine is going to read."""
+        shapes = [part.shape[1:] for part in like]
+        if len(layers) != self.config.n_layer:
+            raise StateError(
+                f"the state has {len(layers)} layers, this model has {self.config.n_layer}"
+            )
+        for layer in layers:
+            parts = layer.att_shift, layer.wkv, layer.ffn_shift
+            if [part.shape for part in parts] != shapes or any(
+                p.device.type != "cpu" for p in parts
+            ):
+                found = ", ".join(f"{tuple(part.shape)} on {part.device}" for part in parts)
+                wanted = ", ".join(str(tuple(shape)) for shape in shapes)
+                raise StateError(
+                    f"a layer of the state is {found}; expected {wanted} on the cpu: choose rows "
+                    "with state.rows, join states with State.stack"
+                )
 
     def _room(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Tensors for the parts of a state, one behind the other."""
@@ -175,6 +199,10 @@ class NativeNetwork:
         sizes = [math.prod(shift), math.prod(wkv), math.prod(shift)]
         att_shift, recurrence, ffn_shift = torch.split(self._memory.take(sum(sizes)), sizes)
         return att_shift.view(shift), recurrence.view(wkv), ffn_shift.view(shift)
+
+
+def _shapes(parts: tuple[Tensor, Tensor, Tensor]) -> list[torch.Size]:
+    return [part.shape for part in parts]
 
 
 def _places(parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -91,12 +91,15 @@ class Plan:
 
     Attributes:
         X: the residual stream, which the caller hands in; `logits` is what the head fills.
+        sharing: layers for which this is the same share the memory of their inputs.
     """
 
     def __init__(self, n_embd: int, vocab_size: int) -> None:
         self.X, self.logits = Buffer(n_embd), Buffer(vocab_size)
         self.steps: tuple[list[Step], list[Step]] = ([], [])
+        self.sharing = ""
         self._buffers: dict[str, Buffer] = {}
+        self._inputs: dict[tuple[object, ...], Inputs] = {}
         self._list = self.steps[0]
 
     def begin_head(self) -> None:
@@ -106,6 +109,11 @@ class Plan:
     def buffer(self, name: str, width: int) -> Buffer:
         """A buffer by name; the layers share theirs."""
         return self._buffers.setdefault(f"{name} {width}", Buffer(width))
+
+    def inputs(self, width: int, *role: object, sparse: bool = False) -> Inputs:
+        """Rows that products read, by their role; layers share theirs."""
+        made = Inputs(width, sparse)
+        return self._inputs.setdefault((self.sharing, id(self._list), width, *role), made)
 
     def norm(
         self, x: Buffer, to: Buffer, weight: Tensor, bias: Tensor, eps: float = 1e-5
@@ -131,7 +139,7 @@ class Plan:
         width = self.X.width
         x = self.buffer("x", width) if keep else None
         difference = self.buffer("difference", width) if keep else None
-        mixed = [Inputs(width) for _ in shares]
+        mixed = [self.inputs(width, "shift", number) for number in range(len(shares))]
         pairs = [one for pair in zip(shares, mixed, strict=True) for one in pair]
         kept = [buffer for buffer in (x, difference) if buffer is not None]
         arguments: list[Argument] = [self.X, *norm, layer, part, x, difference, *pairs]
@@ -140,7 +148,7 @@ class Plan:
 
     def mix(self, x: Buffer, difference: Buffer, share: Tensor, more: Buffer) -> Inputs:
         """A dynamic mix, x + difference (share + more)."""
-        mixed = Inputs(x.width)
+        mixed = self.inputs(x.width, "mix", id(more))
         self._add(Kind.mix, [x, difference, share, more, mixed], [mixed])
         return mixed
 
@@ -154,7 +162,9 @@ class Plan:
     ) -> Inputs:
         """A function of `width` values of each row, from `first` on, as inputs of products."""
         sparse = function is Function.squared_relu
-        inputs = Inputs(x.width if width is None else width, sparse)
+        inputs = self.inputs(
+            x.width if width is None else width, "activate", id(x), first, function, sparse=sparse
+        )
         self._add(Kind.activate, [x, x.width, first, int(function), inputs], [inputs])
         return inputs
 
@@ -225,7 +235,10 @@ class CompiledPlan:
         self._library = library()
         self._pointer = self._library.wkv_plan(kernels.encode(), threads)
         if not self._pointer:
-            raise WKVError(f"the engine has no kernels {kernels!r} for this CPU")
+            raise WKVError(
+                f"the engine could not begin: it has no kernels {kernels!r} for this CPU, or there "
+                "is not enough memory"
+            )
         self._library.wkv_widths(self._pointer, plan.X.width, plan.logits.width)
         self._held: list[Tensor] = []
         self._numbers: dict[int, int] = {id(plan.X): 0, id(plan.logits): 1}

@@ -1,6 +1,6 @@
 """The weights of a model as the native engine reads them, each in the format its strategy names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -9,6 +9,24 @@ from torch import Tensor
 from wkv.checkpoint import Checkpoint
 from wkv.packing import Packed, format_for, layout_for, pack
 from wkv.strategy import Strategy
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by name; each is read, or unpacked, when it is asked for."""
+
+    def __init__(self, read: Callable[[str], Tensor], names: Sequence[str]) -> None:
+        self._read, self._names = read, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Weights:
@@ -34,9 +52,15 @@ class Weights:
         """The same, with names that begin with `prefix`; bytes are counted apart."""
         return Weights(self._checkpoint, self._shapes, self._strategy, self._prefix + prefix)
 
-    def tensors(self) -> dict[str, Tensor]:
+    @property
+    def form(self) -> str:
+        """The form that the matrices of a layer are wanted in; not of a file's other matrices."""
+        placement = self._strategy.of(self._prefix + "ln1.weight")
+        return placement.packed or str(placement.dtype)
+
+    def tensors(self) -> "Tensors":
         """All tensors of the network by their official names, as they are in the file."""
-        return {name: self._checkpoint[name].reshape(shape) for name, shape in self._shapes.items()}
+        return Tensors(self._tensor, list(self._shapes))
 
     def matrix(self, name: str, *, sparse_inputs: bool = False) -> Packed:
         """A matrix (outputs, inputs) of the name `name`.weight."""

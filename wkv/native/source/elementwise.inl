@@ -7,7 +7,8 @@ static void layer_norm(const float* x, const float* weight, const float* bias, f
     const float mean = total / (float)n;
 #pragma omp simd reduction(+ : squares)
     for (int i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
-    const float scale = 1.0f / sqrtf(squares / (float)n + eps);
+    // What is too large to be squared must not come out as nothing.
+    const float scale = squares < 3e38f ? 1.0f / sqrtf(squares / (float)n + eps) : NAN;
 #pragma omp simd
     for (int i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }

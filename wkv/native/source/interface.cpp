@@ -33,7 +33,10 @@ WKV_PUBLIC Plan* wkv_plan(const char* kernels, int threads) {
         return nullptr;
     }
 }
-WKV_PUBLIC void wkv_plan_free(Plan* plan) { delete plan; }
+// In a process that was forked off, the threads are not: nothing would ever end them.
+WKV_PUBLIC void wkv_plan_free(Plan* plan) {
+    if (plan->is_of_this_process()) delete plan;
+}
 WKV_PUBLIC void wkv_skip_zeros(Plan* plan, int skip) { plan->skip_zeros = skip != 0; }
 
 WKV_PUBLIC int wkv_matrix(Plan* plan, int format, int layout, int outputs, int inputs, const void* weights) {
@@ -95,15 +98,13 @@ WKV_PUBLIC int wkv_product(const char* kernels, int format, int layout, int outp
 }
 
 // Seconds that it takes to read memory once with so many threads.
-WKV_PUBLIC double wkv_stream(const char* kernels, const void* memory, size_t bytes, int threads, uint64_t* seen) {
-    const Kernels* found = find_kernels(kernels);
-    if (!found) return FAILED;
+static double read_once(const Kernels& kernels, const uint8_t* memory, size_t bytes, int threads, uint64_t* seen) {
     const size_t piece = 1 << 20;
     std::vector<uint64_t> sums(threads, 0);
     Threads pool(threads);
     const auto read = [&](int, int index, int thread) {
         const size_t from = (size_t)index * piece, left = bytes - from;
-        sums[thread] ^= found->stream((const uint8_t*)memory + from, left < piece ? left : piece);
+        sums[thread] ^= kernels.stream(memory + from, left < piece ? left : piece);
     };
     const std::vector<int> sizes = {(int)((bytes + piece - 1) / piece)};
     const auto begun = std::chrono::steady_clock::now();
@@ -111,4 +112,14 @@ WKV_PUBLIC double wkv_stream(const char* kernels, const void* memory, size_t byt
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
     for (uint64_t sum : sums) *seen ^= sum;
     return took.count();
+}
+
+WKV_PUBLIC double wkv_stream(const char* kernels, const void* memory, size_t bytes, int threads, uint64_t* seen) {
+    const Kernels* found = find_kernels(kernels);
+    if (!found || threads < 1) return FAILED;
+    try {
+        return read_once(*found, (const uint8_t*)memory, bytes, threads, seen);
+    } catch (...) {
+        return FAILED;
+    }
 }

@@ -5,6 +5,10 @@
 
 #include <algorithm>
 
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
+
 namespace wkv {
 namespace {
 
@@ -12,12 +16,21 @@ constexpr int TASKS_A_THREAD = 8;  // so that a thread that is slow for a while 
 constexpr int SMALLEST_TASK = 16 * 1024;  // bytes of weights
 constexpr int CHANNELS_A_TASK = 64;
 
+long this_process() {
+#if defined(_WIN32)
+    return 0;  // processes are not forked there
+#else
+    return (long)getpid();
+#endif
+}
 int rounded_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 int parts(int n, int size) { return (n + size - 1) / size; }
 
 }  // namespace
 
-Plan::Plan(const Kernels& kernels, int threads) : kernels_(kernels), threads_(threads) {
+bool Plan::is_of_this_process() const { return process_ == this_process(); }
+
+Plan::Plan(const Kernels& kernels, int threads) : kernels_(kernels), process_(this_process()), threads_(threads) {
     scratch_.resize(threads_.count());
     for (auto& scratch : scratch_) scratch.resize(SCRATCH);
     buffers_.resize(2);
@@ -52,6 +65,11 @@ int Plan::add_inputs(int width, int forms, bool finds) {
 bool Plan::add_step(int list, const Step& step) {
     if (list < 0 || list > 1 || step.kind < 0 || step.kind >= KINDS) return false;
     if (!lists_[list].empty() && step.phase < lists_[list].back().phase) return false;
+    // Rows that are made on the way lie in a thread's own memory.
+    const int* a = step.argument;
+    const size_t floats = SCRATCH / sizeof(float);
+    if (step.kind == ACTIVATE && (size_t)inputs_[a[4]].width > floats) return false;
+    if ((step.kind == SHIFT || step.kind == MIX) && 4 * (size_t)buffers_[a[0]].width > floats) return false;
     lists_[list].push_back(step);
     room_ = 0;  // buffers may have been added
     return true;

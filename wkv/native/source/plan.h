@@ -61,6 +61,7 @@ public:
 
     const Kernels& kernels() const { return kernels_; }
     int threads() const { return threads_.count(); }
+    bool is_of_this_process() const;
     bool skip_zeros = true;
 
 private:
@@ -99,6 +100,7 @@ private:
     const float* vector(int index) const { return index < 0 ? nullptr : vectors_[index]; }
 
     const Kernels& kernels_;
+    const long process_;
     Threads threads_;
     std::mutex running_;
     std::vector<Matrix> matrices_;

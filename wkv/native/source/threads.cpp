@@ -1,5 +1,7 @@
 #include "threads.h"
 
+#include <system_error>
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -21,7 +23,10 @@ inline void pause() {
 }  // namespace
 
 Threads::Threads(int count) {
-    for (int thread = 1; thread < count; thread++) workers_.emplace_back([this, thread] { work(thread); });
+    try {
+        for (int thread = 1; thread < count; thread++) workers_.emplace_back([this, thread] { work(thread); });
+    } catch (const std::system_error&) {  // the system gives no more: fewer do the same
+    }
 }
 
 Threads::~Threads() {
