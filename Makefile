@@ -70,9 +70,7 @@ clean:
 	@$(BIN)/python $(TELL_ENGINE)
 	@touch $@
 
-# Not isolated: in a new place for each build everything would be compiled again.
 .venv/installed-dev: $(SOURCES) | .venv/bin/python
-	$(PIP) install -q -c constraints.txt scikit-build-core cmake ninja
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[train,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
 	@$(BIN)/python $(TELL_ENGINE)
 	@touch .venv/installed $@
