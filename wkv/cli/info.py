@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         "n_params": description.n_params,
         "state_bytes": description.state_bytes,
         "layout": description.checkpoint.layout,
-        "dtype": ", ".join(sorted(str(dtype).split(".")[1] for dtype in description.dtypes)),
+        "dtype": _dtypes(description),
     }
     picture = [] if args.strategy is None else _picture(description, args.strategy)
     if args.json:
@@ -65,6 +65,15 @@ def run(args: argparse.Namespace) -> int:
     for part in picture:
         print(f"  {part['layers']:20}{part['device']:8}{part['form']:32}{part['bytes']:>15,} bytes")
     return 0
+
+
+def _dtypes(description: "Description") -> str:
+    """The dtypes of the matrices in the file; of packed ones the format."""
+    names = {str(dtype).split(".")[1] for dtype in description.dtypes}
+    checkpoint = description.checkpoint
+    if checkpoint.is_packed and checkpoint.strategy is not None:
+        names = names - {"float32"} | {checkpoint.strategy.split()[-1]}
+    return ", ".join(sorted(names))
 
 
 def _picture(description: "Description", text: str) -> list[dict[str, object]]:
