@@ -5,7 +5,7 @@ that strategy needs it, so that loading casts and quantises nothing and can leav
 to the file; without int8 in it, it is still a checkpoint like any other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,15 +191,18 @@ def _prove(model: Model, path: Path) -> float:
             f"{path}: {len(wrong)} tensors of the new file differ from those of its source, the "
             f"first is {wrong[0]}; it was not kept. Is the disk sound?"
         )
-    ids = [(7 * i + 1) % model.config.vocab_size for i in range(PROOF_TOKENS)]
-    difference = 0.0
+    return max(float((a - b).abs().max()) for a, b in both_logits(model, again))
+
+
+def both_logits(a: Model, b: Model) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of two models for the same PROOF_TOKENS tokens: as one sequence, then one by one."""
+    ids = [(7 * i + 1) % a.config.vocab_size for i in range(PROOF_TOKENS)]
     for pieces in ([ids], [[token] for token in ids]):
         state = other = None
         for piece in pieces:
-            logits, state = model.forward(piece, state, all_logits=True)
-            others, other = again.forward(piece, other, all_logits=True)
-            difference = max(difference, float((logits - others).abs().max()))
-    return difference
+            logits, state = a.forward(piece, state, all_logits=True)
+            others, other = b.forward(piece, other, all_logits=True)
+            yield logits, others
 
 
 def mapped_strategy(description: Description) -> Strategy:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.conversion import (
-    PROOF_TOKENS,
+    both_logits,
     check_vocabulary,
     mapped_strategy,
     new_file,
@@ -251,18 +251,13 @@ def _proved(
             f"first is {wrong[0]}; it was not kept. Is the disk sound?"
         )
     after = build_model(again, strategy_for(again, "auto"), tokenizer)
-    ids = [(7 * i + 1) % after.config.vocab_size for i in range(PROOF_TOKENS)]
-    for pieces in ([ids], [[token] for token in ids]):
-        state = other = None
-        for piece in pieces:
-            logits, state = expected.forward(piece, state, all_logits=True)
-            others, other = after.forward(piece, other, all_logits=True)
-            if not torch.equal(logits.nan_to_num(), others.nan_to_num()):
-                by = float((logits - others).abs().max())
-                raise CheckpointError(
-                    f"{path.name}: the logits of the new file differ by {by:g} from those of the "
-                    "matrices in memory; it was not kept, please report this"
-                )
+    for logits, others in both_logits(expected, after):
+        if not torch.equal(logits.nan_to_num(), others.nan_to_num()):
+            by = float((logits - others).abs().max())
+            raise CheckpointError(
+                f"{path.name}: the logits of the new file differ by {by:g} from those of the "
+                "matrices in memory; it was not kept, please report this"
+            )
     return after
 
 

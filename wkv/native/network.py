@@ -89,7 +89,6 @@ class NativeNetwork:
             if layer == 0 and not folded:
                 plan.norm(plan.X, plan.X, *block.norm("ln0"))
             LAYERS[config.generation](plan, block, config, layer)
-            weights.n_bytes += block.n_bytes
         plan.begin_head()
         normed = plan.norm(plan.X, plan.buffer("x", config.n_embd), *weights.norm("ln_out"))
         plan.product(plan.activate(normed), weights.matrix("head"), plan.logits)

@@ -24,7 +24,6 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
     log_decay = -att.vector("time_decay").exp()
     plan.recurrence(Kind.wkv4, [r, k, v, y], [y], [log_decay, att.vector("time_first"), layer])
     plan.product(plan.activate(y), att.matrix("output"), plan.X, add=True)
-    weights.n_bytes += att.n_bytes
 
 
 def channel_mix(
@@ -47,4 +46,3 @@ def channel_mix(
     activated = plan.activate(hidden, Function.squared_relu)
     out = plan.product(activated, ffn.matrix("value", sparse_inputs=True), "out")
     plan.gated(gate, out, plan.X)
-    weights.n_bytes += ffn.n_bytes

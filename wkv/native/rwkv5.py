@@ -36,4 +36,3 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
     rest: list[Argument] = [decay, bonus, *att.norm("ln_x"), layer, config.head_size]
     plan.recurrence(Kind.wkv6, [r, k, v, g, None, y], [y], rest, config.group_norm_eps)
     plan.product(plan.activate(y), att.matrix("output"), plan.X, add=True)
-    weights.n_bytes += att.n_bytes

@@ -47,7 +47,6 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
         config.group_norm_eps,
     )
     plan.product(plan.activate(y), att.matrix("output"), plan.X, add=True)
-    weights.n_bytes += att.n_bytes
 
 
 def channel_mix(plan: Plan, weights: Weights, layer: int) -> None:
@@ -57,4 +56,3 @@ def channel_mix(plan: Plan, weights: Weights, layer: int) -> None:
     hidden = plan.product(x_k, ffn.matrix("key"), "hidden")
     activated = plan.activate(hidden, Function.squared_relu)
     plan.product(activated, ffn.matrix("value", sparse_inputs=True), plan.X, add=True)
-    weights.n_bytes += ffn.n_bytes

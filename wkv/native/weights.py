@@ -1,6 +1,7 @@
 """The weights of a model as the native engine reads them, each in the format its strategy names."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 
 import torch
@@ -30,27 +31,29 @@ class Tensors(Mapping[str, Tensor]):
 
 
 class Weights:
-    """Gives matrices and vectors by their official names, and counts their bytes.
-
-    Attributes:
-        n_bytes: of all that was asked for so far.
-    """
+    """Gives matrices and vectors by their official names, and counts their bytes."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         shapes: Mapping[str, tuple[int, ...]],
         strategy: Strategy,
-        prefix: str = "",
     ) -> None:
         """`shapes` are those of the network, which a file's equal but for axes of size 1."""
         self._checkpoint, self._shapes, self._strategy = checkpoint, shapes, strategy
-        self._prefix = prefix
-        self.n_bytes = 0
+        self._prefix = ""
+        self._sizes: list[int] = []
 
     def of(self, prefix: str) -> "Weights":
-        """The same, with names that begin with `prefix`; bytes are counted apart."""
-        return Weights(self._checkpoint, self._shapes, self._strategy, self._prefix + prefix)
+        """The same, with names that begin with `prefix`; bytes are counted together."""
+        part = copy(self)
+        part._prefix = self._prefix + prefix
+        return part
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all that was asked for so far."""
+        return sum(self._sizes)
 
     @property
     def form(self) -> str:
@@ -83,7 +86,7 @@ class Weights:
     def vector(self, name: str) -> Tensor:
         """A vector, flat, in float32."""
         vector = self._tensor(self._prefix + name).to(torch.float32).flatten().contiguous()
-        self.n_bytes += vector.nbytes
+        self._sizes.append(vector.nbytes)
         return vector
 
     def table(self, name: str) -> tuple[Tensor, torch.dtype]:
@@ -114,5 +117,5 @@ class Weights:
         layout = layout_for(format, sparse_inputs=sparse_inputs)
         if made is None or (made.format, made.layout) != (format, layout):
             made = pack(weight(), format, layout)
-        self.n_bytes += made.data.nbytes
+        self._sizes.append(made.data.nbytes)
         return made

@@ -73,10 +73,10 @@ struct Candidate {
 };
 
 // Fastest first.
-std::vector<Candidate> candidates() {
+std::vector<Candidate> look_for_candidates() {
     std::vector<Candidate> all;
 #if defined(__x86_64__) || defined(_M_X64)
-    static const Features cpu;
+    const Features cpu;
 #ifdef WKV_HAS_AVX512_BF16
     all.push_back({&KERNELS_AVX512_BF16, cpu.bf16});
 #endif
@@ -97,6 +97,11 @@ std::vector<Candidate> candidates() {
     all.push_back({&KERNELS_NEON, has_dot_products()});
 #endif
     all.push_back({&KERNELS_PLAIN, true});
+    return all;
+}
+
+const std::vector<Candidate>& candidates() {
+    static const std::vector<Candidate> all = look_for_candidates();
     return all;
 }
 

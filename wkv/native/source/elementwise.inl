@@ -1,6 +1,7 @@
 // What is done number by number: norms, mixes, and the forms that products read.
 
-static void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* y) {
+// Also of the values of a head, in place.
+static inline void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* y) {
     float total = 0, squares = 0;
 #pragma omp simd reduction(+ : total)
     for (int i = 0; i < n; i++) total += x[i];

@@ -271,16 +271,18 @@ const Kernels& Plan::for_heads(int size) const {
     return size % kernels_.lanes == 0 ? kernels_ : *find_kernels("plain");
 }
 
+bool Plan::kept(int sequence, size_t place, int which, int size) {
+    if (run_.tokens[sequence] > 0) return false;
+    memcpy(run_.new_state[which] + place, run_.state[which] + place, (size_t)size * size * sizeof(float));
+    return true;
+}
+
 void Plan::wkv6(const Step& step, int index, float* work) {
     const int* a = step.argument;
     const int width = buffers_[a[0]].width, size = a[11], heads = width / size, s = index / heads;
     const int which = a[10] * PARTS + WKV;
     const size_t place = (size_t)s * heads * size * size;
-    if (run_.tokens[s] == 0) {
-        const size_t head = place + (size_t)(index % heads) * size * size;
-        memcpy(run_.new_state[which] + head, run_.state[which] + head, (size_t)size * size * sizeof(float));
-        return;
-    }
+    if (kept(s, (size_t)index * size * size, which, size)) return;
     for_heads(size).wkv6({run_.tokens[s], width, size, first_row(a[0], s), first_row(a[1], s), first_row(a[2], s),
                           first_row(a[3], s), first_row(a[4], s), vector(a[6]), vector(a[7]), vector(a[8]),
                           vector(a[9]), step.eps, run_.state[which] + place, run_.new_state[which] + place,
@@ -293,11 +295,7 @@ void Plan::wkv7(const Step& step, int index, float* work) {
     const int width = buffers_[a[0]].width, size = a[18], heads = width / size, s = index / heads;
     const int which = a[17] * PARTS + WKV;
     const size_t place = (size_t)s * heads * size * size;
-    if (run_.tokens[s] == 0) {
-        const size_t head = place + (size_t)(index % heads) * size * size;
-        memcpy(run_.new_state[which] + head, run_.state[which] + head, (size_t)size * size * sizeof(float));
-        return;
-    }
+    if (kept(s, (size_t)index * size * size, which, size)) return;
     for_heads(size).wkv7({run_.tokens[s], width, size, first_row(a[0], s), first_row(a[1], s), first_row(a[2], s),
                           first_row(a[3], s), first_row(a[4], s), first_row(a[5], s), first_row(a[6], s),
                           first_row(a[7], s), vector(a[9]), vector(a[10]), vector(a[11]), vector(a[12]),

@@ -59,8 +59,6 @@ public:
     // Pass rows through the steps of a list. Buffers 0 and 1 are the caller's: `x` and `y`.
     void run(int list, int rows, float* x, float* y, const Run& run);
 
-    const Kernels& kernels() const { return kernels_; }
-    int threads() const { return threads_.count(); }
     bool is_of_this_process() const;
     bool skip_zeros = true;
 
@@ -94,6 +92,8 @@ private:
     int outputs_a_task(const Matrix& matrix) const;
     int shifts_a_row(const Step&) const;
     const Kernels& for_heads(int size) const;
+    // Whether a sequence has no tokens; then a head keeps its state.
+    bool kept(int sequence, size_t place, int which, int size);
 
     float* row(int buffer, int row) { return buffers_[buffer].at + (size_t)row * buffers_[buffer].width; }
     float* first_row(int buffer, int sequence) { return buffer < 0 ? nullptr : row(buffer, starts_[sequence]); }

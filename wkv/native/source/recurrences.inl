@@ -1,18 +1,5 @@
 // The recurrences, as wkv/ops has them; a state of heads has the axes (value, key).
 
-// Norm over the values of a head, times what follows.
-static inline void norm_head(float* y, int n, float eps, const float* weight, const float* bias) {
-    float total = 0, squares = 0;
-#pragma omp simd reduction(+ : total)
-    for (int i = 0; i < n; i++) total += y[i];
-    const float mean = total / (float)n;
-#pragma omp simd reduction(+ : squares)
-    for (int i = 0; i < n; i++) squares += (y[i] - mean) * (y[i] - mean);
-    const float scale = 1.0f / sqrtf(squares / (float)n + eps);
-#pragma omp simd
-    for (int i = 0; i < n; i++) y[i] = (y[i] - mean) * scale * weight[i] + bias[i];
-}
-
 static inline float dot_product(const float* a, const float* b, const float* c, int n) {
     float total = 0;
 #pragma omp simd reduction(+ : total)
@@ -88,8 +75,8 @@ static void wkv6_sized(const Wkv6& task, int head, float* work) {
     const float* state = s.state + (size_t)from * N;
     float* S = s.new_state + (size_t)from * N;
     if (!s.decay_change) memcpy(w, s.decay + from, N * sizeof(float));
+    const bool away = stays_away(s.tokens, S);
     for (int t = 0; t < s.tokens; t++, state = S) {
-        const bool away = stays_away(s.tokens, S);
         const size_t at = (size_t)t * s.width + from;
         const float *r = s.receptance + at, *k = s.key + at, *v = s.value + at;
         float* y = s.y + at;
@@ -107,7 +94,7 @@ static void wkv6_sized(const Wkv6& task, int head, float* work) {
                  : four_rows6<SIZE, false>(state + i * N, S + i * N, N, w, k, r, v + i, y + i);
 #pragma omp simd
         for (int i = 0; i < N; i++) y[i] += v[i] * now;
-        norm_head(y, N, s.eps, s.norm_weight + from, s.norm_bias + from);
+        layer_norm(y, s.norm_weight + from, s.norm_bias + from, s.eps, N, y);
         if (!s.gate) continue;
         const float* g = s.gate + at;
 #pragma omp simd
@@ -158,8 +145,8 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
     float *w = work, *kappa = w + N, *b = kappa + N, *k = b + N, *v = k + N;
     const float* state = s.state + (size_t)from * N;
     float* S = s.new_state + (size_t)from * N;
+    const bool away = stays_away(s.tokens, S);
     for (int t = 0; t < s.tokens; t++, state = S) {
-        const bool away = stays_away(s.tokens, S);
         const size_t at = (size_t)t * s.width + from;
         const float* r = s.receptance + at;
         float* y = s.y + at;
@@ -199,7 +186,7 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
         for (int i = 0; i < N; i += 4)
             away ? four_rows7<SIZE, true>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i)
                  : four_rows7<SIZE, false>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i);
-        norm_head(y, N, s.eps, s.norm_weight + from, s.norm_bias + from);
+        layer_norm(y, s.norm_weight + from, s.norm_bias + from, s.eps, N, y);
         const float bonus = dot_product(r, s.r_k + from, k, N);
         const float* g = s.gate + at;
 #pragma omp simd
