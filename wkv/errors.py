@@ -7,6 +7,7 @@
     ├── TokenizerError       text, ids or a vocabulary file that cannot be used
     ├── StrategyError        a device or dtype that was asked for and is not to be had
     ├── InputError           a wrong argument: an empty prompt, an id out of range, a wrong shape
+    ├── BusyError            more work was given than can be taken now
     ├── MissingExtraError    an optional dependency that is not installed
     └── TrainingError        training data or a run folder that cannot be used
 
@@ -40,6 +41,10 @@ class StrategyError(WKVError):
 
 class InputError(WKVError, ValueError):
     """An argument is wrong: an empty prompt, an id out of range, a wrong shape or value."""
+
+
+class BusyError(WKVError):
+    """More work was given than can be taken now; the same later may be taken."""
 
 
 class MissingExtraError(WKVError, ImportError):

@@ -187,6 +187,27 @@ class Model:
         new_state = State(layers, seen, state.generation, state.identity, after)
         return (logits[0] if single else logits), new_state
 
+    def hidden(self, ids: Ids, state: State | None = None) -> tuple[Tensor, State]:
+        """The residual stream after each token, before the head.
+
+        Arguments and errors are those of `forward`, without padding.
+
+        Returns:
+            Float32 (T, D), or (B, T, D) for a batch; and the new state, without logits.
+        """
+        tokens, single = self._check_ids(ids)
+        state = self._check_state(state, len(tokens))
+        layers, pieces = state.layers, []
+        with self._settings(tokens.numel()), torch.no_grad():
+            step = max(1, TOKENS_AT_ONCE // len(tokens))
+            for start in range(0, tokens.shape[1], step):
+                X, layers = self.network(tokens[:, start : start + step], layers)
+                pieces.append(X.float().clone())
+        X = torch.cat(pieces, dim=1)
+        seen = tuple(count + tokens.shape[1] for count in state.tokens_seen)
+        new_state = State(layers, seen, state.generation, state.identity)
+        return (X[0] if single else X), new_state
+
     @property
     def skip_zeros(self) -> bool:
         """Whether weights that meet a zero are left unread; the native engine's, to measure it."""

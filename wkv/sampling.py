@@ -19,7 +19,7 @@ from torch import Tensor
 from wkv.errors import InputError
 from wkv.threads import at_most
 
-FIRST_LOOK = 256
+LOOKS = (256, 4096)
 """The nucleus is looked for among so many most probable tokens before all are sorted."""
 
 UNCOUNTED = " \t0123456789"
@@ -198,7 +198,7 @@ def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     if top_p >= 1:
         largest, ids = probabilities.sort(descending=True, stable=True)
         return largest, ids
-    for look in (FIRST_LOOK, size):
+    for look in (*LOOKS, size):
         largest, ids = probabilities.topk(min(look, size))
         reached = torch.nonzero(largest.cumsum(0) >= top_p)
         if len(reached) == 0:

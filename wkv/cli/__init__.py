@@ -17,6 +17,7 @@ from wkv.version import __version__
 
 COMMANDS = (
     "chat",
+    "serve",
     "generate",
     "info",
     "tokenize",

@@ -20,6 +20,8 @@ EXTRAS = {
     "transformers": ("wkv.hf, and a second proof in wkv convert --to hf", "pip install 'wkv[hf]'"),
     "lm_eval": ("the tasks of wkv eval --tasks", "pip install 'wkv[eval]'"),
     "gguf": ("wkv convert --to gguf", "pip install 'wkv[gguf]'"),
+    "fastapi": ("wkv serve", "pip install 'wkv[serve]'"),
+    "llguidance": ("replies that follow a schema, in wkv serve", "pip install 'wkv[serve]'"),
     "tiktoken": ("the cl100k_base vocabulary in wkv.compat", "pip install tiktoken"),
 }
 """Packages that wkv does without: what each brings, and the line that installs it."""

@@ -1,0 +1,59 @@
+"""A server of the built-in model in a thread, and clients for it."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+pytest.importorskip("fastapi")
+uvicorn = pytest.importorskip("uvicorn")
+
+
+@contextmanager
+def running(app):
+    """Serve an application on a free port; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Give a function to serve a model: `with serve(model, **settings) as (address, service)`."""
+    from wkv.serve.app import Room, create_app
+    from wkv.serve.service import Settings
+
+    @contextmanager
+    def serving(model, room=None, **settings):
+        app = create_app(model, Settings("test", **settings), room or Room(cache_bytes=2**26))
+        with running(app) as address:
+            yield address, app.state.service
+
+    return serving
+
+
+@pytest.fixture(scope="module")
+def served(demo, serve):
+    """Give the address and the service of the built-in model."""
+    with serve(demo) as both:
+        yield both
+
+
+@pytest.fixture
+def client(served):
+    """Give an HTTP client of it."""
+    with httpx.Client(base_url=served[0], timeout=30) as one:
+        yield one

@@ -1,0 +1,427 @@
+"""Continuous batching: what a request gets does not depend on who else is there."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+import wkv
+from tests.checkpoints import random_checkpoint, save_pth
+from wkv.batching import (
+    Begun,
+    Ended,
+    Failed,
+    Piece,
+    Request,
+    Scheduler,
+    StateCache,
+    StateFolder,
+)
+from wkv.batching.tree import Tree
+from wkv.errors import BusyError, InputError
+from wkv.sampling import Sampling
+from wkv.state import State
+
+FREE = Sampling(temperature=1, top_p=1, presence_penalty=0.1, frequency_penalty=0.1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Give a random RWKV-7 whose ids are bytes, in float64."""
+    path = tmp_path_factory.mktemp("small") / "bytes.pth"
+    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=256), path)
+    model = wkv.load(path, "cpu fp32", engine="torch")
+    model.network.double()
+    return model
+
+
+class Heard:
+    """What came of a request."""
+
+    def __init__(self):
+        self.events = []
+
+    @property
+    def cached(self):
+        return next(event.cached for event in self.events if isinstance(event, Begun))
+
+    def ids(self, choice=0):
+        return [e.token for e in self.events if isinstance(e, Piece) and e.choice == choice]
+
+    @property
+    def ended(self):
+        return [event for event in self.events if isinstance(event, Ended)]
+
+    @property
+    def error(self):
+        return next((event.error for event in self.events if isinstance(event, Failed)), None)
+
+
+def ask(scheduler, text, **fields):
+    heard = Heard()
+    settings = {"sampling": FREE, "max_tokens": 12} | fields
+    ids = tuple(text.encode()) if isinstance(text, str) else tuple(text)
+    heard.ticket = scheduler.submit(Request(ids=ids, **settings), heard.events.append)
+    return heard
+
+
+def finish(scheduler):
+    for _ in range(10_000):
+        if not scheduler.step():
+            return
+    raise AssertionError("the scheduler does not come to an end")
+
+
+def make(model, **fields):
+    return Scheduler(model, StateCache(2**24), **fields)
+
+
+def alone(model, text, **fields):
+    scheduler = make(model)
+    heard = ask(scheduler, text, **fields)
+    finish(scheduler)
+    return heard
+
+
+def test_a_request_says_what_generate_says(small):
+    sampling = Sampling(temperature=1, top_p=0.9, seed=3)
+    heard = alone(small, "Once upon", sampling=sampling, max_tokens=30)
+    done = wkv.generate(small, "Once upon", sampling=sampling, max_tokens=30)
+    assert heard.ids() == done.token_ids
+    assert "".join(e.text for e in heard.events if isinstance(e, Piece)) == done.text
+    assert [e.reason for e in heard.ended] == [done.finish_reason]
+
+
+@given(st.data())
+def test_company_changes_nothing(small, data):
+    texts = data.draw(
+        st.lists(st.text("abc ", min_size=1, max_size=200), min_size=1, max_size=8), "texts"
+    )
+    pauses = data.draw(st.lists(st.integers(0, 4), min_size=len(texts), max_size=len(texts)))
+    scheduler = make(small, slots=data.draw(st.integers(1, 4)), piece=data.draw(st.integers(1, 40)))
+    together = []
+    for number, (text, pause) in enumerate(zip(texts, pauses, strict=True)):
+        together.append(ask(scheduler, text, sampling=Sampling(top_p=1, seed=number)))
+        for _ in range(pause):
+            scheduler.step()
+    finish(scheduler)
+    for number, (text, heard) in enumerate(zip(texts, together, strict=True)):
+        assert heard.ids() == alone(small, text, sampling=Sampling(top_p=1, seed=number)).ids()
+
+
+@given(st.data())
+def test_a_cached_prefix_changes_nothing(small, data):
+    text = data.draw(st.text("ab", min_size=2, max_size=300))
+    cut = data.draw(st.integers(1, len(text)))
+    scheduler = make(small)
+    ask(scheduler, text[:cut], max_tokens=0)
+    finish(scheduler)
+    heard = ask(scheduler, text)
+    finish(scheduler)
+    assert heard.cached == cut
+    assert heard.ids() == alone(small, text).ids()
+    want = small.forward(list(text.encode()) + heard.ids()[:-1])[1]
+    [got] = heard.ended
+    for ours, theirs in zip(got.state.layers, want.layers, strict=True):
+        torch.testing.assert_close(ours.wkv, theirs.wkv, rtol=0, atol=1e-9)
+
+
+def test_a_reply_is_found_again(small):
+    scheduler = make(small)
+    first = ask(scheduler, "Tell me")
+    finish(scheduler)
+    history = [*b"Tell me", *first.ids(), *b" more"]
+    second = ask(scheduler, history)
+    finish(scheduler)
+    assert second.cached == len(b"Tell me") + len(first.ids()) - 1
+    assert second.ids() == alone(small, history).ids()
+
+
+def test_a_common_beginning_is_kept_on_second_sight(small):
+    scheduler = make(small)
+    shared = "s" * 100
+    for number, cached in enumerate((0, 0, 100)):
+        heard = ask(scheduler, f"{shared}{number}")
+        finish(scheduler)
+        assert heard.cached == cached
+
+
+def test_a_prefix_is_read_once_by_those_who_come_together(small):
+    scheduler = make(small, piece=16)
+    read = []
+    forward = small.forward
+
+    def counted(ids, *args, **kwargs):
+        lengths = kwargs.get("lengths")
+        read.append(sum(lengths) if lengths else 0)
+        return forward(ids, *args, **kwargs)
+
+    small.forward = counted
+    try:
+        together = [ask(scheduler, "p" * 400 + str(number)) for number in range(4)]
+        finish(scheduler)
+    finally:
+        del small.forward
+    assert sum(read) == 400 + 4
+    assert [heard.cached for heard in together] == [0, 400, 400, 400]
+
+
+@pytest.mark.parametrize("when", range(0, 40, 3))
+def test_who_waits_for_a_prefix_survives_the_one_who_reads_it(small, when):
+    scheduler = make(small, piece=16)
+    busy = ask(scheduler, "zz", max_tokens=100)  # keeps the pieces small
+    first = ask(scheduler, "p" * 400 + "a")
+    second = ask(scheduler, "p" * 400 + "b")
+    for _ in range(when):
+        scheduler.step()
+    first.ticket.cancel()
+    finish(scheduler)
+    assert second.ids() == alone(small, "p" * 400 + "b").ids()
+    assert busy.ids() == alone(small, "zz", max_tokens=100).ids()
+
+
+def test_choices_are_as_if_asked_alone(small):
+    three = alone(small, "Once", choices=3)
+    for choice in range(3):
+        sampling = Sampling(**{**_fields(FREE), "seed": choice})
+        assert three.ids(choice) == alone(small, "Once", sampling=sampling).ids()
+
+
+def _fields(sampling):
+    return {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
+
+
+def test_a_long_prompt_does_not_stall_others(small):
+    scheduler = make(small, piece=16)
+    talking = ask(scheduler, "hi", max_tokens=1000)
+    scheduler.step()
+    ask(scheduler, "x" * 5000)
+    before = len(talking.ids())
+    for _ in range(50):
+        scheduler.step()
+    assert len(talking.ids()) == before + 50
+
+
+def test_what_cannot_be_taken_is_refused(small):
+    scheduler = make(small, slots=1, queue=2)
+    ask(scheduler, "a")
+    ask(scheduler, "b")
+    with pytest.raises(BusyError):
+        ask(scheduler, "c")
+    with pytest.raises(InputError):
+        ask(scheduler, "")
+    with pytest.raises(InputError):
+        ask(make(small, slots=2), "a", choices=3)
+
+
+def test_cancelling_frees_the_slot_and_disturbs_nobody(small):
+    scheduler = make(small, slots=2)
+    gone, stays = ask(scheduler, "gone", max_tokens=1000), ask(scheduler, "stays")
+    scheduler.step()
+    gone.ticket.cancel()
+    scheduler.step()
+    heard = len(gone.events)
+    assert scheduler.load.writing == 1
+    finish(scheduler)
+    assert len(gone.events) == heard
+    assert stays.ids() == alone(small, "stays").ids()
+
+
+def test_a_reader_who_is_behind_is_set_aside_and_taken_back(small):
+    scheduler = make(small)
+    slow, fast = ask(scheduler, "slow", max_tokens=300), ask(scheduler, "fast", max_tokens=400)
+    slow.ticket.taken()
+    for heard in iter(lambda: scheduler.step() and not fast.ended, False):
+        assert heard
+        while fast.ticket.is_full:
+            fast.ticket.taken()
+    assert not slow.ended
+    assert len(slow.events) < 300
+    while not slow.ended:
+        slow.ticket.taken()
+        scheduler.step()
+    assert slow.ids() == alone_read(small, "slow", 300)
+
+
+def alone_read(model, text, count):
+    scheduler = make(model)
+    heard = ask(scheduler, text, max_tokens=count)
+    while scheduler.step():
+        while heard.ticket.is_full:
+            heard.ticket.taken()
+    return heard.ids()
+
+
+def test_numbers_that_are_none_fail_one_request_only(small):
+    scheduler = make(small)
+    bad, good = ask(scheduler, "bad", max_tokens=50), ask(scheduler, "good", max_tokens=50)
+    scheduler.step()
+    place = next(i for i, row in enumerate(scheduler._rows.active) if row.ticket is bad.ticket)
+    state = scheduler._rows._state
+    state.layers[0].wkv[place] = torch.nan
+    finish(scheduler)
+    assert "finite" in str(bad.error)
+    assert good.error is None
+    assert good.ids() == alone(small, "good", max_tokens=50).ids()
+    kept = [kept.state for kept in scheduler.cache._nodes.values()]
+    assert all(bool(torch.isfinite(layer.wkv).all()) for state in kept for layer in state.layers)
+
+
+def test_a_model_that_fails_ends_what_goes_on_and_no_more(small):
+    scheduler = make(small)
+    broken = ask(scheduler, "x")
+    small.forward = _broken
+    try:
+        finish(scheduler)
+    finally:
+        del small.forward
+    assert "out of memory" in str(broken.error)
+    later = ask(scheduler, "y")
+    finish(scheduler)
+    assert later.ids() == alone(small, "y").ids()
+
+
+def _broken(*_, **__):
+    raise RuntimeError("out of memory")
+
+
+def test_tasks_run_between_steps(small):
+    scheduler = make(small)
+    future, failing = scheduler.run_task(_working()), scheduler.run_task(_failing())
+    heard = ask(scheduler, "a")
+    finish(scheduler)
+    assert future.result(0) == 3
+    assert heard.ended
+    with pytest.raises(ValueError, match="no"):
+        failing.result(0)
+
+
+def _working():
+    yield
+    yield
+    return 3
+
+
+def _failing():
+    yield
+    raise ValueError("no")
+
+
+def test_a_folder_outlives_the_cache(byte_model, tmp_path):
+    small = byte_model
+    folder = StateFolder(tmp_path, small, 2**24)
+    scheduler = Scheduler(small, StateCache(2**24, folder))
+    first = ask(scheduler, "Tell me")
+    finish(scheduler)
+    folder.flush()
+    said = (*b"Tell me", *first.ids())
+    # Another process, which knows where the messages end.
+    other = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))
+    again = ask(other, [*said, *b" more"], borders=(len(said),))
+    finish(other)
+    assert again.cached == len(said) - 1
+    for file in folder.folder.iterdir():  # damage is no more than a state that is not there
+        file.write_bytes(file.read_bytes()[:100])
+    third = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))
+    again = ask(third, [*said, *b" more"], borders=(len(said),))
+    finish(third)
+    assert again.cached == 0
+
+
+def test_a_folder_keeps_its_limit(small, tmp_path):
+    folder = StateFolder(tmp_path, small, 500_000)
+    state = small.forward(list(b"some"))[1]
+    for number in range(20):
+        folder.save("", [number], state)
+        folder.flush()
+    files = list(folder.folder.iterdir())
+    assert files
+    assert sum(file.stat().st_size for file in files) <= 500_000
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """The cache beside a dictionary that forgets nothing."""
+
+    LIMIT = 3000
+
+    def __init__(self):
+        super().__init__()
+        self.time = 0
+        self.cache = StateCache(self.LIMIT, clock=self.clock)
+        self.truth = {}
+
+    def clock(self):
+        self.time += 1
+        return self.time
+
+    def state(self, size, value):
+        from wkv.state import LayerState
+
+        tensor = torch.full((1, size), float(value))
+        layers = (LayerState(tensor, tensor, tensor),)
+        return State(layers, (1,), "7", "x", torch.zeros(1, 4))
+
+    ids = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+    tenants = st.sampled_from(["a", "b"])
+
+    @rule(tenant=tenants, ids=ids, size=st.integers(1, 40))
+    def put(self, tenant, ids, size):
+        value = len(self.truth) + 1000 * len(ids)
+        if self.cache.put(tenant, ids, self.state(size, value)):
+            self.truth[tenant, tuple(ids)] = float(value)
+
+    @rule(tenant=tenants, ids=ids)
+    def find(self, tenant, ids):
+        found = self.cache.find(tenant, ids)
+        if found.state is not None:
+            value = found.state.layers[0].wkv[0, 0].item()
+            assert self.truth[tenant, tuple(ids[: found.position])] == value
+        known = {key for whose, key in self.truth if whose == tenant}
+        assert found.common <= max((_alike(key, ids) for key in known), default=0)
+
+    @rule()
+    def clear(self):
+        self.cache.clear()
+
+    @invariant()
+    def the_budget_holds(self):
+        assert 0 <= self.cache.n_bytes <= self.LIMIT
+        kept = self.cache._nodes
+        assert self.cache.n_bytes == sum(one.n_bytes for one in kept.values())
+        trees = self.cache._trees
+        assert sum(len(list(tree.nodes())) for tree in trees.values()) == len(kept)
+
+
+def _alike(first, second):
+    count = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+TestCache = CacheMachine.TestCase
+
+
+def test_a_tree_is_a_dictionary_that_knows_prefixes():
+    randomness = random.Random(0)
+    tree, truth = Tree(), {}
+    for _ in range(10_000):
+        ids = tuple(randomness.choices((0, 1, 2), k=randomness.randint(1, 10)))
+        if randomness.random() < 0.5:
+            truth[ids] = tree.put(ids, randomness.random())
+        elif truth and randomness.random() < 0.6:
+            gone = randomness.choice(list(truth))
+            tree.remove(truth.pop(gone))
+        match = tree.match(ids)
+        prefixes = [key for key in truth if ids[: len(key)] == key]
+        want = max(prefixes, key=len, default=None)
+        assert (match.node.depth if match.node else None) == (len(want) if want else None)
+        assert match.common == max((_alike(key, ids) for key in truth), default=0)
+    for node in truth.values():
+        tree.remove(node)
+    assert not tree.root.children

@@ -1,0 +1,112 @@
+"""States on a disk, each named by what it has read: any process of the same model finds them."""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from wkv.errors import StateError
+from wkv.model import Model
+from wkv.state import State
+
+SUFFIX = ".safetensors"
+BACKLOG = 32
+"""States that may wait to be written; what comes then is not written: it can be read anew."""
+
+STALE_SECONDS = 3600
+"""A file that was begun so long ago was left by a process that died."""
+
+
+class StateFolder:
+    """A folder of state files of one model, up to a number of bytes.
+
+    A file's name is the SHA-256 of the model, its strategy, the tenant and the ids, so that several
+    processes on several machines can share a folder, and nothing a user sends becomes a path. Files
+    are written beside the caller, whole or not at all; those not used for longest go first.
+    """
+
+    def __init__(self, folder: Path, model: Model, limit: int) -> None:
+        self.folder = folder / model.identity[:16]
+        self.limit = limit
+        self._model = model
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="wkv-states")
+        self._writing: dict[Path, Future[None]] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"{folder}: states cannot be kept here ({error})") from error
+
+    def path(self, tenant: str, ids: Sequence[int]) -> Path:
+        """The file of what a tenant's ids lead to."""
+        whose = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
+        digest = hashlib.sha256(whose.encode())
+        digest.update(b"".join(token.to_bytes(4, "little") for token in ids))
+        return self.folder / f"{digest.hexdigest()}{SUFFIX}"
+
+    def load(self, tenant: str, ids: Sequence[int]) -> State | None:
+        """The state that has read the ids; None if it is not here or its file is damaged."""
+        path = self.path(tenant, ids)
+        if not path.exists():
+            return None
+        try:
+            state = State.load(path, self._model)
+        except StateError:
+            with suppress(OSError):
+                path.unlink()
+            return None
+        if state.batch_size != 1 or state.logits is None:
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return state
+
+    def save(self, tenant: str, ids: Sequence[int], state: State) -> None:
+        """Write a state, soon; a disk that fails costs speed later and nothing else."""
+        path = self.path(tenant, ids)
+        self._writing = {p: future for p, future in self._writing.items() if not future.done()}
+        if path in self._writing or len(self._writing) >= BACKLOG:
+            return
+        self._writing[path] = self._writer.submit(self._write, path, state)
+
+    def flush(self) -> None:
+        """Wait until all that was given is written."""
+        for future in list(self._writing.values()):
+            future.result()
+
+    def close(self) -> None:
+        """Write what is left, and end."""
+        self._writer.shutdown()
+
+    def _write(self, path: Path, state: State) -> None:
+        with suppress(StateError, OSError):
+            if path.exists():
+                os.utime(path)
+                return
+            partial = path.with_name(f"{path.stem}.{uuid4().hex}.partial")
+            state.save(partial)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Delete the files that were not used for longest, until the rest is within the limit."""
+        files = []
+        for entry in os.scandir(self.folder):
+            with suppress(OSError):  # another process may have deleted it
+                about = entry.stat()
+                if entry.name.endswith(SUFFIX):
+                    files.append((about.st_mtime, about.st_size, entry.path))
+                elif time.time() - about.st_mtime > STALE_SECONDS:
+                    os.unlink(entry.path)
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self.limit:
+                return
+            with suppress(OSError):
+                os.unlink(path)
+            total -= size

@@ -1,0 +1,165 @@
+"""Sequences that are being written: one token each at every step, all in one batch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from wkv.batching.cache import StateCache
+from wkv.batching.reading import Reading
+from wkv.batching.request import Ended, Failed, Piece, Ticket, likeliest
+from wkv.errors import WKVError
+from wkv.model import Model
+from wkv.state import State
+from wkv.writer import Writer
+
+
+@dataclass(eq=False)
+class Row:
+    """A sequence being written.
+
+    Attributes:
+        ticket: whose it is.
+        choice: its number among the ticket's.
+        writer: draws its tokens and makes text of them.
+        seen: tokens that its state had seen when its writing began.
+    """
+
+    ticket: Ticket
+    choice: int
+    writer: Writer
+    seen: int
+
+
+class Rows:
+    """The sequences that are being written.
+
+    Attributes:
+        active: one for each row of the state.
+        aside: those whose readers do not keep up, each with its own state.
+    """
+
+    def __init__(self, model: Model, cache: StateCache) -> None:
+        self.active: list[Row] = []
+        self.aside: dict[Row, State] = {}
+        self._state: State | None = None
+        self._model = model
+        self._cache = cache
+
+    def __len__(self) -> int:
+        """Sequences, also those set aside."""
+        return len(self.active) + len(self.aside)
+
+    def add(self, reading: Reading) -> None:
+        """Begin the choices of a prompt that was read."""
+        assert reading.state is not None
+        request = reading.ticket.request
+        seen = reading.state.tokens_seen[0]
+        rows = []
+        for choice in range(request.choices):
+            sampling = request.sampling
+            if sampling.seed is not None:
+                sampling = replace(sampling, seed=sampling.seed + choice)
+            adjust = request.adjusts[choice] if request.adjusts else None
+            writer = Writer(
+                self._model.tokenizer, sampling, request.max_tokens, request.stops, adjust
+            )
+            rows.append(Row(reading.ticket, choice, writer, seen))
+        self._join(rows, [reading.state] * len(rows))
+
+    def step(self) -> bool:
+        """Write a token of each sequence; false if there was nothing to write."""
+        self._look_after_readers()
+        if self._state is None:
+            return False
+        going_on = [place for place in range(len(self.active)) if self._advance(place)]
+        self._keep_only(going_on)
+        if self._state is not None:
+            tokens = torch.tensor([[row.writer.token_ids[-1]] for row in self.active])
+            _, self._state = self._model.forward(tokens, self._state)
+        return True
+
+    def drop(self, tickets: Iterable[Ticket]) -> None:
+        """End the sequences of tickets; their states are kept as far as they came."""
+        gone = set(tickets)
+        for row in [row for row in self.aside if row.ticket in gone]:
+            self._keep_state(row, self.aside.pop(row))
+        for place, row in enumerate(self.active):
+            if row.ticket in gone and self._state is not None:
+                self._keep_state(row, self._state.rows([place]))
+        self._keep_only([p for p, row in enumerate(self.active) if row.ticket not in gone])
+
+    def tickets(self) -> set[Ticket]:
+        """Whose sequences these are."""
+        return {row.ticket for row in (*self.active, *self.aside)}
+
+    def clear(self) -> None:
+        """Forget all sequences and their states."""
+        self.active, self.aside, self._state = [], {}, None
+
+    def _advance(self, place: int) -> bool:
+        """Draw the next token of a sequence; false if it has ended."""
+        row = self.active[place]
+        writer, ticket = row.writer, row.ticket
+        if ticket.is_cancelled:  # another of its choices has failed
+            return False
+        count = len(writer.token_ids)
+        if writer.finish_reason is None:
+            assert self._state is not None
+            assert self._state.logits is not None
+            logits = self._state.logits[place]
+            try:
+                text = writer.advance(logits)
+            except WKVError as error:
+                ticket.send(Failed(error))
+                ticket.cancel()
+                return False
+            if len(writer.token_ids) > count:
+                token = writer.token_ids[-1]
+                chances = ticket.request.chances
+                drawn = None if chances is None else likeliest(logits, token, chances)
+                ticket.send(Piece(row.choice, text, token, drawn))
+            elif text:
+                ticket.send(Piece(row.choice, text))
+        if writer.finish_reason is None:
+            return True
+        assert self._state is not None
+        self._end(row, self._state.rows([place]))
+        return False
+
+    def _end(self, row: Row, state: State) -> None:
+        self._keep_state(row, state)
+        ids = tuple(row.writer.token_ids)
+        row.ticket.send(Ended(row.choice, row.writer.finish_reason or "", ids, state))
+
+    def _keep_state(self, row: Row, state: State) -> None:
+        """Put the state of a sequence that ends into the cache: the next turn goes on from it."""
+        request = row.ticket.request
+        written = state.tokens_seen[0] - row.seen
+        if request.keeps and written > 0:
+            ids = (*request.ids, *row.writer.token_ids[:written])
+            self._cache.put(request.tenant, ids, state, lasting=True)
+
+    def _look_after_readers(self) -> None:
+        """Set sequences aside whose readers are behind, and take them back when they are not."""
+        full = [place for place, row in enumerate(self.active) if row.ticket.is_full]
+        for place in full:
+            assert self._state is not None
+            self.aside[self.active[place]] = self._state.rows([place])
+        self._keep_only([p for p, row in enumerate(self.active) if not row.ticket.is_full])
+        back = [row for row in self.aside if not row.ticket.is_full]
+        if back:
+            self._join(back, [self.aside.pop(row) for row in back])
+
+    def _join(self, rows: list[Row], states: list[State]) -> None:
+        before = [] if self._state is None else [self._state]
+        together = [*before, *states]
+        self._state = State.stack(together) if len(together) > 1 else together[0]
+        self.active += rows
+
+    def _keep_only(self, places: list[int]) -> None:
+        if len(places) == len(self.active):
+            return
+        self.active = [self.active[place] for place in places]
+        assert self._state is not None
+        self._state = self._state.rows(places) if places else None

@@ -1,0 +1,142 @@
+"""Serve a model over HTTP: an OpenAI-compatible interface, and a chat page.
+
+Every option is also read from the environment, as WKV_SERVE_ and its name: WKV_SERVE_PORT=8080.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from wkv.cli.notices import notice
+from wkv.cli.options import add_model, load_model
+
+SUMMARY = "serve an OpenAI-compatible API and a chat page"
+
+PREFIX = "WKV_SERVE_"
+
+SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `wkv serve`."""
+    add_model(parser)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
+    add("--name", metavar="NAME", help="the model's name to clients; default: its file's")
+    add(
+        "--api-key", action="append", metavar="KEY", help="let only its holders in; may be repeated"
+    )
+    add(
+        "--allow-host", action="append", metavar="NAME", help="a host name that requests may be for"
+    )
+    add("--slots", type=int, default=16, metavar="N", help="sequences at once (default: 16)")
+    add(
+        "--max-queue",
+        type=int,
+        default=64,
+        metavar="N",
+        help="requests that may wait (default: 64)",
+    )
+    add("--cache-bytes", type=_bytes, default=2**30, metavar="N", help="of states (default: 1G)")
+    add("--cache-dir", type=Path, metavar="DIR", help="keep states here, also after the end")
+    add("--disk-bytes", type=_bytes, default=10 * 2**30, metavar="N", help="there (default: 10G)")
+    add("--max-body", type=_bytes, default=2**24, metavar="N", help="of a request (default: 16M)")
+    add("--max-tokens", type=int, default=2**17, metavar="N", help="of a reply (default: 131072)")
+    add(
+        "--idle-seconds", type=float, default=60, metavar="S", help="for slow readers (default: 60)"
+    )
+    add("--drain-seconds", type=float, default=30, metavar="S", help="to end in (default: 30)")
+    _read_environment(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until the process is told to stop."""
+    _check(args)
+    try:
+        from wkv.serve.app import Room, create_app
+        from wkv.serve.running import bind, run
+        from wkv.serve.service import Settings
+    except ModuleNotFoundError as error:
+        from wkv.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"{error.name} is not installed; pip install 'wkv[serve]'"
+        ) from error
+    listening = bind(
+        args.host, args.port
+    )  # before the model is loaded: a taken port is told at once
+    with listening:
+        model = load_model(args)
+        name = args.name or (model.path.stem if model.path.is_file() else model.path.name)
+        settings = Settings(
+            name,
+            keys=tuple(args.api_key or ()),
+            hosts=_hosts(args),
+            max_body=args.max_body,
+            idle_seconds=args.idle_seconds,
+            drain_seconds=args.drain_seconds,
+            max_tokens=args.max_tokens,
+        )
+        room = Room(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
+        app = create_app(model, settings, room)
+        _greet(name, args, listening.getsockname()[1])
+        run(app, listening, notice)
+    return 0
+
+
+def _greet(name: str, args: argparse.Namespace, port: int) -> None:
+    host = "127.0.0.1" if args.host in ("0.0.0.0", "::") else args.host
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    key = " -H 'Authorization: Bearer KEY'" if args.api_key else ""
+    print(f"serving {name}")
+    print(f"chat page  {address}/")
+    print(f"API        {address}/v1")
+    print(
+        f"try        curl {address}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+        """-d '{"messages": [{"role": "user", "content": "Hello"}]}'"""
+    )
+    sys.stdout.flush()
+    if args.host not in ("127.0.0.1", "localhost", "::1") and not args.api_key:
+        notice("this server is open to the network, and everybody may use it; see --api-key")
+
+
+def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
+    """Names that requests may be for; a server on all addresses cannot know its own."""
+    if args.allow_host:
+        return tuple(args.allow_host)
+    local = ("127.0.0.1", "localhost", "[::1]")
+    return local if args.host in ("127.0.0.1", "localhost", "::1") else ()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse values that cannot work."""
+    for name in ("slots", "max_body", "max_tokens", "idle_seconds"):
+        if getattr(args, name) <= 0:
+            args.usage_error(f"--{name.replace('_', '-')} must be more than 0")
+    for name in ("max_queue", "cache_bytes", "disk_bytes", "drain_seconds"):
+        if getattr(args, name) < 0:
+            args.usage_error(f"--{name.replace('_', '-')} must be 0 or more")
+    for key in args.api_key or ():
+        if not key.isascii() or not key.isprintable() or not key.strip():
+            args.usage_error("--api-key must be printable ASCII: it travels in a header")
+
+
+def _bytes(text: str) -> int:
+    """A number of bytes, such as 1000, 512M or 2G."""
+    digits = text.strip().lower().removesuffix("b").removesuffix("i")
+    shift = SUFFIXES.get(digits[-1:], 0)
+    return int(digits[:-1] if shift else digits) << shift
+
+
+def _read_environment(parser: argparse.ArgumentParser) -> None:
+    """Let the environment say what the command line does not; argparse reads its texts."""
+    for action in parser._actions:
+        for option in action.option_strings:
+            value = os.environ.get(PREFIX + option.removeprefix("--").replace("-", "_").upper())
+            if value is not None and option.startswith("--") and action.dest != "help":
+                several = isinstance(action, argparse._AppendAction)
+                action.default = value.split(",") if several else value

@@ -1,0 +1,255 @@
+"""`POST /v1/chat/completions`."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from wkv.batching import Begun, Ended, Event, Piece, Request
+from wkv.chat.templates import Thinking
+from wkv.serve.answering import streamed, while_listened
+from wkv.serve.drawing import adjust_of, check_model, sampling_of, stops_of
+from wkv.serve.errors import ApiError
+from wkv.serve.fields import ChatMessage, ChatRequest
+from wkv.serve.prompt import ChatPrompt, Message, Start
+from wkv.serve.reply import Reply, chances_body
+from wkv.serve.service import Service, tenant_of
+from wkv.serve.states import now
+
+Json = dict[str, Any]
+
+EFFORTS = {
+    None: Thinking.PLAIN,
+    "none": Thinking.SKIPPED,
+    "minimal": Thinking.A_BIT,
+    "low": Thinking.A_BIT,
+    "medium": Thinking.FREE,
+    "high": Thinking.A_LOT,
+    "xhigh": Thinking.A_LOT,
+}
+"""How much to think, in the words that G1 models were trained on."""
+
+
+@dataclass
+class Chat:
+    """A chat request on its way.
+
+    Attributes:
+        service: what answers.
+        body: what was asked.
+        start: what the messages follow.
+        prompt: what is read.
+        replies: one for each choice.
+        cached: tokens of the prompt that were not read again.
+        id: of the answer.
+    """
+
+    service: Service
+    body: ChatRequest
+    start: Start
+    prompt: ChatPrompt
+    replies: list[Reply]
+    cached: int = 0
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
+    created: int = field(default_factory=now)
+
+    @property
+    def usage(self) -> Json:
+        """Tokens so far."""
+        return usage_body(
+            len(self.prompt.ids), sum(len(reply.token_ids) for reply in self.replies), self.cached
+        )
+
+    def take(self, event: Event) -> tuple[Reply, list[Json]] | None:
+        """What an event adds to which reply."""
+        if isinstance(event, Begun):
+            self.cached = event.cached
+            self.service.metrics.cached_tokens += event.cached
+        elif isinstance(event, Piece):
+            return self.replies[event.choice], self.replies[event.choice].push(event)
+        elif isinstance(event, Ended):
+            reply = self.replies[event.choice]
+            deltas = reply.finish(event.reason)
+            self.remember(reply)
+            return reply, deltas
+        return None
+
+    def remember(self, reply: Reply) -> None:
+        """Remember a reply for the next turn."""
+        self.service.metrics.generated_tokens += len(reply.token_ids)
+        if reply.token_ids:
+            prompts = self.service.prompts
+            prompts.remember(self.start, self.prompt, reply.message, reply.token_ids)
+
+    def remember_unfinished(self) -> None:
+        """Remember what was said before the client stopped listening."""
+        for reply in self.replies:
+            if reply.finish_reason is None:
+                reply.finish("stop")
+                self.remember(reply)
+
+
+def routes(service: Service) -> APIRouter:
+    """The route."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
+        """Answer a conversation."""
+        check_model(body.model, service.settings.name)
+        chat, request = await run_in_threadpool(prepare, service, body, tenant_of(http))
+        answer = service.submit(request)
+        events = _events(chat, answer)
+        if body.stream:
+            return streamed(_chunks(chat, events))
+        return JSONResponse(await while_listened(http, _whole(chat, events)))
+
+    return router
+
+
+def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Request]:
+    """What is read and how the answer is drawn.
+
+    Raises:
+        ApiError, InputError, StateError: if it cannot be answered.
+    """
+    start = start_of(service, body.state, tenant)
+    thinking = EFFORTS[body.reasoning_effort]
+    messages = [message_of(message) for message in body.messages]
+    prompt = service.prompts.reply_to(messages, start, thinking)
+    goes_on = body.messages[-1].role == "assistant"
+    choices = body.n or 1
+    adjust = adjust_of(body, service.model)
+    limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    preset = service.preset
+    request = Request(
+        ids=prompt.ids,
+        sampling=sampling_of(body, preset.sampling),
+        max_tokens=min(preset.max_tokens if limit is None else limit, service.settings.max_tokens),
+        stops=(*stops_of(body), *(() if body.ignore_eos else service.turn_stops(thinking))),
+        choices=choices,
+        borders=prompt.borders,
+        tenant=start.tenant,
+        start=start.state,
+        adjusts=() if adjust is None else (adjust,) * choices,
+        chances=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    replies = [Reply(prompt.lead, goes_on) for _ in range(choices)]
+    return Chat(service, body, start, prompt, replies), request
+
+
+def start_of(service: Service, name: str | None, tenant: str) -> Start:
+    """Where a conversation begins: at a state that was kept, or at the very beginning.
+
+    Raises:
+        ApiError: if there is no such state.
+    """
+    if name is None:
+        return Start(tenant)
+    state, ahead = service.states.load(tenant, name)
+    return Start(f"{tenant}/{name}", state, ahead)
+
+
+def message_of(message: ChatMessage) -> Message:
+    """A message as the prompt writes it.
+
+    Raises:
+        ApiError: for what no model here can read.
+    """
+    role = {"developer": "system", "tool": "user"}.get(message.role, message.role)
+    if message.tool_calls or message.role == "tool":
+        raise ApiError(400, "tools are not supported yet", param="messages")
+    return Message(role, message.text, message.reasoning or "")
+
+
+def usage_body(prompt: int, completion: int, cached: int) -> Json:
+    """Tokens as an answer tells them."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+async def _events(chat: Chat, answer: Any) -> AsyncGenerator[Event, None]:
+    """All that happens; whoever stops listening ends it."""
+    try:
+        async for event in answer:
+            yield event
+    finally:
+        answer.close()
+        chat.remember_unfinished()
+
+
+async def _whole(chat: Chat, events: AsyncGenerator[Event, None]) -> Json:
+    """The whole answer."""
+    async with aclosing(events):
+        async for event in events:
+            chat.take(event)
+    choices = []
+    for index, reply in enumerate(chat.replies):
+        chances = chances_body(reply.chances, chat.service.model.tokenizer)
+        choices.append(
+            {
+                "index": index,
+                "message": reply.body,
+                "logprobs": chances if chat.body.logprobs else None,
+                "finish_reason": reply.finish_reason,
+            }
+        )
+    return _answer(chat, "chat.completion") | {"choices": choices, "usage": chat.usage}
+
+
+async def _chunks(chat: Chat, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Json, None]:
+    """The answer as chunks; the last one tells the usage if that is wanted."""
+    options = chat.body.stream_options
+    wants_usage = options is not None and options.include_usage
+    always = options is not None and options.continuous_usage_stats
+    shape = _answer(chat, "chat.completion.chunk")
+
+    def chunk(reply: Reply, delta: Json, reason: str | None = None) -> Json:
+        choice: Json = {"index": chat.replies.index(reply), "delta": delta, "logprobs": None}
+        if reply.chances:
+            choice["logprobs"] = chances_body(reply.chances, chat.service.model.tokenizer)
+            reply.chances.clear()
+        choice["finish_reason"] = reason
+        usage = chat.usage if always else None
+        return shape | {"choices": [choice]} | ({"usage": usage} if wants_usage or always else {})
+
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Begun):
+                chat.take(event)
+                for reply in chat.replies:
+                    yield chunk(reply, {"role": "assistant", "content": ""})
+                continue
+            taken = chat.take(event)
+            if taken is None:
+                continue
+            reply, deltas = taken
+            if not deltas and reply.chances:
+                deltas = [{"content": ""}]
+            for delta in deltas:
+                yield chunk(reply, delta)
+            if reply.finish_reason is not None:
+                yield chunk(reply, {}, reply.finish_reason)
+    if wants_usage:
+        yield shape | {"choices": [], "usage": chat.usage}
+
+
+def _answer(chat: Chat, kind: str) -> Json:
+    """What all answers begin with."""
+    return {
+        "id": chat.id,
+        "object": kind,
+        "created": chat.created,
+        "model": chat.service.settings.name,
+        "system_fingerprint": None,
+    }

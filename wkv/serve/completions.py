@@ -1,0 +1,236 @@
+"""`POST /v1/completions`: texts or ids to go on with, as they are."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from wkv.batching import Begun, Drawn, Ended, Piece, Request
+from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
+from wkv.sampling import Sampling
+from wkv.serve.answering import streamed, while_listened
+from wkv.serve.chat import start_of, usage_body
+from wkv.serve.drawing import adjust_of, check_model, sampling_of, stops_of
+from wkv.serve.engine import Answer
+from wkv.serve.errors import ApiError
+from wkv.serve.fields import CompletionRequest
+from wkv.serve.service import Service, tenant_of
+from wkv.serve.states import now
+from wkv.tokenizers import Tokenizer
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Choice:
+    """One continuation while it comes."""
+
+    text: str = ""
+    tokens: int = 0
+    chances: list[Drawn] = field(default_factory=list)
+    offset: int = 0
+    finish_reason: str | None = None
+
+
+@dataclass
+class Completion:
+    """A completion request on its way: `n` choices for each of its prompts, prompt by prompt."""
+
+    service: Service
+    body: CompletionRequest
+    requests: list[Request]
+    texts: list[str]
+    choices: list[Choice]
+    cached: int = 0
+    id: str = field(default_factory=lambda: f"cmpl-{uuid4().hex}")
+    created: int = field(default_factory=now)
+
+    @property
+    def usage(self) -> Json:
+        """Tokens so far, of all prompts."""
+        read = sum(len(request.ids) for request in self.requests)
+        return usage_body(read, sum(choice.tokens for choice in self.choices), self.cached)
+
+
+def routes(service: Service) -> APIRouter:
+    """The route."""
+    router = APIRouter()
+
+    @router.post("/v1/completions")
+    async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
+        """Continue texts."""
+        check_model(body.model, service.settings.name)
+        completion = await run_in_threadpool(prepare, service, body, tenant_of(http))
+        pieces = _pieces(completion, _submitted(service, completion.requests))
+        if body.stream:
+            return streamed(_chunks(completion, pieces))
+        return JSONResponse(await while_listened(http, _whole(completion, pieces)))
+
+    return router
+
+
+def prepare(service: Service, body: CompletionRequest, tenant: str) -> Completion:
+    """What is read, and how it goes on.
+
+    Raises:
+        ApiError, InputError, StateError: if it cannot be done.
+    """
+    start = start_of(service, body.state, tenant)
+    if body.echo and body.logprobs is not None:
+        raise ApiError(
+            400, "echo cannot be had together with logprobs; leave one out", param="echo"
+        )
+    model, choices = service.model, body.n or 1
+    adjust = adjust_of(body, model)
+    requests, texts = [], []
+    for prompt in prompts_of(body.prompt):
+        ids = prompt_ids(model, prompt, start.state)
+        wrong = [token for token in ids if token >= model.config.vocab_size]
+        if wrong:
+            raise ApiError(400, f"id {wrong[0]} is not in the vocabulary", param="prompt")
+        texts.append(prompt if isinstance(prompt, str) else model.tokenizer.decode(ids))
+        requests.append(
+            Request(
+                ids=tuple(ids),
+                sampling=sampling_of(body, Sampling()),
+                max_tokens=_limit(body.max_tokens, service.settings.max_tokens),
+                stops=stops_of(body),
+                choices=choices,
+                tenant=start.tenant,
+                start=start.state,
+                adjusts=() if adjust is None else (adjust,) * choices,
+                chances=body.logprobs,
+            )
+        )
+    made = [Choice() for _ in range(len(requests) * choices)]
+    return Completion(service, body, requests, texts, made)
+
+
+def prompts_of(prompt: Any) -> Sequence[Prompt]:
+    """The prompts of a body: one, or several."""
+    if isinstance(prompt, str) or all(isinstance(item, int) for item in prompt):
+        return [prompt]
+    return list(prompt)
+
+
+def _limit(asked: int | None, most: int) -> int:
+    return min(MAX_TOKENS if asked is None else asked, most)
+
+
+def _submitted(service: Service, requests: Sequence[Request]) -> list[Answer]:
+    """All prompts in the queue, or none of them."""
+    answers: list[Answer] = []
+    try:
+        for request in requests:
+            answers.append(service.submit(request))
+    except BaseException:
+        for answer in answers:
+            answer.close()
+        raise
+    return answers
+
+
+async def _pieces(
+    completion: Completion, answers: Sequence[Answer]
+) -> AsyncGenerator[tuple[int, str], None]:
+    """Which choice goes on with which text; the prompts one after the other."""
+    metrics = completion.service.metrics
+    per_prompt = completion.body.n or 1
+    try:
+        for number, answer in enumerate(answers):
+            first = number * per_prompt
+            async for event in answer:
+                if isinstance(event, Begun):
+                    completion.cached += event.cached
+                    metrics.cached_tokens += event.cached
+                    if completion.body.echo:
+                        for index in range(first, first + per_prompt):
+                            completion.choices[index].text = completion.texts[number]
+                            yield index, completion.texts[number]
+                elif isinstance(event, Piece):
+                    choice = completion.choices[first + event.choice]
+                    choice.text += event.text
+                    choice.tokens += event.token is not None
+                    if event.drawn is not None:
+                        choice.chances.append(event.drawn)
+                    yield first + event.choice, event.text
+                elif isinstance(event, Ended):
+                    choice = completion.choices[first + event.choice]
+                    choice.finish_reason = event.reason
+                    metrics.generated_tokens += choice.tokens
+                    yield first + event.choice, ""
+    finally:
+        for answer in answers:
+            answer.close()
+
+
+async def _whole(completion: Completion, pieces: AsyncGenerator[tuple[int, str], None]) -> Json:
+    async with aclosing(pieces):
+        async for _ in pieces:
+            pass
+    choices = [_choice(completion, index, c.text) for index, c in enumerate(completion.choices)]
+    return _answer(completion) | {"choices": choices, "usage": completion.usage}
+
+
+async def _chunks(
+    completion: Completion, pieces: AsyncGenerator[tuple[int, str], None]
+) -> AsyncGenerator[Json, None]:
+    options = completion.body.stream_options
+    shape = _answer(completion)
+    async with aclosing(pieces):
+        async for index, text in pieces:
+            choice = completion.choices[index]
+            if text or choice.chances or choice.finish_reason is not None:
+                chunk = shape | {"choices": [_choice(completion, index, text)]}
+                choice.chances.clear()
+                if options is not None and options.continuous_usage_stats:
+                    chunk["usage"] = completion.usage
+                yield chunk
+    if options is not None and options.include_usage:
+        yield shape | {"choices": [], "usage": completion.usage}
+
+
+def _choice(completion: Completion, index: int, text: str) -> Json:
+    choice = completion.choices[index]
+    chances = None
+    if completion.body.logprobs is not None:
+        chances = _chances(choice, completion.service.model.tokenizer)
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": chances,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _chances(choice: Choice, tokenizer: Tokenizer) -> Json:
+    """The `logprobs` of a completion, in the older form of OpenAI's API."""
+    tokens = [tokenizer.decode([drawn.token]) for drawn in choice.chances]
+    offsets = []
+    for token in tokens:
+        offsets.append(choice.offset)
+        choice.offset += len(token)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [max(drawn.log_probability, -9999.0) for drawn in choice.chances],
+        "top_logprobs": [
+            {tokenizer.decode([c.token]): max(c.log_probability, -9999.0) for c in drawn.likeliest}
+            for drawn in choice.chances
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _answer(completion: Completion) -> Json:
+    return {
+        "id": completion.id,
+        "object": "text_completion",
+        "created": completion.created,
+        "model": completion.service.settings.name,
+    }

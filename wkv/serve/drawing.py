@@ -1,0 +1,93 @@
+"""The fields by which a request says how tokens are drawn, as the scheduler takes them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from wkv.errors import InputError
+from wkv.model import Model
+from wkv.sampling import Sampling
+from wkv.serve.errors import ApiError
+from wkv.serve.fields import Drawing
+from wkv.writer import Adjust
+
+FIELDS = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "penalty_decay")
+
+
+def sampling_of(body: Drawing, default: Sampling) -> Sampling:
+    """The sampling a request asks for, over the model's own."""
+    given = {name: value for name in FIELDS if (value := getattr(body, name)) is not None}
+    return replace(default, **given, seed=body.seed)
+
+
+def stops_of(body: Drawing) -> tuple[str, ...]:
+    """The strings that end a reply."""
+    if body.stop is None:
+        return ()
+    return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+
+
+def adjust_of(body: Drawing, model: Model) -> Adjust | None:
+    """What a request's `logit_bias` and `ignore_eos` do to the logits; None if nothing.
+
+    Raises:
+        InputError: for an id that is not in the vocabulary.
+    """
+    steps: list[Adjust] = []
+    if body.logit_bias:
+        steps.append(_biased(body.logit_bias, model.config.vocab_size))
+    end = model.tokenizer.end_of_text
+    if body.ignore_eos and end is not None:
+        steps.append(lambda logits, _: logits.index_fill(0, torch.tensor([end]), -torch.inf))
+    return chained(steps)
+
+
+def chained(steps: Sequence[Adjust]) -> Adjust | None:
+    """One after the other; None if there are none."""
+    if not steps:
+        return None
+
+    def adjust(logits: Tensor, drawn: Sequence[int]) -> Tensor:
+        for step in steps:
+            logits = step(logits, drawn)
+        return logits
+
+    return adjust
+
+
+def check_model(name: str | None, own: str) -> None:
+    """Let a request for this model pass, or one that names none.
+
+    Raises:
+        ApiError: for another model.
+    """
+    if name not in (None, "", own):
+        raise ApiError(
+            404,
+            f"the model {name[:100]!r} is not served here; this server has {own!r}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _biased(bias: dict[str, float], vocab_size: int) -> Adjust:
+    try:
+        ids = [int(key) for key in bias]
+    except ValueError:
+        raise InputError(
+            "logit_bias has a key that is no id of a token; keys are numbers"
+        ) from None
+    wrong = [token for token in ids if not 0 <= token < vocab_size]
+    if wrong:
+        raise InputError(
+            f"logit_bias: id {wrong[0]} is not in the vocabulary, 0 to {vocab_size - 1}"
+        )
+    values = torch.tensor(list(bias.values()), dtype=torch.float32)
+    places = torch.tensor(ids)
+
+    def adjust(logits: Tensor, _: Sequence[int]) -> Tensor:
+        return logits.index_add(0, places.to(logits.device), values.to(logits))
+
+    return adjust

@@ -1,0 +1,119 @@
+"""Errors as clients of the OpenAI API know them: `{"error": {message, type, param, code}}`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from wkv.errors import (
+    BusyError,
+    InputError,
+    MissingExtraError,
+    StateError,
+    TokenizerError,
+    WKVError,
+)
+
+RETRY_SECONDS = 2
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body of the answer."""
+        kinds = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
+        kinds |= {413: "invalid_request_error", 429: "rate_limit_error", 503: "overloaded_error"}
+        default = "invalid_request_error" if self.status < 500 else "server_error"
+        told = {
+            "message": str(self),
+            "type": kinds.get(self.status, default),
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": told}
+
+    @property
+    def answer(self) -> JSONResponse:
+        """The answer itself."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body, self.status, headers)
+
+
+def as_api_error(error: WKVError) -> ApiError:
+    """What an error of the package means to a client."""
+    if isinstance(error, BusyError):
+        return ApiError(429, str(error), code="busy", retry_after=RETRY_SECONDS)
+    if isinstance(error, (InputError, StateError, TokenizerError, MissingExtraError)):
+        return ApiError(400, str(error))
+    return ApiError(500, str(error))
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Give every error the one form."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
+        return error.answer
+
+    @app.exception_handler(WKVError)
+    async def wkv_error(_: Request, error: WKVError) -> JSONResponse:
+        return as_api_error(error).answer
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_body(_: Request, error: RequestValidationError) -> JSONResponse:
+        return _told(error.errors()).answer
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        answer = ApiError(error.status_code, str(error.detail)).answer
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return ApiError(500, f"the server failed: {type(error).__name__}").answer
+
+
+def _told(problems: Sequence[Any]) -> ApiError:
+    """The first thing that is wrong with a body; a field that is unknown before all others.
+
+    Where a field may be one of several types each of them complains; the deepest complaint is
+    about the type that was meant.
+    """
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    worst = unknown[0] if unknown else max(problems, key=lambda problem: len(problem["loc"]))
+    path = [str(part) for part in worst["loc"] if part != "body"]
+    param = ".".join(path) or None
+    if unknown:
+        return ApiError(
+            400,
+            f"the field {param!r} is not supported; leave it out",
+            param=param,
+            code="unknown_field",
+        )
+    if worst["type"] == "json_invalid":
+        return ApiError(400, f"the body is no JSON: {worst['ctx']['error']}", code="invalid_json")
+    where = f"{param}: " if param else "the body: "
+    return ApiError(400, f"{where}{worst['msg']}", param=param, code="invalid_value")

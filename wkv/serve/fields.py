@@ -1,0 +1,194 @@
+"""The bodies of requests: what each may hold, and within which bounds.
+
+A field that is not here is refused by its name. Fields that change nothing are here all the same
+where clients send them by themselves: `user`, `store`, `metadata`, `service_tier`, and the like.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_TOKENS = 1_000_000
+MOST_TEXT = 2**24
+MOST_STOPS = 16
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """A body: nothing beyond its fields, no number for a text, and no text for a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Body):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool | None = None
+
+
+class Ignored(Body):
+    """What clients send by themselves and what means nothing here."""
+
+    user: Text | None = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class Drawing(Ignored):
+    """How tokens are drawn; what is left out is the model's own way, as /v1/models tells it.
+
+    `penalty_decay` is RWKV's: how the frequency penalty of a token fades with each token after it.
+    The nucleus (`top_p`) is taken before the temperature, as everywhere with RWKV.
+    """
+
+    model: Text | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    penalty_decay: Probability | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    ignore_eos: bool | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
+    state: Annotated[str, Field(max_length=100)] | None = None
+
+
+class TextPart(Body):
+    """A part of a message; only texts can be read."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: Text
+
+
+class FunctionCall(Body):
+    """A call that an assistant made: the tool's name, and JSON of its arguments."""
+
+    name: Annotated[str, Field(max_length=64)]
+    arguments: Text
+
+
+class ToolCall(Body):
+    """One of an assistant's calls."""
+
+    id: Annotated[str, Field(max_length=100)]
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
+class ChatMessage(Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(max_length=1000)] | None = None
+    name: Annotated[str, Field(max_length=100)] | None = None
+    reasoning: Text | None = None
+    refusal: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=100)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=100)] | None = None
+
+    @property
+    def text(self) -> str:
+        """The parts joined."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class JsonSchema(Body):
+    """A schema that a reply must follow."""
+
+    name: Annotated[str, Field(max_length=64)] = "reply"
+    description: Text | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+
+class ResponseFormat(Body):
+    """What form a reply has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Drawing):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+
+
+class CompletionRequest(Drawing):
+    """`POST /v1/completions`: a text to go on with, as it is."""
+
+    prompt: (
+        Text
+        | Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TEXT)]
+        | Annotated[list[Text], Field(min_length=1, max_length=128)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(max_length=128)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
+
+
+class EmbeddingRequest(Ignored):
+    """`POST /v1/embeddings`."""
+
+    model: Text | None = None
+    input: (
+        Text
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Text], Field(min_length=1, max_length=256)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(max_length=256)]
+    )
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class TokenizeRequest(Body):
+    """`POST /tokenize`."""
+
+    model: Text | None = None
+    content: Text
+
+
+class DetokenizeRequest(Body):
+    """`POST /detokenize`."""
+
+    model: Text | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=MOST_TEXT)]
+
+
+class StateRequest(Body):
+    """`POST /v1/states`: messages, or a text as it is, to be read and kept."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None = None
+    prompt: Text | None = None
+    state: Annotated[str, Field(max_length=100)] | None = None

@@ -1,0 +1,230 @@
+"""Messages to ids, with the borders of messages, as `wkv chat` would write the same conversation.
+
+    System: {text}
+
+    User: {text}
+
+    Assistant: {text}
+
+Source: RWKV-LM, RWKV7-G1x-templates.txt; see `wkv.chat.templates`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wkv.chat.templates import SEPARATOR, Template, Thinking, clean, left_to_read
+from wkv.errors import InputError
+from wkv.generation import prompt_ids
+from wkv.model import Model
+from wkv.serve.replies import Replies, Said
+from wkv.state import State
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a conversation, whatever the wire called it.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        text: what was said; a result of a tool is a user's message, a call is an assistant's.
+        reasoning: an assistant's thoughts before it.
+    """
+
+    role: str
+    text: str
+    reasoning: str = ""
+
+    @property
+    def said(self) -> str:
+        """What identifies an assistant's message among others in the same place."""
+        return f"{self.reasoning}\0{self.text}"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a conversation begins.
+
+    Attributes:
+        tenant: whose it is; replies and states of others are not known there.
+        state: what was read before; None at the very beginning.
+        ahead: what it has read beyond its last turn; see `left_to_read`.
+    """
+
+    tenant: str = ""
+    state: State | None = None
+    ahead: str = SEPARATOR
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """What is read before a reply.
+
+    Attributes:
+        ids: all of it.
+        borders: positions in `ids` where messages end.
+        before: how many ids come before the last turn, which ends with the speaker's name.
+        turn: the text of that turn, without a lead.
+        lead: what the reply begins with, written by us.
+        ahead: what was read beyond the last turn; "" where a reply is begun.
+    """
+
+    ids: tuple[int, ...]
+    borders: tuple[int, ...]
+    before: int
+    turn: str
+    lead: str
+    ahead: str
+
+
+class Prompts:
+    """Writes conversations down for a model.
+
+    Attributes:
+        template: the speakers.
+        replies: what was said before.
+    """
+
+    def __init__(self, model: Model, template: Template, replies: Replies) -> None:
+        self.template = template
+        self.replies = replies
+        self._model = model
+
+    def reply_to(
+        self,
+        messages: Sequence[Message],
+        start: Start,
+        thinking: Thinking = Thinking.PLAIN,
+        lead: str | None = None,
+    ) -> ChatPrompt:
+        """The ids of a conversation, up to where the reply begins.
+
+        A last message of the assistant is the beginning of the reply.
+
+        Args:
+            messages: at least one.
+            start: what they follow.
+            thinking: what the reply begins with, and words behind the user's last message.
+            lead: what the reply begins with instead.
+
+        Raises:
+            InputError: for no messages, or one without text where there must be some.
+        """
+        script = self._script(start, messages)
+        lead = thinking.lead if lead is None else lead
+        *earlier, last = messages
+        for message in earlier:
+            script.add(message)
+        if last.role == "assistant":
+            return script.going_on(last, lead)
+        script.add(last, thinking.words)
+        script.name("assistant")
+        return script.finished(lead)
+
+    def read(self, messages: Sequence[Message], start: Start) -> ChatPrompt:
+        """The ids of a conversation, up to the end of its last message.
+
+        Raises:
+            InputError: for no messages, or one without text where there must be some.
+        """
+        script = self._script(start, messages)
+        for message in messages:
+            script.add(message)
+        return script.finished()
+
+    def remember(
+        self, start: Start, prompt: ChatPrompt, reply: Message, ids: Sequence[int]
+    ) -> None:
+        """Remember a reply: the ids that were drawn after a prompt."""
+        said = prompt.lead + self._model.tokenizer.decode(ids)
+        at = said.find(reply.text) if reply.text else -1
+        ahead = said[at + len(reply.text) :] if at >= 0 else ""
+        before, turn = prompt.ids[: prompt.before], prompt.ids[prompt.before :]
+        self.replies.remember(
+            start.tenant, before, prompt.turn, reply.said, Said((*turn, *ids), ahead)
+        )
+
+    def _script(self, start: Start, messages: Sequence[Message]) -> "_Script":
+        if not messages:
+            raise InputError("there are no messages; give at least one")
+        return _Script(self._model, self.template, self.replies, start)
+
+
+class _Script:
+    """A conversation while it is written down."""
+
+    def __init__(self, model: Model, template: Template, replies: Replies, start: Start) -> None:
+        self._model = model
+        self._template = template
+        self._replies = replies
+        self._start = start
+        self._ids: list[int] = []
+        self._borders: list[int] = []
+        self._turn = ""
+        self._ahead = start.ahead
+
+    def add(self, message: Message, words: str = "") -> None:
+        """Write a message, with words behind a user's."""
+        if message.role == "assistant":
+            self._add_reply(message)
+            return
+        text = clean(message.text) + (words if message.role == "user" else "")
+        self.name(message.role)
+        self._turn += f" {text}"
+        if message.role == "system":  # a border of its own: others may begin with it as well
+            self._turn += SEPARATOR
+            self._end_turn()
+            self._ahead = SEPARATOR
+
+    def name(self, role: str) -> None:
+        """Write the name of who speaks next."""
+        names = {"system": "System", "user": self._template.user, "assistant": self._template.bot}
+        self._turn += left_to_read(f"{names[role]}{self._template.interface}", self._ahead)
+        self._ahead = ""
+
+    def finished(self, lead: str = "") -> ChatPrompt:
+        """All that was written; a lead goes on with the last turn."""
+        before, turn = len(self._ids), self._turn
+        if turn + lead:
+            self._turn += lead
+            self._end_turn()
+        return self._prompt(before, turn, lead)
+
+    def going_on(self, begun: Message, lead: str) -> ChatPrompt:
+        """All that was written, and the beginning of a reply; a lead where that is empty."""
+        self.name("assistant")
+        if not begun.text.strip():
+            return self.finished(lead)
+        lead = f" {begun.text.lstrip()}"
+        known = self._replies.recall(self._start.tenant, self._ids, self._turn, begun.said)
+        if known is None or known.ahead:
+            return self.finished(lead)
+        # We said this, and were cut off: the same ids, which may end within a word.
+        before, turn = len(self._ids), self._turn
+        self._ids += known.ids
+        return self._prompt(before, turn, lead)
+
+    def _prompt(self, before: int, turn: str, lead: str) -> ChatPrompt:
+        borders = tuple(self._borders)
+        return ChatPrompt(tuple(self._ids), borders, before, turn, lead, self._ahead)
+
+    def _add_reply(self, message: Message) -> None:
+        self.name("assistant")
+        known = self._replies.recall(self._start.tenant, self._ids, self._turn, message.said)
+        if known is None:
+            self._end_turn()
+            text = message.text.replace("\r\n", "\n").strip()
+            self._ids += self._model.tokenizer.encode(f" {text}")
+        else:
+            self._ids += known.ids
+            self._ahead = known.ahead
+        self._turn = ""
+        self._borders.append(len(self._ids))
+
+    def _end_turn(self) -> None:
+        """Turn what was written into ids; a document begins as the model was trained to begin."""
+        if self._ids:
+            self._ids += self._model.tokenizer.encode(self._turn)
+        else:
+            self._ids += prompt_ids(self._model, self._turn, self._start.state)
+        self._borders.append(len(self._ids))
+        self._turn = ""

@@ -1,0 +1,91 @@
+"""Running the application until it is told to stop: what goes on may end, then the process does."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from wkv.errors import InputError
+from wkv.serve.service import Service
+
+Tell = Callable[[str], None]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes any that is free.
+
+    Raises:
+        InputError: if the address cannot be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"{host}:{port} cannot be listened on ({error}); is another server running? "
+            "give another --port or --host"
+        ) from error
+    return listening
+
+
+def run(app: FastAPI, listening: socket.socket, tell: Tell) -> None:
+    """Serve until SIGTERM or Ctrl-C, then let what goes on end; a second one stops at once."""
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=None,
+    )
+    Server(config, service, tell).run([listening])
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server, which drains before it stops and then exits with 0."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, tell: Tell) -> None:
+        super().__init__(config)
+        self._service = service
+        self._tell = tell
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals that end a process, and give them back afterwards."""
+        self._loop = asyncio.get_running_loop()
+        before = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _stop(self, kind: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop_in_loop)
+
+    def _stop_in_loop(self) -> None:
+        if self._draining is not None:
+            self._tell("stopping at once")
+            self.should_exit = self.force_exit = True
+            return
+        # From here on /health says 503 and nothing new is taken.
+        self._service.engine.is_closing = True
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        load = self._service.engine.load
+        going = load.writing + load.reading + load.queued
+        if going:
+            seconds = self._service.settings.drain_seconds
+            self._tell(f"{going} requests may end, for {seconds:g} s; once more stops at once")
+            await self._service.engine.drain(seconds)
+        self.should_exit = True

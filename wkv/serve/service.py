@@ -1,0 +1,86 @@
+"""What all routes share: the model, its engine, and what was said and kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request as HttpRequest
+
+from wkv.batching import Request
+from wkv.chat.presets import Preset, ends_at_blank_line, preset_for
+from wkv.chat.templates import SEPARATOR, Thinking
+from wkv.model import Model
+from wkv.serve.engine import Answer, Engine
+from wkv.serve.guard import TENANT
+from wkv.serve.metrics import Metrics
+from wkv.serve.prompt import Prompts
+from wkv.serve.states import KeptStates
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server runs.
+
+    Attributes:
+        name: of the model, to clients.
+        keys: API keys; none lets everybody in.
+        hosts: names that requests may be for; none allows all.
+        max_body: bytes of a request.
+        idle_seconds: after which a reader that takes nothing is given up.
+        drain_seconds: that requests have to end when the server stops.
+        max_tokens: of a reply at most.
+    """
+
+    name: str
+    keys: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    max_body: int = 2**24
+    idle_seconds: float = 60.0
+    drain_seconds: float = 30.0
+    max_tokens: int = 2**17
+
+
+@dataclass
+class Service:
+    """A model being served.
+
+    Attributes:
+        model: what answers.
+        engine: its scheduler in a thread.
+        prompts: conversations to ids.
+        states: those that users keep by name.
+        settings: how it is served.
+        metrics: what has happened.
+    """
+
+    model: Model
+    engine: Engine
+    prompts: Prompts
+    states: KeptStates
+    settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
+
+    @property
+    def preset(self) -> Preset:
+        """How replies are drawn unless a request says otherwise."""
+        return preset_for(self.model)
+
+    def turn_stops(self, thinking: Thinking) -> tuple[str, ...]:
+        """Where a reply ends by itself; thoughts have paragraphs."""
+        if ends_at_blank_line(self.model, self.preset) and thinking is Thinking.PLAIN:
+            return (SEPARATOR,)
+        return (self.prompts.template.next_turn,)
+
+    def submit(self, request: Request) -> Answer:
+        """Give a request to the engine.
+
+        Raises:
+            InputError, BusyError: if it is not taken.
+        """
+        answer = self.engine.submit(request)
+        self.metrics.prompt_tokens += len(request.ids)
+        return answer
+
+
+def tenant_of(request: HttpRequest) -> str:
+    """Whose request it is."""
+    return str(request.scope.get(TENANT, ""))

@@ -1,0 +1,97 @@
+"""`/v1/states`: states that users make, list, fetch as files, upload and delete."""
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from wkv.batching import Ended, Request
+from wkv.generation import prompt_ids
+from wkv.sampling import Sampling
+from wkv.serve.answering import while_listened
+from wkv.serve.chat import message_of, start_of
+from wkv.serve.errors import ApiError
+from wkv.serve.fields import StateRequest
+from wkv.serve.service import Service, tenant_of
+from wkv.state import State
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes."""
+    router = APIRouter(prefix="/v1/states")
+    states = service.states
+
+    @router.post("")
+    async def make(body: StateRequest, http: HttpRequest) -> Response:
+        """Read messages, or a text as it is, and keep the state."""
+        tenant = tenant_of(http)
+        request, ahead = await run_in_threadpool(_prepare, service, body, tenant)
+        state = await while_listened(http, _read(service, request))
+        kept = await run_in_threadpool(states.keep, tenant, state, ahead)
+        return JSONResponse(kept.body, 201)
+
+    @router.get("")
+    async def list_all(http: HttpRequest) -> Response:
+        """All of the caller's states."""
+        kept = await run_in_threadpool(states.list, tenant_of(http))
+        return JSONResponse({"object": "list", "data": [state.body for state in kept]})
+
+    @router.post("/upload")
+    async def upload(http: HttpRequest) -> Response:
+        """Keep a state's file: the body is its bytes."""
+        data = await http.body()
+        kept = await run_in_threadpool(states.upload, tenant_of(http), data)
+        return JSONResponse(kept.body, 201)
+
+    @router.get("/{name}")
+    async def about(name: str, http: HttpRequest) -> Response:
+        """What is told of a state."""
+        return JSONResponse(states.about(tenant_of(http), name).body)
+
+    @router.get("/{name}/content")
+    async def content(name: str, http: HttpRequest) -> Response:
+        """A state's file."""
+        path = states.path(tenant_of(http), name)
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    @router.delete("/{name}")
+    async def delete(name: str, http: HttpRequest) -> Response:
+        """Delete a state."""
+        states.delete(tenant_of(http), name)
+        return JSONResponse({"id": name, "object": "state", "deleted": True})
+
+    return router
+
+
+def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request, str]:
+    """What is read, and what of it lies beyond the last turn."""
+    if (body.messages is None) == (body.prompt is None):
+        raise ApiError(400, "give either messages or prompt", param="messages")
+    start = start_of(service, body.state, tenant)
+    if body.messages is not None:
+        script = service.prompts.read([message_of(message) for message in body.messages], start)
+        ids, borders, ahead = script.ids, script.borders, script.ahead
+    else:
+        ids = tuple(prompt_ids(service.model, body.prompt or "", start.state))
+        borders, ahead = (), ""
+    request = Request(
+        ids=ids,
+        sampling=Sampling(),
+        max_tokens=0,
+        borders=borders,
+        tenant=start.tenant,
+        start=start.state,
+    )
+    return request, ahead
+
+
+async def _read(service: Service, request: Request) -> State:
+    """The state after a prompt."""
+    answer = service.submit(request)
+    try:
+        async for event in answer:
+            if isinstance(event, Ended):
+                return event.state
+    finally:
+        answer.close()
+    raise ApiError(500, "the prompt was not read to its end")

@@ -1,0 +1,183 @@
+"""States that users keep by an id: files in a folder, one for each tenant.
+
+An id is a digest of what the state holds. Nothing that a user sends becomes a part of a path.
+"""
+
+import hashlib
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from wkv.chat.templates import SEPARATOR
+from wkv.errors import StateError
+from wkv.model import Model
+from wkv.serve.errors import ApiError
+from wkv.state import State, read_header
+
+ID = re.compile(r"state-[0-9a-f]{32}")
+SUFFIX = ".safetensors"
+NOTE = "ahead"
+"""In a file's notes: what the state has read beyond its last turn."""
+
+OPEN_TENANT = "all"
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """What is told of a state.
+
+    Attributes:
+        id: its name.
+        tokens: that it has read.
+        n_bytes: of its file.
+        created: seconds since 1970.
+    """
+
+    id: str
+    tokens: int
+    n_bytes: int
+    created: int
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The state as an answer tells it."""
+        return {
+            "id": self.id,
+            "object": "state",
+            "tokens": self.tokens,
+            "bytes": self.n_bytes,
+            "created": self.created,
+        }
+
+
+class KeptStates:
+    """The folder of states that users keep, up to a number of bytes for each tenant."""
+
+    def __init__(self, folder: Path, model: Model, limit: int) -> None:
+        self._folder = folder
+        self._model = model
+        self._limit = limit
+
+    def keep(self, tenant: str, state: State, ahead: str) -> KeptState:
+        """Write a state.
+
+        Raises:
+            ApiError: if the tenant's states would take too many bytes.
+            StateError: if it cannot be written.
+        """
+        folder = self._of(tenant)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{uuid4().hex}.partial"
+        notes = {NOTE: ahead, "tokens": str(state.tokens_seen[0])}
+        state.save(partial, notes)
+        return self._take(tenant, partial)
+
+    def upload(self, tenant: str, data: bytes) -> KeptState:
+        """Keep the file of a state that was kept before, here or elsewhere.
+
+        Raises:
+            StateError: if it is damaged, no state, or of another model.
+        """
+        folder = self._of(tenant)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{uuid4().hex}.partial"
+        try:
+            partial.write_bytes(data)
+            state = State.load(partial, self._model)
+            if state.batch_size != 1:
+                raise StateError(
+                    f"the file holds {state.batch_size} states, expected one; save a single row"
+                )
+            notes = read_header(partial).notes
+            return self.keep(tenant, state, notes.get(NOTE, SEPARATOR))
+        except StateError as error:
+            # Our own path means nothing to who sent the file.
+            raise StateError(str(error).replace(f"{partial}: ", "")) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+    def list(self, tenant: str) -> list[KeptState]:
+        """All states of a tenant, the newest first."""
+        paths = self._of(tenant).glob(f"state-*{SUFFIX}")
+        told = [told for path in paths if (told := self._told(path)) is not None]
+        return sorted(told, key=lambda state: state.created, reverse=True)
+
+    def about(self, tenant: str, name: str) -> KeptState:
+        """What is told of one.
+
+        Raises:
+            ApiError: if there is none of that id.
+        """
+        told = self._told(self.path(tenant, name))
+        if told is None:
+            raise _unknown(name)
+        return told
+
+    def load(self, tenant: str, name: str) -> tuple[State, str]:
+        """A state, and what it has read beyond its last turn.
+
+        Raises:
+            ApiError: if there is none of that id.
+            StateError: if its file is damaged.
+        """
+        path = self.path(tenant, name)
+        return State.load(path, self._model), read_header(path).notes.get(NOTE, SEPARATOR)
+
+    def delete(self, tenant: str, name: str) -> None:
+        """Delete one.
+
+        Raises:
+            ApiError: if there is none of that id.
+        """
+        self.path(tenant, name).unlink()
+
+    def path(self, tenant: str, name: str) -> Path:
+        """The file of an id.
+
+        Raises:
+            ApiError: if there is none.
+        """
+        path = self._of(tenant) / f"{name}{SUFFIX}"
+        if not ID.fullmatch(name) or not path.is_file():
+            raise _unknown(name)
+        return path
+
+    def _take(self, tenant: str, partial: Path) -> KeptState:
+        """Give a whole file the name of what it holds."""
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        path = partial.with_name(f"state-{digest}{SUFFIX}")
+        taken = sum(file.stat().st_size for file in self._of(tenant).glob(f"state-*{SUFFIX}"))
+        if not path.exists() and taken + partial.stat().st_size > self._limit:
+            partial.unlink()
+            raise ApiError(
+                413,
+                f"your states take {taken} bytes and may take {self._limit}; delete some",
+                code="too_many_states",
+            )
+        partial.replace(path)
+        return self.about(tenant, path.stem)
+
+    def _told(self, path: Path) -> KeptState | None:
+        with suppress(OSError, StateError, ValueError):
+            about = path.stat()
+            tokens = int(read_header(path).notes.get("tokens", "0"))
+            return KeptState(path.stem, tokens, about.st_size, int(about.st_mtime))
+        return None
+
+    def _of(self, tenant: str) -> Path:
+        return self._folder / self._model.identity[:16] / (tenant or OPEN_TENANT)
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+def _unknown(name: str) -> ApiError:
+    shown = name if ID.fullmatch(name) else "that id"
+    return ApiError(404, f"there is no state {shown}; GET /v1/states lists yours", code="no_state")
