@@ -21,6 +21,7 @@ TASKS = {
     "decode": "decode",
     "dense": "zeros read",
     "batch16": "batch 16",
+    "streams16": "16 requests",
 }
 OVERHEAD = 6e8
 """Bytes of a process besides its weights."""

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from importlib.metadata import version
 
-from bench.serving import ROWS, Task, prompt_ids, repeat, serve
+from bench.serving import MOST, ROWS, Task, prompt_ids, repeat, serve
 
 Loaded = tuple[dict[str, Task], dict[str, object]]
 
@@ -58,6 +58,7 @@ def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
             model.skip_zeros = True
 
     tasks = {"prefill": prefill, "decode": partial(decode, 1), "batch16": partial(decode, ROWS)}
+    tasks["streams16"] = partial(streams, model)
     if model.engine == "native":
         tasks["dense"] = dense
     facts = {
@@ -66,6 +67,28 @@ def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
         "version": wkv.__version__,
     }
     return tasks, facts
+
+
+def streams(model) -> int:
+    """Answer as many requests as there are rows, as a server does: drawn, made text, kept."""
+    from wkv.batching import Request, Scheduler, StateCache
+    from wkv.sampling import Sampling
+
+    scheduler = Scheduler(model, StateCache(2**30), slots=ROWS)
+    end = model.tokenizer.end_of_text
+    greedy = Sampling(
+        temperature=0,
+        presence_penalty=0,
+        frequency_penalty=0,
+        banned=() if end is None else (end,),
+    )
+    said = []
+    for row in range(ROWS):
+        ids = tuple(prompt_ids()[row : row + 16])
+        scheduler.submit(Request(ids=ids, sampling=greedy, max_tokens=MOST), said.append)
+    while scheduler.step():
+        pass
+    return ROWS * MOST
 
 
 def load_package(path: str, generation: str, form: str, threads: int) -> Loaded:

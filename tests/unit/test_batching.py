@@ -1,6 +1,7 @@
 """Continuous batching: what a request gets does not depend on who else is there."""
 
 import random
+import time
 
 import pytest
 import torch
@@ -244,6 +245,17 @@ def test_a_reader_who_is_behind_is_set_aside_and_taken_back(small):
         slow.ticket.taken()
         scheduler.step()
     assert slow.ids() == alone_read(small, "slow", 300)
+
+
+def test_a_reader_who_never_comes_back_is_given_up(small):
+    scheduler = make(small, patience=0.05)
+    slow = ask(scheduler, "slow", max_tokens=1000)
+    finish(scheduler)
+    assert scheduler.load.writing == 1
+    time.sleep(0.06)
+    finish(scheduler)
+    assert scheduler.load.writing == 0
+    assert "read" in str(slow.error)
 
 
 def alone_read(model, text, count):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Readings
 from wkv.batching.request import Begun, Deliver, Failed, Request, Ticket
-from wkv.batching.writing import Rows
+from wkv.batching.writing import PATIENCE_SECONDS, Rows
 from wkv.errors import BusyError, InputError, WKVError
 from wkv.model import TOKENS_AT_ONCE, Model
 
@@ -63,6 +63,7 @@ class Scheduler:
         slots: int = 16,
         queue: int = 64,
         piece: int | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -70,7 +71,7 @@ class Scheduler:
         self.queue = queue
         self.piece = piece_for(model) if piece is None else piece
         self._readings = Readings(model, cache)
-        self._rows = Rows(model, cache)
+        self._rows = Rows(model, cache, patience)
         self._queued: deque[Ticket] = deque()
         self._tasks: deque[tuple[Generator[None, None, Any], Future[Any]]] = deque()
         self._changed = threading.Condition()

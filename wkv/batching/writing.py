@@ -1,5 +1,6 @@
 """Sequences that are being written: one token each at every step, all in one batch."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -8,10 +9,13 @@ import torch
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Reading
 from wkv.batching.request import Ended, Failed, Piece, Ticket, likeliest
-from wkv.errors import WKVError
+from wkv.errors import InputError, WKVError
 from wkv.model import Model
 from wkv.state import State
 from wkv.writer import Writer
+
+PATIENCE_SECONDS = 60.0
+"""How long a sequence is kept for a reader who takes nothing."""
 
 
 @dataclass(eq=False)
@@ -31,17 +35,27 @@ class Row:
     seen: int
 
 
+@dataclass(frozen=True)
+class Aside:
+    """The state of a sequence that was set aside, and since when it is."""
+
+    state: State
+    since: float
+
+
 class Rows:
     """The sequences that are being written.
 
     Attributes:
         active: one for each row of the state.
-        aside: those whose readers do not keep up, each with its own state.
+        aside: those whose readers do not keep up.
+        patience: seconds after which they are given up.
     """
 
-    def __init__(self, model: Model, cache: StateCache) -> None:
+    def __init__(self, model: Model, cache: StateCache, patience: float = PATIENCE_SECONDS) -> None:
         self.active: list[Row] = []
-        self.aside: dict[Row, State] = {}
+        self.aside: dict[Row, Aside] = {}
+        self.patience = patience
         self._state: State | None = None
         self._model = model
         self._cache = cache
@@ -83,7 +97,7 @@ class Rows:
         """End the sequences of tickets; their states are kept as far as they came."""
         gone = set(tickets)
         for row in [row for row in self.aside if row.ticket in gone]:
-            self._keep_state(row, self.aside.pop(row))
+            self._keep_state(row, self.aside.pop(row).state)
         for place, row in enumerate(self.active):
             if row.ticket in gone and self._state is not None:
                 self._keep_state(row, self._state.rows([place]))
@@ -145,11 +159,18 @@ class Rows:
         full = [place for place, row in enumerate(self.active) if row.ticket.is_full]
         for place in full:
             assert self._state is not None
-            self.aside[self.active[place]] = self._state.rows([place])
+            self.aside[self.active[place]] = Aside(self._state.rows([place]), time.monotonic())
         self._keep_only([p for p, row in enumerate(self.active) if not row.ticket.is_full])
         back = [row for row in self.aside if not row.ticket.is_full]
         if back:
-            self._join(back, [self.aside.pop(row) for row in back])
+            self._join(back, [self.aside.pop(row).state for row in back])
+        late = time.monotonic() - self.patience
+        given_up = {row.ticket for row, aside in self.aside.items() if aside.since < late}
+        for ticket in given_up:
+            ticket.send(Failed(InputError("nothing was read for too long; the answer was ended")))
+            ticket.cancel()
+        if given_up:
+            self.drop(given_up)
 
     def _join(self, rows: list[Row], states: list[State]) -> None:
         before = [] if self._state is None else [self._state]

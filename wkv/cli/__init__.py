@@ -18,6 +18,7 @@ from wkv.version import __version__
 COMMANDS = (
     "chat",
     "serve",
+    "batch",
     "generate",
     "info",
     "tokenize",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wkv.cli.notices import notice
@@ -56,16 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until the process is told to stop."""
     _check(args)
-    try:
+    with needs_serve():
         from wkv.serve.app import Room, create_app
         from wkv.serve.running import bind, run
         from wkv.serve.service import Settings
-    except ModuleNotFoundError as error:
-        from wkv.errors import MissingExtraError
 
-        raise MissingExtraError(
-            f"{error.name} is not installed; pip install 'wkv[serve]'"
-        ) from error
     listening = bind(
         args.host, args.port
     )  # before the model is loaded: a taken port is told at once
@@ -86,6 +83,18 @@ def run(args: argparse.Namespace) -> int:
         _greet(name, args, listening.getsockname()[1])
         run(app, listening, notice)
     return 0
+
+
+@contextmanager
+def needs_serve() -> Iterator[None]:
+    """Say how to install what an import within misses."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from wkv.errors import MissingExtraError
+
+        what = f"{error.name} is not installed; pip install 'wkv[serve]'"
+        raise MissingExtraError(what) from error
 
 
 def _greet(name: str, args: argparse.Namespace, port: int) -> None:

@@ -81,7 +81,11 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
     folder = room.folder or Path(temporary.name if temporary else ".")
     lasting = StateFolder(folder / "cache", model, room.disk_bytes) if room.folder else None
     scheduler = Scheduler(
-        model, StateCache(room.cache_bytes, lasting), slots=room.slots, queue=room.queue
+        model,
+        StateCache(room.cache_bytes, lasting),
+        slots=room.slots,
+        queue=room.queue,
+        patience=settings.idle_seconds,
     )
     assert model.tokenizer  # made here: several threads would make it several times
     service = Service(

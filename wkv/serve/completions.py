@@ -1,7 +1,9 @@
 """`POST /v1/completions`: texts or ids to go on with, as they are."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -11,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from wkv.batching import Begun, Drawn, Ended, Piece, Request
+from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
+from wkv.errors import BusyError
 from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import streamed, while_listened
@@ -23,6 +26,9 @@ from wkv.serve.fields import CompletionRequest
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.states import now
 from wkv.tokenizers import Tokenizer
+
+BUSY_SECONDS = 0.05
+"""After this time a prompt of many is offered again to an engine that had no room for it."""
 
 Json = dict[str, Any]
 
@@ -67,7 +73,7 @@ def routes(service: Service) -> APIRouter:
         """Continue texts."""
         check_model(body.model, service.settings.name)
         completion = await run_in_threadpool(prepare, service, body, tenant_of(http))
-        pieces = _pieces(completion, _submitted(service, completion.requests))
+        pieces = _pieces(completion, service.submit(completion.requests[0]))
         if body.stream:
             return streamed(_chunks(completion, pieces))
         return JSONResponse(await while_listened(http, _whole(completion, pieces)))
@@ -123,51 +129,70 @@ def _limit(asked: int | None, most: int) -> int:
     return min(MAX_TOKENS if asked is None else asked, most)
 
 
-def _submitted(service: Service, requests: Sequence[Request]) -> list[Answer]:
-    """All prompts in the queue, or none of them."""
+def _submitted(service: Service, waiting: deque[Request]) -> list[Answer]:
+    """As many of the prompts that wait as are taken now."""
     answers: list[Answer] = []
-    try:
-        for request in requests:
-            answers.append(service.submit(request))
-    except BaseException:
-        for answer in answers:
-            answer.close()
-        raise
+    with suppress(BusyError):
+        while waiting:
+            answers.append(service.submit(waiting[0]))
+            waiting.popleft()
     return answers
 
 
-async def _pieces(
-    completion: Completion, answers: Sequence[Answer]
-) -> AsyncGenerator[tuple[int, str], None]:
+async def _answers(
+    service: Service, first: Answer, waiting: deque[Request]
+) -> AsyncGenerator[Answer, None]:
+    """The answers to all prompts in their order, begun as early as there is room for them."""
+    begun = deque([first])
+    try:
+        while begun or waiting:
+            begun.extend(_submitted(service, waiting))
+            if begun:
+                yield begun[0]
+                begun.popleft()
+            else:
+                await asyncio.sleep(BUSY_SECONDS)
+    finally:
+        for answer in begun:
+            answer.close()
+
+
+async def _pieces(completion: Completion, first: Answer) -> AsyncGenerator[tuple[int, str], None]:
     """Which choice goes on with which text; the prompts one after the other."""
+    waiting = deque(completion.requests[1:])
+    async with aclosing(_answers(completion.service, first, waiting)) as answers:
+        number = 0
+        async for answer in answers:
+            async for event in answer:
+                for piece in _taken(completion, number, event):
+                    yield piece
+            number += 1
+
+
+def _taken(completion: Completion, number: int, event: Event) -> Iterator[tuple[int, str]]:
+    """What an event of a prompt adds to which choice."""
     metrics = completion.service.metrics
     per_prompt = completion.body.n or 1
-    try:
-        for number, answer in enumerate(answers):
-            first = number * per_prompt
-            async for event in answer:
-                if isinstance(event, Begun):
-                    completion.cached += event.cached
-                    metrics.cached_tokens += event.cached
-                    if completion.body.echo:
-                        for index in range(first, first + per_prompt):
-                            completion.choices[index].text = completion.texts[number]
-                            yield index, completion.texts[number]
-                elif isinstance(event, Piece):
-                    choice = completion.choices[first + event.choice]
-                    choice.text += event.text
-                    choice.tokens += event.token is not None
-                    if event.drawn is not None:
-                        choice.chances.append(event.drawn)
-                    yield first + event.choice, event.text
-                elif isinstance(event, Ended):
-                    choice = completion.choices[first + event.choice]
-                    choice.finish_reason = event.reason
-                    metrics.generated_tokens += choice.tokens
-                    yield first + event.choice, ""
-    finally:
-        for answer in answers:
-            answer.close()
+    first = number * per_prompt
+    if isinstance(event, Begun):
+        completion.cached += event.cached
+        metrics.cached_tokens += event.cached
+        if completion.body.echo:
+            for index in range(first, first + per_prompt):
+                completion.choices[index].text = completion.texts[number]
+                yield index, completion.texts[number]
+    elif isinstance(event, Piece):
+        choice = completion.choices[first + event.choice]
+        choice.text += event.text
+        choice.tokens += event.token is not None
+        if event.drawn is not None:
+            choice.chances.append(event.drawn)
+        yield first + event.choice, event.text
+    elif isinstance(event, Ended):
+        choice = completion.choices[first + event.choice]
+        choice.finish_reason = event.reason
+        metrics.generated_tokens += choice.tokens
+        yield first + event.choice, ""
 
 
 async def _whole(completion: Completion, pieces: AsyncGenerator[tuple[int, str], None]) -> Json:

@@ -86,6 +86,6 @@ class Server(uvicorn.Server):
         going = load.writing + load.reading + load.queued
         if going:
             seconds = self._service.settings.drain_seconds
-            self._tell(f"{going} requests may end, for {seconds:g} s; once more stops at once")
+            self._tell(f"waiting {seconds:g} s for {going} to end; once more stops at once")
             await self._service.engine.drain(seconds)
         self.should_exit = True

@@ -1,0 +1,159 @@
+"""`python -m bench.load`: a server under load, and what the cache of states brings a conversation.
+
+Starts `wkv serve` for each model and talks to it over HTTP: with 1, 4, 16 and 64 clients at once,
+requests and tokens per second and the time to the first token; then a conversation of ten turns and
+some 4,000 tokens, whose last turn is answered with the cache and without it.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+CLIENTS = (1, 4, 16, 64)
+TURNS = 10
+WORDS = ("river", "stone", "window", "garden", "letter", "morning", "silver", "forest", "candle")
+
+
+def main() -> None:
+    """Print a table for each model."""
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: the built-in one")
+    parser.add_argument("--strategy", default="auto")
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=2, help="of each client")
+    parser.add_argument(
+        "--turn-tokens", type=int, default=400, help="of each turn of the long talk"
+    )
+    args = parser.parse_args()
+    for model in args.models or [None]:
+        print(f"\n{model or 'the built-in model'}, {args.strategy}, {args.slots} slots")
+        with server(model, args) as address:
+            asyncio.run(under_load(address, args))
+        with_cache, cached = conversation(model, args, [])
+        without, _ = conversation(model, args, ["--cache-bytes", "0"])
+        print(
+            f"turn {TURNS} of a long conversation: first token after {with_cache * 1e3:.0f} ms, "
+            f"{cached} tokens cached; {without * 1e3:.0f} ms without the cache "
+            f"= {without / with_cache:.1f} x"
+        )
+
+
+@contextmanager
+def server(model: str | None, args: argparse.Namespace, more: list[str] | None = None) -> Iterator:
+    """A server in a process of its own; gives its address."""
+    command = [sys.executable, "-m", "wkv", "serve", *([model] if model else [])]
+    command += ["--port", "0", "--strategy", args.strategy, "--slots", str(args.slots)]
+    command += ["--max-queue", "1000", *(more or [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in process.stdout:
+            found = re.search(r"(http://\S+)/$", line)
+            if found:
+                break
+        while True:
+            try:
+                httpx.get(f"{found[1]}/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        yield found[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def under_load(address: str, args: argparse.Namespace) -> None:
+    """Print a line for each number of clients."""
+    print(f"{'clients':>8}{'requests/s':>12}{'tokens/s':>10}{'first token p50':>17}{'p99':>10}")
+    async with httpx.AsyncClient(base_url=address, timeout=600, limits=httpx.Limits()) as http:
+        await ask(http, "warm up", args.max_tokens)
+        for count in CLIENTS:
+            begun = time.perf_counter()
+            groups = await asyncio.gather(*(client(http, n, count, args) for n in range(count)))
+            seconds = time.perf_counter() - begun
+            first = sorted(one for group in groups for one, _ in group)
+            tokens = sum(number for group in groups for _, number in group)
+            p99 = first[min(len(first) - 1, int(0.99 * len(first)))]
+            print(
+                f"{count:>8}{len(first) / seconds:>12.2f}{tokens / seconds:>10.0f}"
+                f"{statistics.median(first) * 1e3:>14.0f} ms{p99 * 1e3:>7.0f} ms",
+                flush=True,
+            )
+
+
+async def client(
+    http: httpx.AsyncClient, number: int, count: int, args: argparse.Namespace
+) -> list[tuple[float, int]]:
+    """The requests of one client, one after the other: time to the first token, and tokens."""
+    done = []
+    for request in range(args.requests):
+        text = " ".join(WORDS[(number * 7 + request + i * (count + 1)) % 9] for i in range(60))
+        done.append(await ask(http, f"{count} {number} {request} {text}", args.max_tokens))
+    return done
+
+
+async def ask(http: httpx.AsyncClient, prompt: str, max_tokens: int) -> tuple[float, int]:
+    """Stream one completion."""
+    body = {
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    begun = time.perf_counter()
+    first, tokens = 0.0, 0
+    async with http.stream("POST", "/v1/completions", json=body) as answer:
+        answer.raise_for_status()
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                first = first or time.perf_counter() - begun
+                usage = json.loads(line.removeprefix("data: ")).get("usage")
+                tokens = usage["completion_tokens"] if usage else tokens
+    return first, tokens
+
+
+def conversation(model: str | None, args: argparse.Namespace, more: list[str]) -> tuple[float, int]:
+    """Seconds to the first token of the last of many turns, and its cached tokens."""
+    messages: list[dict[str, str]] = []
+    with server(model, args, more) as address, httpx.Client(base_url=address, timeout=600) as http:
+        for turn in range(TURNS):
+            count = 8
+            text = ""
+            while count < args.turn_tokens:
+                text += f"{turn} {WORDS[count % 9]} and the {WORDS[(count // 9) % 9]}. "
+                answer = http.post("/tokenize", json={"content": text})
+                count = answer.json()["count"]
+            messages.append({"role": "user", "content": text.strip()})
+            body = {"messages": messages, "max_tokens": 16, "temperature": 0, "stream": True}
+            body["stream_options"] = {"include_usage": True}
+            begun, first, said, usage = time.perf_counter(), 0.0, "", None
+            with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                for line in answer.iter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    chunk = json.loads(line.removeprefix("data: "))
+                    usage = chunk.get("usage") or usage
+                    for choice in chunk["choices"]:
+                        if choice["delta"].get("content"):
+                            first = first or time.perf_counter() - begun
+                            said += choice["delta"]["content"]
+            messages.append({"role": "assistant", "content": said or "-"})
+    return first, usage["prompt_tokens_details"]["cached_tokens"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""`wkv batch`: a request a line in, an answer a line out."""
+
+import json
+
+import pytest
+
+from wkv.cli import main
+
+HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+def line(name, body=HELLO, url="/v1/chat/completions", **more):
+    return json.dumps({"custom_id": name, "method": "POST", "url": url, "body": body, **more})
+
+
+def answers(path):
+    rows = [json.loads(row) for row in path.read_text("utf-8").splitlines()]
+    return {row["custom_id"]: row for row in rows}
+
+
+def test_each_request_is_answered(tmp_path):
+    requests = [line(f"chat {i}", HELLO | {"model": "gpt"}) for i in range(40)]
+    requests.append(line("text", {"prompt": ["Alice", "was"], "max_tokens": 3}, "/v1/completions"))
+    requests.append(line("vector", {"input": "Alice"}, "/v1/embeddings"))
+    (tmp_path / "in.jsonl").write_text("\n".join(requests) + "\n\n")
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+    done = answers(tmp_path / "out.jsonl")
+    assert len(done) == 42
+    assert all(row["response"]["status_code"] == 200 for row in done.values())
+    assert all(row["error"] is None for row in done.values())
+    said = {
+        done[f"chat {i}"]["response"]["body"]["choices"][0]["message"]["content"] for i in range(40)
+    }
+    assert len(said) == 1
+    assert len(done["text"]["response"]["body"]["choices"]) == 2
+
+
+def test_it_goes_on_where_it_was_interrupted(tmp_path, capsys):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(line(name) for name in "abc"))
+    assert main(["batch", str(source), str(out)]) == 0
+    whole = out.read_text("utf-8").splitlines(keepends=True)
+    out.write_text("".join(whole[:2]) + whole[2][:50])  # cut off within a line
+    assert main(["batch", str(source), str(out)]) == 0
+    assert "2 of 3 requests were answered before" in capsys.readouterr().err
+    assert set(answers(out)) == set("abc")
+    assert main(["batch", str(source), str(out)]) == 0
+    assert len(out.read_text("utf-8").splitlines()) == 3
+
+
+def test_a_request_that_is_refused_does_not_stop_the_others(tmp_path, capsys):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join([line("bad", {"promt": "x"}), line("good")]))
+    assert main(["batch", str(source), str(out)]) == 1
+    assert "1 answered, 1 refused" in capsys.readouterr().err
+    done = answers(out)
+    assert done["bad"]["response"]["status_code"] == 400
+    assert "promt" in done["bad"]["error"]["message"]
+    assert done["good"]["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "line 1: this is no JSON"),
+        ("[]", "line 1: this is no JSON object"),
+        (line("a") + "\n" + line("a"), "line 2: custom_id 'a' was in line 1"),
+        (line("a", url="/v1/images"), "the url is '/v1/images'"),
+        (line("a", HELLO | {"stream": True}), "cannot be streamed"),
+        (line("a", []), "the body is missing"),
+        (json.dumps({"url": "/v1/completions"}), "custom_id is missing"),
+    ],
+)
+def test_a_wrong_file_is_told_before_anything_is_done(tmp_path, capsys, text, told):
+    (tmp_path / "in.jsonl").write_text(text)
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_another_file_is_not_written_to(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text(line("a"))
+    (tmp_path / "out.jsonl").write_text("my diary\n")
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
+    assert "nothing was changed" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text() == "my diary\n"
