@@ -25,6 +25,8 @@ FORMAT = "wkv-state-1"
 class MakesStates(Protocol):
     """What a state must know of a model to be read from a file."""
 
+    config: Any
+
     def new_state(self, batch_size: int = 1) -> State:
         """The empty state."""
         ...
@@ -213,7 +215,8 @@ class State:
         )
         logits = tensors.get("logits")
         if logits is not None:
-            logits = logits.to(layers[-1].wkv.device)
+            shape = (len(tokens_seen), model.config.vocab_size)
+            logits = _checked(path, tensors, "logits", shape).to(layers[-1].wkv.device)
         return cls(layers, tokens_seen, empty.generation, empty.identity, logits)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> State:
@@ -231,11 +234,13 @@ class StateHeader:
         generation: of the model, "4" to "7a".
         identity: of the model.
         notes: the texts that were given to `State.save`.
+        digest: SHA-256 of the notes and all values.
     """
 
     generation: str
     identity: str
     notes: Mapping[str, str]
+    digest: str
 
 
 def read_header(path: str | Path) -> StateHeader:
@@ -252,7 +257,9 @@ def read_header(path: str | Path) -> StateHeader:
                 raise ValueError("a note is no text")
         except (ValueError, AttributeError, RecursionError) as error:
             raise StateError(f"{path}: the header's notes are damaged ({error})") from error
-        return StateHeader(header.get("generation", ""), header.get("identity", ""), notes)
+        told = (header.get(name, "") for name in ("generation", "identity", "digest"))
+        generation, identity, digest = told
+        return StateHeader(generation, identity, notes, digest)
 
 
 def _digest(tensors: dict[str, Tensor], notes: str) -> str:

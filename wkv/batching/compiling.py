@@ -90,18 +90,18 @@ class Compiler(Generic[Made]):
             if error is not None:
                 del self._futures[source]
             else:
-                self._make_room()
+                self._make_room(future)
         if error is not None:
             future.set_exception(error)
         else:
             future.set_result(made)  # type: ignore[arg-type]
 
-    def _make_room(self) -> None:
+    def _make_room(self, new: "Future[Made]") -> None:
         """Forget the results that were asked for longest ago, until the bounds hold."""
         size = sum(map(len, self._futures))
         for source, future in list(self._futures.items()):
             if len(self._futures) <= self.most_kept and size <= self.most_bytes:
                 return
-            if future.done():
+            if future is new or future.done():
                 del self._futures[source]
                 size -= len(source)

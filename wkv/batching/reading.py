@@ -86,6 +86,8 @@ class Readings:
     def step(self, budget: int) -> list[Reading]:
         """Read at most about `budget` tokens of one or several prompts; returns whose turn it was.
 
+        Those that are done remain among the active ones until they are taken away.
+
         Raises:
             Exception: whatever the model raises; nothing has changed then.
         """
@@ -96,10 +98,9 @@ class Readings:
         unread = [place for place, count in enumerate(counts) if count]
         if unread:
             self._read([chosen[place] for place in unread], [counts[place] for place in unread])
-        for reading in chosen:  # those that are not done go to the end of the line
+        for reading in chosen:  # they go to the end of the line
             self.active.remove(reading)
-            if not reading.is_done:
-                self.active.append(reading)
+            self.active.append(reading)
         return chosen
 
     def _chosen(self, budget: int) -> tuple[list[Reading], list[int]]:

@@ -149,6 +149,11 @@ class Ticket:
             self._waiting += 1
         self.deliver(event)
 
+    def fail(self, error: WKVError) -> None:
+        """Tell the owner of an error, and that nothing comes after it."""
+        self.send(Failed(error))
+        self.cancel()
+
     def taken(self) -> None:
         """Say that one event has reached the reader."""
         with self._lock:
@@ -158,6 +163,11 @@ class Ticket:
     def is_full(self) -> bool:
         """Whether the reader is so far behind that more would only pile up."""
         return self._waiting >= MOST_WAITING
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the reader has not yet caught up so far that going on is worth it."""
+        return self._waiting >= MOST_WAITING // 2
 
 
 def likeliest(logits: Tensor, token: int, count: int) -> Drawn:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Readings
-from wkv.batching.request import Begun, Deliver, Failed, Request, Ticket
+from wkv.batching.request import Begun, Deliver, Request, Ticket
 from wkv.batching.writing import PATIENCE_SECONDS, Rows
 from wkv.errors import BusyError, InputError, WKVError
 from wkv.model import TOKENS_AT_ONCE, Model
@@ -35,13 +35,20 @@ class Load:
         writing: sequences that are being written.
         reading: prompts that are being read.
         queued: requests that wait for a slot.
+        tasks: other work that is done between the steps.
         slots: sequences that can be written at once.
     """
 
     writing: int
     reading: int
     queued: int
+    tasks: int
     slots: int
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.writing or self.reading or self.queued or self.tasks)
 
 
 class Scheduler:
@@ -79,8 +86,8 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """How much there is to do now."""
-        reading = len(self._readings.active)
-        return Load(len(self._rows), reading, len(self._queued), self.slots)
+        reading, tasks = len(self._readings.active), len(self._tasks)
+        return Load(len(self._rows), reading, len(self._queued), tasks, self.slots)
 
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
         """Take a request; `deliver` gets its events, in the thread that steps.
@@ -98,7 +105,7 @@ class Scheduler:
             )
         ticket = Ticket(request, deliver)
         with self._changed:
-            if len(self._queued) >= self.queue:
+            if len(self._queued) >= self.queue + max(0, self.slots - self._taken()):
                 raise BusyError(
                     f"{self.slots} sequences are being written and {len(self._queued)} requests "
                     "wait already; try again later"
@@ -143,16 +150,25 @@ class Scheduler:
 
     def fail_all(self, error: Exception) -> None:
         """End all that goes on, with an error; what comes later is as if nothing had happened."""
-        told = error if isinstance(error, WKVError) else WKVError(f"the model failed: {error!r}")
+        told = as_wkv_error(error)
         with self._changed:
             tickets = {*self._queued, *self._rows.tickets()}
             self._queued.clear()
+            tasks = list(self._tasks)
+            self._tasks.clear()
+        for _, future in tasks:
+            with suppress(InvalidStateError):
+                future.set_exception(told)
         tickets |= {reading.ticket for reading in self._readings.active}
         self._readings.active.clear()
         self._rows.clear()
         for ticket in tickets:
-            ticket.send(Failed(told))
-            ticket.cancel()
+            ticket.fail(told)
+
+    def _taken(self) -> int:
+        """Slots that are taken."""
+        reading = list(self._readings.active)
+        return len(self._rows) + sum(one.ticket.request.choices for one in reading)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -167,15 +183,17 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Begin to read what waits, as far as there are slots."""
-        taken = len(self._rows)
-        taken += sum(reading.ticket.request.choices for reading in self._readings.active)
+        taken = self._taken()
         while True:
             with self._changed:
                 if not self._queued or taken + self._queued[0].request.choices > self.slots:
                     return
                 ticket = self._queued.popleft()
             taken += ticket.request.choices
-            self._readings.add(ticket)
+            try:
+                self._readings.add(ticket)
+            except Exception as error:  # a disk, or memory, fails for this one
+                ticket.fail(as_wkv_error(error))
 
     def _read(self) -> bool:
         """Read a piece; prompts that are done begin to be written."""
@@ -186,6 +204,7 @@ class Scheduler:
             if reading.is_done:
                 reading.ticket.send(Begun(reading.cached))
                 self._rows.add(reading)
+                self._readings.active.remove(reading)
         return True
 
     def _do_task(self) -> bool:
@@ -193,21 +212,33 @@ class Scheduler:
         with self._changed:
             if not self._tasks:
                 return False
-            task, future = self._tasks.popleft()
-        if future.cancelled():
-            return True
-        try:
-            next(task)
-        except StopIteration as end:
-            with suppress(InvalidStateError):  # it was cancelled meanwhile
-                future.set_result(end.value)
-        except Exception as error:
-            with suppress(InvalidStateError):
-                future.set_exception(error)
-        else:
-            with self._changed:
+            task, future = self._tasks[0]
+        ended = future.cancelled() or _advance(task, future)
+        with self._changed:
+            self._tasks.popleft()
+            if not ended:
                 self._tasks.append((task, future))
         return True
+
+
+def _advance(task: Generator[None, None, Any], future: "Future[Any]") -> bool:
+    """Advance a task once; true if it has ended, and its future knows how."""
+    try:
+        next(task)
+    except StopIteration as end:
+        with suppress(InvalidStateError):  # it was cancelled meanwhile
+            future.set_result(end.value)
+    except Exception as error:
+        with suppress(InvalidStateError):
+            future.set_exception(error)
+    else:
+        return False
+    return True
+
+
+def as_wkv_error(error: Exception) -> WKVError:
+    """An error as its owner is told it; one that is not ours is the server's."""
+    return error if isinstance(error, WKVError) else WKVError(f"the model failed: {error!r}")
 
 
 def piece_for(model: Model) -> int:

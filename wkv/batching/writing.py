@@ -8,7 +8,7 @@ import torch
 
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Reading
-from wkv.batching.request import Ended, Failed, Piece, Ticket, likeliest
+from wkv.batching.request import Ended, Piece, Ticket, likeliest
 from wkv.errors import InputError, WKVError
 from wkv.model import Model
 from wkv.state import State
@@ -125,8 +125,9 @@ class Rows:
             try:
                 text = writer.advance(logits)
             except WKVError as error:
-                ticket.send(Failed(error))
-                ticket.cancel()
+                # Numbers that are none are no mistake of who asked.
+                is_ours = not bool(torch.isfinite(logits).all())
+                ticket.fail(WKVError(str(error)) if is_ours else error)
                 return False
             if len(writer.token_ids) > count:
                 token = writer.token_ids[-1]
@@ -161,14 +162,13 @@ class Rows:
             assert self._state is not None
             self.aside[self.active[place]] = Aside(self._state.rows([place]), time.monotonic())
         self._keep_only([p for p, row in enumerate(self.active) if not row.ticket.is_full])
-        back = [row for row in self.aside if not row.ticket.is_full]
+        back = [row for row in self.aside if not row.ticket.is_behind]
         if back:
             self._join(back, [self.aside.pop(row).state for row in back])
         late = time.monotonic() - self.patience
         given_up = {row.ticket for row, aside in self.aside.items() if aside.since < late}
         for ticket in given_up:
-            ticket.send(Failed(InputError("nothing was read for too long; the answer was ended")))
-            ticket.cancel()
+            ticket.fail(InputError("nothing was read for too long; the answer was ended"))
         if given_up:
             self.drop(given_up)
 

@@ -11,9 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wkv.cli.notices import notice
-from wkv.cli.options import add_model, load_model
+from wkv.cli.options import add_model, find_model, load_model
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 SUMMARY = "serve an OpenAI-compatible API and a chat page"
 
@@ -52,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--idle-seconds", type=float, default=60, metavar="S", help="for slow readers (default: 60)"
     )
     add("--drain-seconds", type=float, default=30, metavar="S", help="to end in (default: 30)")
+    add("--ray", action="store_true", help="on Ray Serve, as several replicas")
+    add("--replicas", type=int, default=2, metavar="N", help="with --ray (default: 2)")
+    add("--replica-cpus", type=float, default=1, metavar="N", help="of each (default: 1)")
+    add("--replica-gpus", type=float, default=0, metavar="N", help="of each (default: 0)")
     _read_environment(parser)
 
 
@@ -59,29 +67,63 @@ def run(args: argparse.Namespace) -> int:
     """Serve until the process is told to stop."""
     _check(args)
     with needs_serve():
-        from wkv.serve.app import Room, create_app
         from wkv.serve.running import bind, run
-        from wkv.serve.service import Settings
 
+    if args.ray:
+        return _run_on_ray(args)
     listening = bind(
-        args.host, args.port
+        args.host, args.port, args.idle_seconds
     )  # before the model is loaded: a taken port is told at once
     with listening:
-        model = load_model(args)
-        name = args.name or (model.path.stem if model.path.is_file() else model.path.name)
-        settings = Settings(
-            name,
-            keys=tuple(args.api_key or ()),
-            hosts=_hosts(args),
-            max_body=args.max_body,
-            idle_seconds=args.idle_seconds,
-            drain_seconds=args.drain_seconds,
-            max_tokens=args.max_tokens,
-        )
-        room = Room(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
-        app = create_app(model, settings, room)
-        _greet(name, args, listening.getsockname()[1])
+        app = _build(args)
+        _greet(app.state.service.settings.name, args, listening.getsockname()[1])
         run(app, listening, notice)
+    return 0
+
+
+def _build(args: argparse.Namespace) -> FastAPI:
+    """The application that the options ask for."""
+    from wkv.serve.app import Room, create_app
+    from wkv.serve.service import Settings
+
+    model = load_model(args)
+    settings = Settings(
+        args.name or (model.path.stem if model.path.is_file() else model.path.name),
+        keys=tuple(args.api_key or ()),
+        hosts=_hosts(args),
+        max_body=args.max_body,
+        idle_seconds=args.idle_seconds,
+        drain_seconds=args.drain_seconds,
+        max_tokens=args.max_tokens,
+    )
+    room = Room(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
+    return create_app(model, settings, room)
+
+
+def _run_on_ray(args: argparse.Namespace) -> int:
+    """Serve as replicas; what they share lies in a folder."""
+    from wkv.serve.cluster import Cluster, run
+
+    if args.cache_dir is None:
+        args.cache_dir = Path.home() / ".wkv" / "serve"
+        notice(f"states are shared in {args.cache_dir}; on several machines give --cache-dir")
+    args.cache_dir = args.cache_dir.absolute()  # replicas run in folders of their own
+    if args.model is not None and Path(args.model).exists():
+        args.model = str(Path(args.model).absolute())
+    find_model(args.model)  # fetched once, before each replica looks for it
+    args.threads = args.threads or max(1, round(args.replica_cpus))
+    cluster = Cluster(
+        replicas=args.replicas,
+        slots=args.slots,
+        queue=args.max_queue,
+        cpus=args.replica_cpus,
+        gpus=args.replica_gpus,
+        host=args.host,
+        port=args.port,
+        drain_seconds=args.drain_seconds,
+    )
+    args.usage_error = None  # a method of the parser, which need not travel
+    run(lambda: _build(args), cluster, lambda: _greet(args.name or "a model", args, args.port))
     return 0
 
 

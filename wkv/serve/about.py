@@ -59,7 +59,8 @@ def routes(service: Service) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        text = service.metrics.text(service.engine.load, service.engine.scheduler.cache)
+        engine = service.engine
+        text = service.metrics.text(engine.load, engine.scheduler.cache, engine.failures)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @router.post("/tokenize")

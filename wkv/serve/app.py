@@ -10,19 +10,28 @@ from typing import Any
 from fastapi import FastAPI
 
 from wkv.batching import Scheduler, StateCache, StateFolder
+from wkv.batching.grammar import Grammars
 from wkv.chat.templates import template_for
 from wkv.model import Model
-from wkv.serve import about, chat, completions, embeddings, state_routes
+from wkv.serve import about, chat, completions, embeddings, responses, state_routes
 from wkv.serve.engine import Engine
 from wkv.serve.errors import add_error_handlers
 from wkv.serve.guard import BodyLimit, Hosts, Keys, SlowReaders
+from wkv.serve.notes import Notes
 from wkv.serve.prompt import Prompts
 from wkv.serve.replies import Replies
 from wkv.serve.service import Service, Settings
 from wkv.serve.states import KeptStates
 from wkv.version import __version__
 
-ROUTES = (about.routes, chat.routes, completions.routes, embeddings.routes, state_routes.routes)
+ROUTES = (
+    about.routes,
+    chat.routes,
+    completions.routes,
+    embeddings.routes,
+    responses.routes,
+    state_routes.routes,
+)
 
 ERROR: dict[str, Any] = {
     "description": "An error",
@@ -87,12 +96,15 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         queue=room.queue,
         patience=settings.idle_seconds,
     )
+    notes = Notes(folder / "notes" if room.folder else None)
     assert model.tokenizer  # made here: several threads would make it several times
     service = Service(
         model,
         Engine(scheduler),
-        Prompts(model, template_for(model), Replies()),
+        Prompts(model, template_for(model), Replies(notes, model.identity)),
         KeptStates(folder / "kept", model, room.disk_bytes),
+        notes,
+        Grammars(model.tokenizer, model.config.vocab_size),
         settings,
     )
 
@@ -100,6 +112,7 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         yield
         service.engine.close()
+        notes.close()
         if temporary is not None:
             temporary.cleanup()
 
@@ -116,7 +129,10 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
     for routes in ROUTES:
         app.include_router(routes(service))
     add_error_handlers(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body)
+    # A state's file must fit, whatever bodies may be otherwise.
+    largest = 2 * model.new_state().n_bytes + 8 * model.config.vocab_size + 2**20
+    uploads = {"/v1/states/upload": max(largest, settings.max_body)}
+    app.add_middleware(BodyLimit, limit=settings.max_body, paths=uploads)
     app.add_middleware(Keys, keys=settings.keys)
     if settings.hosts:
         app.add_middleware(Hosts, names=settings.hosts)

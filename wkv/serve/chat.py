@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 from wkv.batching import Begun, Ended, Event, Piece, Request
 from wkv.chat.templates import Thinking
 from wkv.serve.answering import streamed, while_listened
-from wkv.serve.drawing import adjust_of, check_model, sampling_of, stops_of
-from wkv.serve.errors import ApiError
-from wkv.serve.fields import ChatMessage, ChatRequest
-from wkv.serve.prompt import ChatPrompt, Message, Start
+from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
+from wkv.serve.engine import Answer
+from wkv.serve.fields import ChatRequest
+from wkv.serve.forms import Form, form_of, messages_of
+from wkv.serve.prompt import ChatPrompt, Start
 from wkv.serve.reply import Reply, chances_body
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.states import now
@@ -104,8 +105,7 @@ def routes(service: Service) -> APIRouter:
         """Answer a conversation."""
         check_model(body.model, service.settings.name)
         chat, request = await run_in_threadpool(prepare, service, body, tenant_of(http))
-        answer = service.submit(request)
-        events = _events(chat, answer)
+        events = events_of(chat, service.submit(request))
         if body.stream:
             return streamed(_chunks(chat, events))
         return JSONResponse(await while_listened(http, _whole(chat, events)))
@@ -120,28 +120,37 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
         ApiError, InputError, StateError: if it cannot be answered.
     """
     start = start_of(service, body.state, tenant)
-    thinking = EFFORTS[body.reasoning_effort]
-    messages = [message_of(message) for message in body.messages]
-    prompt = service.prompts.reply_to(messages, start, thinking)
-    goes_on = body.messages[-1].role == "assistant"
+    form = form_of(body, service.grammars)
+    thinking = Thinking.PLAIN if form.grammar else EFFORTS[body.reasoning_effort]
+    messages = messages_of(body.messages, form)
+    prompt = service.prompts.reply_to(messages, start, thinking, form.lead)
     choices = body.n or 1
-    adjust = adjust_of(body, service.model)
     limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     preset = service.preset
     request = Request(
         ids=prompt.ids,
         sampling=sampling_of(body, preset.sampling),
         max_tokens=min(preset.max_tokens if limit is None else limit, service.settings.max_tokens),
-        stops=(*stops_of(body), *(() if body.ignore_eos else service.turn_stops(thinking))),
+        stops=(*stops_of(body), *_own_stops(service, body, form, thinking)),
         choices=choices,
         borders=prompt.borders,
         tenant=start.tenant,
         start=start.state,
-        adjusts=() if adjust is None else (adjust,) * choices,
+        adjusts=adjusts_of(body, service.model, form.grammar),
         chances=(body.top_logprobs or 0) if body.logprobs else None,
     )
-    replies = [Reply(prompt.lead, goes_on) for _ in range(choices)]
+    goes_on = body.messages[-1].role == "assistant" and bool(messages[-1].text.strip())
+    replies = [Reply(prompt.lead, goes_on, form) for _ in range(choices)]
     return Chat(service, body, start, prompt, replies), request
+
+
+def _own_stops(
+    service: Service, body: ChatRequest, form: Form, thinking: Thinking
+) -> tuple[str, ...]:
+    """Where a reply ends by itself: where a turn does, or where its grammar is complete."""
+    if form.grammar is not None:
+        return service.grammars.stops
+    return () if body.ignore_eos else service.turn_stops(thinking)
 
 
 def start_of(service: Service, name: str | None, tenant: str) -> Start:
@@ -156,18 +165,6 @@ def start_of(service: Service, name: str | None, tenant: str) -> Start:
     return Start(f"{tenant}/{name}", state, ahead)
 
 
-def message_of(message: ChatMessage) -> Message:
-    """A message as the prompt writes it.
-
-    Raises:
-        ApiError: for what no model here can read.
-    """
-    role = {"developer": "system", "tool": "user"}.get(message.role, message.role)
-    if message.tool_calls or message.role == "tool":
-        raise ApiError(400, "tools are not supported yet", param="messages")
-    return Message(role, message.text, message.reasoning or "")
-
-
 def usage_body(prompt: int, completion: int, cached: int) -> Json:
     """Tokens as an answer tells them."""
     return {
@@ -178,8 +175,8 @@ def usage_body(prompt: int, completion: int, cached: int) -> Json:
     }
 
 
-async def _events(chat: Chat, answer: Any) -> AsyncGenerator[Event, None]:
-    """All that happens; whoever stops listening ends it."""
+async def events_of(chat: Chat, answer: Answer) -> AsyncGenerator[Event, None]:
+    """All that happens to a request; whoever stops listening ends it."""
     try:
         async for event in answer:
             yield event

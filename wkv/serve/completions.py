@@ -19,7 +19,7 @@ from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import streamed, while_listened
 from wkv.serve.chat import start_of, usage_body
-from wkv.serve.drawing import adjust_of, check_model, sampling_of, stops_of
+from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.engine import Answer
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import CompletionRequest
@@ -93,7 +93,6 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> Completio
             400, "echo cannot be had together with logprobs; leave one out", param="echo"
         )
     model, choices = service.model, body.n or 1
-    adjust = adjust_of(body, model)
     requests, texts = [], []
     for prompt in prompts_of(body.prompt):
         ids = prompt_ids(model, prompt, start.state)
@@ -110,7 +109,7 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> Completio
                 choices=choices,
                 tenant=start.tenant,
                 start=start.state,
-                adjusts=() if adjust is None else (adjust,) * choices,
+                adjusts=adjusts_of(body, model),
                 chances=body.logprobs,
             )
         )

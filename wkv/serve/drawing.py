@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from wkv.batching.grammar import Grammar
 from wkv.errors import InputError
 from wkv.model import Model
 from wkv.sampling import Sampling
@@ -29,8 +30,8 @@ def stops_of(body: Drawing) -> tuple[str, ...]:
     return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
 
 
-def adjust_of(body: Drawing, model: Model) -> Adjust | None:
-    """What a request's `logit_bias` and `ignore_eos` do to the logits; None if nothing.
+def adjusts_of(body: Drawing, model: Model, grammar: Grammar | None = None) -> tuple[Adjust, ...]:
+    """What `logit_bias`, `ignore_eos` and a grammar do to the logits of each choice.
 
     Raises:
         InputError: for an id that is not in the vocabulary.
@@ -41,13 +42,15 @@ def adjust_of(body: Drawing, model: Model) -> Adjust | None:
     end = model.tokenizer.end_of_text
     if body.ignore_eos and end is not None:
         steps.append(lambda logits, _: logits.index_fill(0, torch.tensor([end]), -torch.inf))
-    return chained(steps)
+    if not steps and grammar is None:
+        return ()
+    # A grammar has the last word, and keeps account of each choice by itself.
+    own = [[grammar.adjust()] if grammar else [] for _ in range(body.n or 1)]
+    return tuple(_chained([*steps, *last]) for last in own)
 
 
-def chained(steps: Sequence[Adjust]) -> Adjust | None:
-    """One after the other; None if there are none."""
-    if not steps:
-        return None
+def _chained(steps: Sequence[Adjust]) -> Adjust:
+    """One after the other."""
 
     def adjust(logits: Tensor, drawn: Sequence[int]) -> Tensor:
         for step in steps:

@@ -12,6 +12,8 @@ from wkv.errors import BusyError, WKVError
 IDLE_SECONDS = 0.5
 """The thread looks by itself this often; it is woken when something happens."""
 
+STOPPED = WKVError("the server was stopped")
+
 Result = TypeVar("Result")
 
 
@@ -21,8 +23,8 @@ class Answer:
     Whoever stops listening must `close` it, which stops the request.
     """
 
-    def __init__(self, scheduler: Scheduler, ticket: Ticket, queue: asyncio.Queue[Event]) -> None:
-        self._scheduler = scheduler
+    def __init__(self, engine: "Engine", ticket: Ticket, queue: asyncio.Queue[Event]) -> None:
+        self._engine = engine
         self._ticket = ticket
         self._queue = queue
         self._left = ticket.request.choices
@@ -39,12 +41,13 @@ class Answer:
         if not self._left:
             raise StopAsyncIteration
         event = await self._queue.get()
-        was_full = self._ticket.is_full
+        was_behind = self._ticket.is_behind
         self._ticket.taken()
-        if was_full:
-            self._scheduler.wake()
+        if was_behind and not self._ticket.is_behind:
+            self._engine.scheduler.wake()
         if isinstance(event, Failed):
             self._left = 0
+            self._engine.failures += 1
             raise event.error
         self._left -= isinstance(event, Ended)
         return event
@@ -53,7 +56,7 @@ class Answer:
         """Stop the request if it has not ended."""
         self._ticket.cancel()
         if self._left:
-            self._scheduler.wake()
+            self._engine.scheduler.wake()
 
 
 class Engine:
@@ -62,12 +65,14 @@ class Engine:
     Attributes:
         scheduler: what it runs.
         is_closing: nothing new is taken any more.
+        failures: requests that ended with an error.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.is_closing = False
-        self._ends = False
+        self.failures = 0
+        self._ends = self._aborts = False
         self._thread = threading.Thread(target=self._run, name="wkv-engine", daemon=True)
         self._thread.start()
 
@@ -97,7 +102,7 @@ class Engine:
             with suppress(RuntimeError):  # the loop was closed while this was on its way
                 loop.call_soon_threadsafe(queue.put_nowait, event)
 
-        return Answer(self.scheduler, self.scheduler.submit(request, deliver), queue)
+        return Answer(self, self.scheduler.submit(request, deliver), queue)
 
     async def run_task(self, task: Generator[None, None, Result]) -> Result:
         """What a generator returns that works with the model, between the steps of all others."""
@@ -111,21 +116,28 @@ class Engine:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while loop.time() < until:
-            load = self.load
-            if not (load.writing or load.reading or load.queued):
+            if self.load.is_nothing:
                 return
             await asyncio.sleep(0.05)
+
+    def abort(self) -> None:
+        """End all that goes on with an error, as soon as the engine's thread comes to it."""
+        self._aborts = True
+        self.scheduler.wake()
 
     def close(self) -> None:
         """End the thread; what still goes on ends with an error."""
         self.is_closing = self._ends = True
         self.scheduler.wake()
         self._thread.join(timeout=30)
-        self.scheduler.fail_all(WKVError("the server was stopped"))
+        self.scheduler.fail_all(STOPPED)
         if self.scheduler.cache.folder is not None:
             self.scheduler.cache.folder.close()
 
     def _run(self) -> None:
         while not self._ends:
+            if self._aborts:
+                self._aborts = False
+                self.scheduler.fail_all(STOPPED)
             if not self.scheduler.step():
                 self.scheduler.wait(IDLE_SECONDS)

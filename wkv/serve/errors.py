@@ -19,6 +19,9 @@ from wkv.errors import (
 
 RETRY_SECONDS = 2
 
+LONGEST = 200
+"""Characters of what a client sent that are told back."""
+
 
 class ApiError(Exception):
     """An answer that is an error."""
@@ -83,7 +86,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def wrong_body(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _told(error.errors()).answer
+        return validation_error(error.errors()).answer
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
@@ -93,10 +96,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, f"the server failed: {type(error).__name__}").answer
+        answer = ApiError(500, f"the server failed: {type(error).__name__}").answer
+        answer.headers["Connection"] = "close"  # uvicorn closes it after an error of this kind
+        return answer
 
 
-def _told(problems: Sequence[Any]) -> ApiError:
+def validation_error(problems: Sequence[Any]) -> ApiError:
     """The first thing that is wrong with a body; a field that is unknown before all others.
 
     Where a field may be one of several types each of them complains; the deepest complaint is
@@ -105,7 +110,7 @@ def _told(problems: Sequence[Any]) -> ApiError:
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     worst = unknown[0] if unknown else max(problems, key=lambda problem: len(problem["loc"]))
     path = [str(part) for part in worst["loc"] if part != "body"]
-    param = ".".join(path) or None
+    param = ".".join(path)[:LONGEST] or None
     if unknown:
         return ApiError(
             400,
@@ -116,4 +121,4 @@ def _told(problems: Sequence[Any]) -> ApiError:
     if worst["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {worst['ctx']['error']}", code="invalid_json")
     where = f"{param}: " if param else "the body: "
-    return ApiError(400, f"{where}{worst['msg']}", param=param, code="invalid_value")
+    return ApiError(400, f"{where}{worst['msg'][:LONGEST]}", param=param, code="invalid_value")

@@ -158,6 +158,28 @@ class CompletionRequest(Drawing):
     repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
 
 
+class ResponseRequest(Ignored):
+    """`POST /v1/responses`: what is not here is refused, and so are tools that are no functions."""
+
+    model: Text | None = None
+    input: Text | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    instructions: Text | None = None
+    previous_response_id: Annotated[str, Field(max_length=100)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_output_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    top_p: Probability | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    include: list[str] | None = None
+    background: Literal[False] | None = None
+
+
 class EmbeddingRequest(Ignored):
     """`POST /v1/embeddings`."""
 

@@ -6,7 +6,7 @@ Plain ASGI, so that nothing is buffered on its way.
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -76,20 +76,25 @@ class Hosts:
 
 
 class BodyLimit:
-    """Refuses bodies over a number of bytes, told beforehand or found while they come."""
+    """Refuses bodies over a number of bytes, told beforehand or found while they come.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    Some paths may have limits of their own.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, paths: Mapping[str, int]) -> None:
         self._app = app
         self._limit = limit
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = self._paths.get(scope["path"], self._limit)
         told = Headers(scope=scope).get("content-length", "0")
-        if not told.isdigit() or int(told) > self._limit:
-            await self._refusal().answer(scope, receive, send)
+        if not told.isdigit() or int(told) > limit:
+            await _too_large(limit).answer(scope, receive, send)
             return
         read = 0
 
@@ -97,16 +102,12 @@ class BodyLimit:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._limit:
+            if read > limit:
                 # FastAPI makes a 400 of any other exception while it reads a body.
-                raise HTTPException(413, str(self._refusal()))
+                raise HTTPException(413, str(_too_large(limit)))
             return message
 
         await self._app(scope, limited, send)
-
-    def _refusal(self) -> ApiError:
-        message = f"the body is larger than {self._limit} bytes; send less (--max-body)"
-        return ApiError(413, message, code="body_too_large")
 
 
 class SlowReaders:
@@ -118,11 +119,23 @@ class SlowReaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
+        timeout: asyncio.Timeout | None = None
 
         async def timed(message: Message) -> None:
-            await asyncio.wait_for(send(message), self._seconds)
+            nonlocal timeout
+            async with asyncio.timeout(self._seconds) as timeout:
+                await send(message)
 
-        await self._app(scope, receive, timed if scope["type"] == "http" else send)
+        try:
+            await self._app(scope, receive, timed if scope["type"] == "http" else send)
+        except TimeoutError:
+            if timeout is None or not timeout.expired():
+                raise  # somebody else's
+
+
+def _too_large(limit: int) -> ApiError:
+    message = f"the body is larger than {limit} bytes; send less (--max-body)"
+    return ApiError(413, message, code="body_too_large")
 
 
 def _is_open(path: str) -> bool:

@@ -13,7 +13,6 @@ class Metrics:
     Attributes:
         requests: that were taken.
         refused: that were not, because too many waited.
-        failed: that ended with an error.
         prompt_tokens: of all prompts.
         cached_tokens: of them, those that were not read again.
         generated_tokens: that were drawn.
@@ -21,21 +20,22 @@ class Metrics:
 
     requests: int = 0
     refused: int = 0
-    failed: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
 
-    def text(self, load: Load, cache: StateCache) -> str:
+    def text(self, load: Load, cache: StateCache, failures: int) -> str:
         """All values in Prometheus' text format."""
         lines = []
         for entry in fields(self):
             name = f"wkv_{entry.name}_total"
             lines += [f"# TYPE {name} counter", f"{name} {getattr(self, entry.name)}"]
+        lines += ["# TYPE wkv_failed_total counter", f"wkv_failed_total {failures}"]
         gauges = {
             "wkv_sequences_writing": load.writing,
             "wkv_prompts_reading": load.reading,
             "wkv_requests_queued": load.queued,
+            "wkv_tasks": load.tasks,
             "wkv_slots": load.slots,
             "wkv_cache_states": len(cache),
             "wkv_cache_bytes": cache.n_bytes,

@@ -1,12 +1,16 @@
 """One choice of a chat answer, from raw text to what the client sees; streamed or whole alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wkv.batching import Drawn, Piece
+from wkv.chat.thoughts import Piece as Part
 from wkv.chat.thoughts import Thoughts
+from wkv.serve.forms import Form, assistant_text
 from wkv.serve.prompt import Message
+from wkv.serve.tools.calls import CallBegun, CallEvent, TextPiece, ToolCallParser
+from wkv.serve.tools.offered import Call
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]
@@ -19,8 +23,10 @@ class Reply:
     Attributes:
         lead: what the prompt has of it already.
         goes_on: the client wrote its beginning: there are no thoughts, and blanks mean something.
+        form: that it has.
         content: the answer so far.
         reasoning: the thoughts before it.
+        calls: of tools, as an answer tells them.
         token_ids: what was drawn so far.
         chances: of the tokens, where they were asked for.
         finish_reason: why it ended; None while it goes on.
@@ -28,19 +34,24 @@ class Reply:
 
     lead: str
     goes_on: bool = False
+    form: Form = field(default_factory=Form)
     content: str = ""
     reasoning: str = ""
+    calls: list[Json] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     chances: list[Drawn] = field(default_factory=list)
     finish_reason: str | None = None
     _thoughts: Thoughts = field(default_factory=Thoughts)
+    _parser: ToolCallParser | None = None
 
     def __post_init__(self) -> None:
         if not self.goes_on:
             self._thoughts.push(self.lead)
+        if self.form.names:
+            self._parser = ToolCallParser(self.form.names, lead=self.form.lead or "")
 
     def push(self, piece: Piece) -> list[Json]:
-        """What a piece adds: deltas with `content` or `reasoning`."""
+        """What a piece adds: deltas with `content`, `reasoning` or `tool_calls`."""
         if piece.token is not None:
             self.token_ids.append(piece.token)
         if piece.drawn is not None:
@@ -48,37 +59,78 @@ class Reply:
         if not piece.text:
             return []
         if self.goes_on:
-            return [self._add("content", piece.text)]
-        return [
-            self._add("reasoning" if part.is_thought else "content", part.text)
-            for part in self._thoughts.push(piece.text)
-        ]
+            return self._answered(piece.text)
+        return self._told(self._thoughts.push(piece.text))
 
     def finish(self, reason: str) -> list[Json]:
         """What was held back until the end."""
-        self.finish_reason = reason
-        return [
-            self._add("reasoning" if part.is_thought else "content", part.text)
-            for part in self._thoughts.flush()
-        ]
+        deltas = [] if self.goes_on else self._told(self._thoughts.flush())
+        if self._parser is not None:
+            deltas += self._events(self._parser.flush())
+        self.finish_reason = "tool_calls" if self.calls and reason == "stop" else reason
+        return deltas
 
     @property
     def message(self) -> Message:
         """The whole message, as it comes back in the history of the next turn."""
         begun = self.lead.lstrip() if self.goes_on else ""
-        return Message("assistant", begun + self.content, self.reasoning)
+        calls = tuple(
+            Call(call["function"]["name"], call["function"]["arguments"]) for call in self.calls
+        )
+        return Message("assistant", begun + assistant_text(self.content, calls), self.reasoning)
 
     @property
     def body(self) -> Json:
         """The message as an answer tells it."""
-        told: Json = {"role": "assistant", "content": self.content, "refusal": None}
+        content = None if self.calls and not self.content else self.content
+        told: Json = {"role": "assistant", "content": content, "refusal": None}
         if self.reasoning:
             told["reasoning"] = self.reasoning
+        if self.calls:
+            told["tool_calls"] = self.calls
         return told
 
-    def _add(self, kind: str, text: str) -> Json:
-        setattr(self, kind, getattr(self, kind) + text)
-        return {kind: text}
+    def _told(self, parts: Iterable[Part]) -> list[Json]:
+        deltas: list[Json] = []
+        for part in parts:
+            if part.is_thought:
+                self.reasoning += part.text
+                deltas.append({"reasoning": part.text})
+            else:
+                deltas += self._answered(part.text)
+        return deltas
+
+    def _answered(self, text: str) -> list[Json]:
+        if self._parser is not None:
+            return self._events(self._parser.push(text))
+        self.content += text
+        return [{"content": text}]
+
+    def _events(self, events: Iterable[CallEvent]) -> list[Json]:
+        """Text and calls; where only one call is wanted, nothing after it."""
+        deltas: list[Json] = []
+        for event in events:
+            if isinstance(event, TextPiece):
+                if not self.calls:
+                    self.content += event.text
+                    deltas.append({"content": event.text})
+            elif event.index > 0 and not self.form.parallel:
+                continue
+            elif isinstance(event, CallBegun):
+                call: Json = {"id": event.id, "type": "function"}
+                call |= {"function": {"name": event.name, "arguments": ""}}
+                self.calls.append(call)
+                function = {"name": event.name, "arguments": ""}
+                deltas.append(_call_delta(event.index, call | {"function": function}))
+            else:
+                self.calls[event.index]["function"]["arguments"] += event.fragment
+                function = {"arguments": event.fragment}
+                deltas.append(_call_delta(event.index, {"function": function}))
+        return deltas
+
+
+def _call_delta(index: int, call: Json) -> Json:
+    return {"tool_calls": [{"index": index, **call}]}
 
 
 def chances_body(chances: Sequence[Drawn], tokenizer: Tokenizer) -> Json:

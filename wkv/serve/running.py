@@ -13,11 +13,16 @@ from fastapi import FastAPI
 from wkv.errors import InputError
 from wkv.serve.service import Service
 
+ABORT_SECONDS = 2.0
+"""For what was ended to be told."""
+
 Tell = Callable[[str], None]
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
     """A socket that listens; port 0 takes any that is free.
+
+    Its connections are closed when their other end has taken nothing for so long.
 
     Raises:
         InputError: if the address cannot be had.
@@ -30,6 +35,10 @@ def bind(host: str, port: int) -> socket.socket:
             f"{host}:{port} cannot be listened on ({error}); is another server running? "
             "give another --port or --host"
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the slot is freed, the socket later
+        listening.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(idle_seconds * 1000))
+        )
     return listening
 
 
@@ -82,10 +91,14 @@ class Server(uvicorn.Server):
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        load = self._service.engine.load
-        going = load.writing + load.reading + load.queued
-        if going:
+        engine, load = self._service.engine, self._service.engine.load
+        if not load.is_nothing:
             seconds = self._service.settings.drain_seconds
+            going = load.writing + load.reading + load.queued + load.tasks
             self._tell(f"waiting {seconds:g} s for {going} to end; once more stops at once")
-            await self._service.engine.drain(seconds)
+            await engine.drain(seconds)
+        if not engine.load.is_nothing:
+            self._tell("not all have ended; they end with an error")
+            engine.abort()
+            await engine.drain(ABORT_SECONDS)
         self.should_exit = True

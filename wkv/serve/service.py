@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from starlette.requests import Request as HttpRequest
 
 from wkv.batching import Request
+from wkv.batching.grammar import Grammars
 from wkv.chat.presets import Preset, ends_at_blank_line, preset_for
 from wkv.chat.templates import SEPARATOR, Thinking
+from wkv.errors import BusyError
 from wkv.model import Model
 from wkv.serve.engine import Answer, Engine
 from wkv.serve.guard import TENANT
 from wkv.serve.metrics import Metrics
+from wkv.serve.notes import Notes
 from wkv.serve.prompt import Prompts
 from wkv.serve.states import KeptStates
 
@@ -48,6 +51,8 @@ class Service:
         engine: its scheduler in a thread.
         prompts: conversations to ids.
         states: those that users keep by name.
+        notes: what is remembered of answers.
+        grammars: that replies may have to follow.
         settings: how it is served.
         metrics: what has happened.
     """
@@ -56,6 +61,8 @@ class Service:
     engine: Engine
     prompts: Prompts
     states: KeptStates
+    notes: Notes
+    grammars: Grammars
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -76,7 +83,12 @@ class Service:
         Raises:
             InputError, BusyError: if it is not taken.
         """
-        answer = self.engine.submit(request)
+        try:
+            answer = self.engine.submit(request)
+        except BusyError:
+            self.metrics.refused += 1
+            raise
+        self.metrics.requests += 1
         self.metrics.prompt_tokens += len(request.ids)
         return answer
 

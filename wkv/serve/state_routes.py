@@ -3,17 +3,21 @@
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Ended, Request
 from wkv.generation import prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import while_listened
-from wkv.serve.chat import message_of, start_of
+from wkv.serve.chat import start_of
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import StateRequest
+from wkv.serve.forms import Form, messages_of
 from wkv.serve.service import Service, tenant_of
+from wkv.serve.states import SUFFIX
 from wkv.state import State
+
+FILE = "application/octet-stream"
 
 
 def routes(service: Service) -> APIRouter:
@@ -38,7 +42,10 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/upload")
     async def upload(http: HttpRequest) -> Response:
-        """Keep a state's file: the body is its bytes."""
+        """Keep a state's file: the body is its bytes, as application/octet-stream."""
+        # A page elsewhere can have a browser send other types without asking us first.
+        if http.headers.get("content-type", "").partition(";")[0] != FILE:
+            raise ApiError(400, f"send the file with the header 'Content-Type: {FILE}'")
         data = await http.body()
         kept = await run_in_threadpool(states.upload, tenant_of(http), data)
         return JSONResponse(kept.body, 201)
@@ -51,8 +58,9 @@ def routes(service: Service) -> APIRouter:
     @router.get("/{name}/content")
     async def content(name: str, http: HttpRequest) -> Response:
         """A state's file."""
-        path = states.path(tenant_of(http), name)
-        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+        data = await run_in_threadpool(states.data, tenant_of(http), name)
+        attached = {"Content-Disposition": f'attachment; filename="{name}{SUFFIX}"'}
+        return Response(data, media_type=FILE, headers=attached)
 
     @router.delete("/{name}")
     async def delete(name: str, http: HttpRequest) -> Response:
@@ -69,7 +77,7 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
         raise ApiError(400, "give either messages or prompt", param="messages")
     start = start_of(service, body.state, tenant)
     if body.messages is not None:
-        script = service.prompts.read([message_of(message) for message in body.messages], start)
+        script = service.prompts.read(messages_of(body.messages, Form()), start)
         ids, borders, ahead = script.ids, script.borders, script.ahead
     else:
         ids = tuple(prompt_ids(service.model, body.prompt or "", start.state))
@@ -91,6 +99,9 @@ async def _read(service: Service, request: Request) -> State:
     try:
         async for event in answer:
             if isinstance(event, Ended):
+                logits = event.state.logits
+                if logits is None or not bool(logits.isfinite().all()):
+                    raise ApiError(500, "the model gave no numbers; the state was not kept")
                 return event.state
     finally:
         answer.close()

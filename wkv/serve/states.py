@@ -3,11 +3,11 @@
 An id is a digest of what the state holds. Nothing that a user sends becomes a part of a path.
 """
 
-import hashlib
 import re
+import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -65,15 +65,20 @@ class KeptStates:
         """Write a state.
 
         Raises:
-            ApiError: if the tenant's states would take too many bytes.
-            StateError: if it cannot be written.
+            ApiError: if the tenant's states would take too many bytes, or it cannot be written.
         """
         folder = self._of(tenant)
-        folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{uuid4().hex}.partial"
         notes = {NOTE: ahead, "tokens": str(state.tokens_seen[0])}
-        state.save(partial, notes)
-        return self._take(tenant, partial)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            state.save(partial, notes)
+            return self._take(tenant, partial)
+        except (OSError, StateError) as error:
+            raise ApiError(500, "the state could not be written; is the disk full?") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
     def upload(self, tenant: str, data: bytes) -> KeptState:
         """Keep the file of a state that was kept before, here or elsewhere.
@@ -82,9 +87,9 @@ class KeptStates:
             StateError: if it is damaged, no state, or of another model.
         """
         folder = self._of(tenant)
-        folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{uuid4().hex}.partial"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
             state = State.load(partial, self._model)
             if state.batch_size != 1:
@@ -96,6 +101,8 @@ class KeptStates:
         except StateError as error:
             # Our own path means nothing to who sent the file.
             raise StateError(str(error).replace(f"{partial}: ", "")) from error
+        except OSError as error:
+            raise ApiError(500, "the state could not be written; is the disk full?") from error
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -121,11 +128,24 @@ class KeptStates:
         """A state, and what it has read beyond its last turn.
 
         Raises:
-            ApiError: if there is none of that id.
-            StateError: if its file is damaged.
+            ApiError: if there is none of that id, or its file was damaged.
         """
         path = self.path(tenant, name)
-        return State.load(path, self._model), read_header(path).notes.get(NOTE, SEPARATOR)
+        try:
+            return State.load(path, self._model), read_header(path).notes.get(NOTE, SEPARATOR)
+        except StateError as error:
+            raise ApiError(500, f"the file of {name} is damaged; delete it") from error
+
+    def data(self, tenant: str, name: str) -> bytes:
+        """The bytes of a state's file.
+
+        Raises:
+            ApiError: if there is none of that id.
+        """
+        try:
+            return self.path(tenant, name).read_bytes()
+        except OSError as error:  # it was deleted meanwhile
+            raise _unknown(name) from error
 
     def delete(self, tenant: str, name: str) -> None:
         """Delete one.
@@ -133,7 +153,7 @@ class KeptStates:
         Raises:
             ApiError: if there is none of that id.
         """
-        self.path(tenant, name).unlink()
+        self.path(tenant, name).unlink(missing_ok=True)
 
     def path(self, tenant: str, name: str) -> Path:
         """The file of an id.
@@ -142,31 +162,33 @@ class KeptStates:
             ApiError: if there is none.
         """
         path = self._of(tenant) / f"{name}{SUFFIX}"
-        if not ID.fullmatch(name) or not path.is_file():
+        if not ID.fullmatch(name) or path.is_symlink() or not path.is_file():
             raise _unknown(name)
         return path
 
     def _take(self, tenant: str, partial: Path) -> KeptState:
         """Give a whole file the name of what it holds."""
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-        path = partial.with_name(f"state-{digest}{SUFFIX}")
-        taken = sum(file.stat().st_size for file in self._of(tenant).glob(f"state-*{SUFFIX}"))
-        if not path.exists() and taken + partial.stat().st_size > self._limit:
-            partial.unlink()
+        path = partial.with_name(f"state-{read_header(partial).digest[:32]}{SUFFIX}")
+        told = self._told(partial)
+        if told is None:
+            raise StateError("the file went away while it was kept")
+        kept = self.list(tenant)
+        taken = sum(one.n_bytes for one in kept if one.id != path.stem)
+        if taken + told.n_bytes > self._limit:
             raise ApiError(
                 413,
                 f"your states take {taken} bytes and may take {self._limit}; delete some",
                 code="too_many_states",
             )
         partial.replace(path)
-        return self.about(tenant, path.stem)
+        return replace(told, id=path.stem)
 
     def _told(self, path: Path) -> KeptState | None:
         with suppress(OSError, StateError, ValueError):
-            about = path.stat()
-            tokens = int(read_header(path).notes.get("tokens", "0"))
-            return KeptState(path.stem, tokens, about.st_size, int(about.st_mtime))
+            about = path.lstat()
+            if stat.S_ISREG(about.st_mode):
+                tokens = int(read_header(path).notes.get("tokens", "0"))
+                return KeptState(path.stem, tokens, about.st_size, int(about.st_mtime))
         return None
 
     def _of(self, tenant: str) -> Path:

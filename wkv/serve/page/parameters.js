@@ -1,0 +1,90 @@
+/**
+ * What a user may set for an answer, as plain data.
+ *
+ * Settings hold only what the user has set; what is missing is the model's own. So a request names
+ * nothing that the server would know better.
+ */
+
+const sampling = (name, min, max, step, whole = false) => ({ name, min, max, step, whole });
+
+/** The fields that presets fill. */
+export const SAMPLING = [
+  sampling("temperature", 0, 10, 0.05),
+  sampling("top_p", 0, 1, 0.05),
+  sampling("top_k", 0, 2 ** 20, 1, true),
+  sampling("presence_penalty", -10, 10, 0.1),
+  sampling("frequency_penalty", -10, 10, 0.1),
+  sampling("penalty_decay", 0, 1, 0.001),
+];
+
+export const LIMITS = [
+  sampling("max_tokens", 1, 1_000_000, 1, true),
+  sampling("seed", 0, Number.MAX_SAFE_INTEGER, 1, true),
+];
+
+export const EFFORTS = ["none", "low", "medium", "high"];
+const MOST_STOPS = 16;
+const MOST_STOP_LETTERS = 256;
+
+/** The number that was typed, null for nothing, undefined for what is no such number. */
+export function readNumber({ min, max, whole }, typed) {
+  if (typed.trim() === "") return null;
+  const value = Number(typed.replace(",", "."));
+  const good = Number.isFinite(value) && value >= min && value <= max;
+  return good && (!whole || Number.isInteger(value)) ? value : undefined;
+}
+
+/** The texts at which an answer ends, out of lines; undefined for too many or too long ones. */
+export function readStops(typed) {
+  const stops = typed.split("\n").filter((line) => line !== "")
+    .map((line) => line.replaceAll("\\n", "\n").replaceAll("\\t", "\t"));
+  const good = stops.length <= MOST_STOPS && stops.every((stop) => stop.length <= MOST_STOP_LETTERS);
+  return good ? stops : undefined;
+}
+
+/** A request's fields for a raw text: what was set, by the names of the interface. */
+export function completionFields(settings, model) {
+  const fields = model.id ? { model: model.id } : {};
+  for (const { name } of [...SAMPLING, ...LIMITS]) {
+    if (typeof settings[name] === "number") fields[name] = settings[name];
+  }
+  const stops = readStops(settings.stop ?? "") ?? [];
+  if (stops.length > 0) fields.stop = stops;
+  return fields;
+}
+
+/** The same for a chat. */
+export function chatFields(settings, model) {
+  const fields = completionFields(settings, model);
+  if (EFFORTS.includes(settings.reasoning_effort)) fields.reasoning_effort = settings.reasoning_effort;
+  return fields;
+}
+
+/** The messages, after the system prompt if there is one. */
+export function withSystem(settings, messages) {
+  const system = (settings.system ?? "").trim();
+  return system ? [{ role: "system", content: system }, ...messages] : messages;
+}
+
+/** Settings with the values of a preset. */
+export function withPreset(settings, preset) {
+  const values = SAMPLING.filter(({ name }) => typeof preset[name] === "number")
+    .map(({ name }) => [name, preset[name]]);
+  return { ...withoutSampling(settings), ...Object.fromEntries(values) };
+}
+
+export function withoutSampling(settings) {
+  const left = { ...settings };
+  for (const { name } of SAMPLING) delete left[name];
+  return left;
+}
+
+/** The name of the preset that gives just what would be sent, or null. */
+export function presetOf(settings, own, presets) {
+  const value = (name, preset) => preset[name] ?? own[name];
+  for (const [key, preset] of Object.entries(presets)) {
+    const same = SAMPLING.every(({ name }) => (settings[name] ?? own[name]) === value(name, preset));
+    if (same) return key;
+  }
+  return null;
+}

@@ -1,0 +1,343 @@
+"""`/v1/responses`: a conversation whose past the server keeps, by the id of the last answer.
+
+What is asked is written as a chat request, and answered like one; here is only the other form.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from wkv.batching import Event
+from wkv.serve.answering import streamed, while_listened
+from wkv.serve.chat import Chat, events_of, prepare
+from wkv.serve.drawing import check_model
+from wkv.serve.errors import ApiError, validation_error
+from wkv.serve.fields import ChatRequest, ResponseRequest
+from wkv.serve.reply import Reply
+from wkv.serve.service import Service, tenant_of
+
+Json = dict[str, Any]
+
+PARTS = {"input_text": "text", "output_text": "text"}
+
+
+@dataclass
+class Answered:
+    """A response on its way.
+
+    Attributes:
+        chat: what answers it.
+        body: what was asked.
+        messages: the whole conversation before the answer, as chat messages.
+        id: of the response.
+    """
+
+    chat: Chat
+    body: ResponseRequest
+    messages: list[Json]
+    id: str = field(default_factory=lambda: f"resp_{uuid4().hex}")
+
+    @property
+    def reply(self) -> Reply:
+        """The one answer."""
+        return self.chat.replies[0]
+
+    def told(self, status: str) -> Json:
+        """The response as it is told."""
+        chat, body, reply = self.chat, self.body, self.reply
+        if status == "completed" and reply.finish_reason == "length":
+            status = "incomplete"
+        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        done = status in ("completed", "incomplete")
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": chat.created,
+            "completed_at": None,
+            "status": status,
+            "error": None,
+            "incomplete_details": cut,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "model": chat.service.settings.name,
+            "output": items_of(reply, self.id, status) if done else [],
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "reasoning": {"effort": (body.reasoning or {}).get("effort"), "summary": None},
+            "store": body.store is not False,
+            "temperature": body.temperature,
+            "text": body.text or {"format": {"type": "text"}},
+            "tool_choice": body.tool_choice or "auto",
+            "tools": body.tools or [],
+            "top_p": body.top_p,
+            "truncation": "disabled",
+            "usage": self._usage() if done else None,
+            "user": body.user,
+            "metadata": body.metadata or {},
+        }
+
+    def keep(self, tenant: str) -> None:
+        """Keep the conversation, for whoever goes on from this id."""
+        if self.body.store is not False:
+            notes = self.chat.service.notes
+            value = {
+                "tenant": tenant,
+                "messages": [*self.messages, self.reply.body],
+                "response": self.told("completed"),
+            }
+            notes.put(self.id.removeprefix("resp_"), value)
+
+    def _usage(self) -> Json:
+        usage = self.chat.usage
+        return {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": usage["prompt_tokens_details"],
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage["total_tokens"],
+        }
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes."""
+    router = APIRouter(prefix="/v1/responses")
+
+    @router.post("")
+    async def make(body: ResponseRequest, http: HttpRequest) -> Response:
+        """Answer, and keep the conversation."""
+        check_model(body.model, service.settings.name)
+        tenant = tenant_of(http)
+        answered, request = await run_in_threadpool(_prepare, service, body, tenant)
+        events = events_of(answered.chat, service.submit(request))
+        if body.stream:
+            return streamed(_stream(answered, events, tenant), ends=None)
+        return JSONResponse(await while_listened(http, _whole(answered, events, tenant)))
+
+    @router.get("/{name}")
+    async def fetch(name: str, http: HttpRequest) -> Response:
+        """A response that was kept."""
+        return JSONResponse(_kept(service, name, tenant_of(http))["response"])
+
+    @router.delete("/{name}")
+    async def delete(name: str, http: HttpRequest) -> Response:
+        """Forget a response."""
+        _kept(service, name, tenant_of(http))
+        service.notes.delete(name.removeprefix("resp_"))
+        return JSONResponse({"id": name, "object": "response", "deleted": True})
+
+    return router
+
+
+def items_of(reply: Reply, name: str, status: str = "completed") -> list[Json]:
+    """The output items of a reply: thoughts, text, calls; those that are there."""
+    items: list[Json] = []
+    if reply.reasoning:
+        thoughts = [{"type": "reasoning_text", "text": reply.reasoning}]
+        items.append(
+            {"type": "reasoning", "id": _item(name, "rs"), "summary": [], "content": thoughts}
+        )
+    if reply.content or not reply.calls:
+        text = {"type": "output_text", "text": reply.content, "annotations": [], "logprobs": []}
+        message = {"type": "message", "id": _item(name, "msg"), "status": status}
+        items.append(message | {"role": "assistant", "content": [text]})
+    for call in reply.calls:
+        function = call["function"]
+        item = {"type": "function_call", "id": f"fc_{call['id']}", "call_id": call["id"]}
+        items.append(item | function | {"status": "completed"})
+    return items
+
+
+def messages_of(body: ResponseRequest) -> list[Json]:
+    """The input as chat messages.
+
+    Raises:
+        ApiError: for an item that no model here can read.
+    """
+    if isinstance(body.input, str):
+        return [{"role": "user", "content": body.input}]
+    messages: list[Json] = []
+    for number, item in enumerate(body.input):
+        kind = item.get("type", "message")
+        if kind == "message":
+            messages.append({"role": item.get("role"), "content": _content(item.get("content"))})
+        elif kind == "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            call = {"id": item.get("call_id"), "type": "function", "function": function}
+            if messages and messages[-1].get("tool_calls"):
+                messages[-1]["tool_calls"].append(call)
+            else:
+                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        elif kind == "function_call_output":
+            result = {"role": "tool", "tool_call_id": item.get("call_id")}
+            messages.append(result | {"content": _content(item.get("output"))})
+        elif kind != "reasoning":  # thoughts of earlier turns are not read again
+            param = f"input.{number}.type"
+            raise ApiError(400, f"items of the type {kind!r:.60} are not supported", param=param)
+    return messages
+
+
+def _content(content: Any) -> Any:
+    """Parts by the names they have in chat."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {"type": "text", "text": part.get("text")}
+        if isinstance(part, dict) and part.get("type") in PARTS
+        else part
+        for part in content
+    ]
+
+
+def _prepare(service: Service, body: ResponseRequest, tenant: str) -> tuple[Answered, Any]:
+    messages = messages_of(body)
+    if body.previous_response_id is not None:
+        kept = _kept(service, body.previous_response_id, tenant)
+        messages = [*kept["messages"], *messages]
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    fields: Json = {
+        "messages": [*system, *messages],
+        "max_completion_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "reasoning_effort": (body.reasoning or {}).get("effort"),
+        "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
+        "tool_choice": _tool_choice(body.tool_choice),
+        "response_format": _format(body.text),
+    }
+    try:
+        asked = ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(error.errors()) from error
+    chat, request = prepare(service, asked, tenant)
+    return Answered(chat, body, messages), request
+
+
+def _tool(tool: Json) -> Json:
+    function = {key: value for key, value in tool.items() if key != "type"}
+    return {"type": tool.get("type"), "function": function}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if isinstance(choice, dict):
+        return {"type": choice.get("type"), "function": {"name": choice.get("name")}}
+    return choice
+
+
+def _format(text: Json | None) -> Json | None:
+    form = (text or {}).get("format")
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        return form
+    return {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
+
+
+def _kept(service: Service, name: str, tenant: str) -> Json:
+    """What was kept of a response.
+
+    Raises:
+        ApiError: if there is none of that id, for this tenant.
+    """
+    value: Json | None = service.notes.get(name.removeprefix("resp_"))
+    if not name.startswith("resp_") or value is None or value.get("tenant") != tenant:
+        raise ApiError(404, "there is no response of that id", code="no_response")
+    return value
+
+
+def _item(name: str, kind: str) -> str:
+    return f"{kind}_{name.removeprefix('resp_')}"
+
+
+async def _whole(answered: Answered, events: AsyncGenerator[Event, None], tenant: str) -> Json:
+    async with aclosing(events):
+        async for event in events:
+            answered.chat.take(event)
+    answered.keep(tenant)
+    return answered.told("completed")
+
+
+async def _stream(
+    answered: Answered, events: AsyncGenerator[Event, None], tenant: str
+) -> AsyncGenerator[Json, None]:
+    """The events of a streamed response, numbered."""
+    number = 0
+    steps = _steps(answered, events)
+    async with aclosing(steps):
+        async for step in steps:
+            yield step | {"sequence_number": number}
+            number += 1
+    answered.keep(tenant)
+    done = answered.told("completed")
+    kind = f"response.{done['status']}"
+    yield {"type": kind, "response": done, "sequence_number": number}
+
+
+async def _steps(
+    answered: Answered, events: AsyncGenerator[Event, None]
+) -> AsyncGenerator[Json, None]:
+    begun = answered.told("in_progress")
+    yield {"type": "response.created", "response": begun}
+    yield {"type": "response.in_progress", "response": begun}
+    reply, name = answered.reply, answered.id
+    message = {"item_id": _item(name, "msg"), "output_index": 0, "content_index": 0}
+    is_open = False
+    async with aclosing(events):
+        async for event in events:
+            taken = answered.chat.take(event)
+            for delta in taken[1] if taken else ():
+                text = delta.get("content")
+                if not text:
+                    continue
+                if not is_open:
+                    is_open = True
+                    message["output_index"] = int(bool(reply.reasoning))
+                    for step in _opening(message):
+                        yield step
+                yield {
+                    "type": "response.output_text.delta",
+                    **message,
+                    "delta": text,
+                    "logprobs": [],
+                }
+    items = items_of(reply, name)
+    for index, item in enumerate(items):
+        if item["type"] == "message":
+            message["output_index"] = index
+            if not is_open:
+                for step in _opening(message):
+                    yield step
+            part = item["content"][0]
+            text = part["text"]
+            yield {"type": "response.output_text.done", **message, "text": text, "logprobs": []}
+            yield {"type": "response.content_part.done", **message, "part": part}
+        else:
+            opened = {**item, "arguments": ""} if "arguments" in item else item
+            yield {"type": "response.output_item.added", "output_index": index, "item": opened}
+            if "arguments" in item:
+                at = {"item_id": item["id"], "output_index": index}
+                arguments, kind = item["arguments"], "response.function_call_arguments"
+                yield {"type": f"{kind}.delta", **at, "delta": arguments}
+                yield {"type": f"{kind}.done", **at, "arguments": arguments, "name": item["name"]}
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def _opening(message: Json) -> list[Json]:
+    """The events before the text of a message."""
+    item = {"type": "message", "id": message["item_id"], "status": "in_progress"}
+    item |= {"role": "assistant", "content": []}
+    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    return [
+        {
+            "type": "response.output_item.added",
+            "output_index": message["output_index"],
+            "item": item,
+        },
+        {"type": "response.content_part.added", **message, "part": part},
+    ]
