@@ -56,7 +56,7 @@ def routes(service: Service) -> APIRouter:
         status = "ok" if ok else "closing" if engine.is_closing else "failed"
         return JSONResponse({"status": status, **asdict(engine.load)}, 200 if ok else 503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters for Prometheus."""
         engine = service.engine

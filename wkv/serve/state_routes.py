@@ -25,7 +25,7 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1/states")
     states = service.states
 
-    @router.post("")
+    @router.post("", status_code=201)
     async def make(body: StateRequest, http: HttpRequest) -> Response:
         """Read messages, or a text as it is, and keep the state."""
         tenant = tenant_of(http)
@@ -40,7 +40,7 @@ def routes(service: Service) -> APIRouter:
         kept = await run_in_threadpool(states.list, tenant_of(http))
         return JSONResponse({"object": "list", "data": [state.body for state in kept]})
 
-    @router.post("/upload")
+    @router.post("/upload", status_code=201)
     async def upload(http: HttpRequest) -> Response:
         """Keep a state's file: the body is its bytes, as application/octet-stream."""
         # A page elsewhere can have a browser send other types without asking us first.

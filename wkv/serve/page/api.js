@@ -18,6 +18,8 @@ export class ServerError extends Error {
 export class Api {
   constructor() {
     this.key = "";
+    /** Keeps this window on one replica where there are several; it names nobody. */
+    this.session = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
   }
 
   async models() {
@@ -84,7 +86,7 @@ export class Api {
 
   /** A response with a good status, or ServerError; AbortError passes through. */
   async #request(path, options) {
-    const headers = { ...options.headers };
+    const headers = { "X-Session-Id": this.session, ...options.headers };
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     let response;
     try {
