@@ -2,7 +2,11 @@
 
 import json
 
+import httpx
 import pytest
+
+import wkv
+from tests.checkpoints import random_checkpoint, save_pth
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -139,10 +143,44 @@ def test_parts_of_a_message_are_joined(client):
     assert say(client, [{"role": "user", "content": parts}])["choices"] == say(client)["choices"]
 
 
-def test_thoughts_are_told_apart(client):
-    answer = say(client, reasoning_effort="none", max_tokens=20)["choices"][0]["message"]
-    assert "<think>" not in (answer["content"] or "")
-    assert "</think" not in (answer["content"] or "")
+def test_thoughts_are_told_apart():
+    from wkv.batching import Piece
+    from wkv.serve.reply import Reply
+
+    for lead, text in (
+        (" <think", "> Hm\n\nhm </think>\nYes."),
+        ("", " <think>Hm\n\nhm</think> Yes."),
+    ):
+        for cut in range(len(text)):
+            reply = Reply(lead)
+            deltas = reply.push(Piece(0, text[:cut], 1)) + reply.push(Piece(0, text[cut:], 2))
+            deltas += reply.finish("stop")
+            assert (reply.reasoning, reply.content) == ("Hm\n\nhm", "Yes.")
+            assert "".join(delta.get("reasoning", "") for delta in deltas) == "Hm\n\nhm"
+            assert reply.body["reasoning"] == "Hm\n\nhm"
+
+
+def test_a_model_that_thinks_is_asked_to(serve, tmp_path):
+    """A random model with the World vocabulary stands for one that was trained to."""
+    path = tmp_path / "world.pth"
+    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=65536), path)
+    with (
+        serve(wkv.load(path, "cpu fp32")) as (address, service),
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        read = []
+        service.submit = lambda request, submit=service.submit: (
+            read.append(service.model.tokenizer.decode(request.ids)) or submit(request)
+        )
+        for effort in (None, "none", "low", "medium", "high"):
+            say(client, reasoning_effort=effort, max_tokens=3)
+        assert read == [
+            "User: Hello\n\nAssistant:",
+            "User: Hello\n\nAssistant: <think>\n</think",
+            "User: Hello (think a bit)\n\nAssistant: <think",
+            "User: Hello\n\nAssistant: <think",
+            "User: Hello (think a lot)\n\nAssistant: <think",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +197,8 @@ def test_thoughts_are_told_apart(client):
         ({"messages": HELLO, "logit_bias": {"x": 1}}, 400, None),
         ({"messages": HELLO, "logit_bias": {"99999999": 1}}, 400, None),
         ({"messages": HELLO, "model": "gpt-4"}, 404, "model"),
+        ({"messages": HELLO, "reasoning_effort": "high"}, 400, "reasoning_effort"),
+        ({"messages": HELLO, "reasoning_effort": "endless"}, 400, "reasoning_effort"),
         ({"messages": HELLO, "state": "../../etc/passwd"}, 404, None),
         ({"messages": [{"role": "user", "content": ""}]}, 400, None),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None),

@@ -86,11 +86,11 @@ class StateCache:
         match = self._trees.get(tenant, Tree[Kept]()).match(ids)
         position = match.node.depth if match.node else 0
         if self.folder is not None:
-            for place in sorted({p for p in places if position < p <= len(ids)}, reverse=True):
-                state = self.folder.load(tenant, ids[:place])
-                if state is not None:
-                    self._keep(tenant, ids[:place], state)
-                    return Found(place, state, match.common)
+            further = {place for place in places if position < place <= len(ids)}
+            found = self.folder.load(tenant, ids, further)
+            if found is not None:
+                self._keep(tenant, ids[: found[0]], found[1])
+                return Found(*found, match.common)
         if match.node is None or match.node.value is None:
             return Found(common=match.common)
         kept = match.node.value

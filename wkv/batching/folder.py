@@ -3,7 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -42,27 +43,37 @@ class StateFolder:
 
     def path(self, tenant: str, ids: Sequence[int]) -> Path:
         """The file of what a tenant's ids lead to."""
-        whose = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
-        digest = hashlib.sha256(whose.encode())
-        digest.update(b"".join(token.to_bytes(4, "little") for token in ids))
-        return self.folder / f"{digest.hexdigest()}{SUFFIX}"
+        return next(path for _, path in self._paths(tenant, ids, [len(ids)]))
 
-    def load(self, tenant: str, ids: Sequence[int]) -> State | None:
-        """The state that has read the ids; None if it is not here or its file is damaged."""
-        path = self.path(tenant, ids)
-        if not path.exists():
-            return None
-        try:
-            state = State.load(path, self._model)
-        except StateError:
-            with suppress(OSError):
-                path.unlink()
-            return None
-        if state.batch_size != 1 or state.logits is None:
-            return None
-        with suppress(OSError):
-            os.utime(path)
-        return state
+    def load(
+        self, tenant: str, ids: Sequence[int], places: Iterable[int]
+    ) -> tuple[int, State] | None:
+        """The state at the last of some places in `ids` that is here, and the place."""
+        for place, path in reversed(list(self._paths(tenant, ids, places))):
+            if not path.exists():
+                continue
+            try:
+                state = State.load(path, self._model)
+            except StateError:  # damaged: it can be read anew
+                with suppress(OSError):
+                    path.unlink()
+                continue
+            if state.batch_size == 1 and state.logits is not None:
+                with suppress(OSError):
+                    os.utime(path)
+                return place, state
+        return None
+
+    def _paths(
+        self, tenant: str, ids: Sequence[int], places: Iterable[int]
+    ) -> Iterator[tuple[int, Path]]:
+        """The files of places in `ids`, in their order; each id is read once."""
+        whose = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
+        digest, read = hashlib.sha256(whose.encode()), 0
+        for place in sorted(places):
+            digest.update(array("I", ids[read:place]).tobytes())
+            read = place
+            yield place, self.folder / f"{digest.hexdigest()}{SUFFIX}"
 
     def save(self, tenant: str, ids: Sequence[int], state: State) -> None:
         """Write a state, soon; a disk that fails costs speed later and nothing else."""

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from wkv.batching.request import Begun, Deliver, Request, Ticket
 from wkv.batching.writing import PATIENCE_SECONDS, Rows
 from wkv.errors import BusyError, InputError, WKVError
 from wkv.model import TOKENS_AT_ONCE, Model
+from wkv.threads import at_most
 
 PIECE_WORK = 2**35
 """Multiplications, about, of the piece of a prompt that is read between two tokens of others."""
@@ -82,6 +83,7 @@ class Scheduler:
         self._queued: deque[Ticket] = deque()
         self._tasks: deque[tuple[Generator[None, None, Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
+        self._is_woken = False
 
     @property
     def load(self) -> Load:
@@ -128,22 +130,28 @@ class Scheduler:
     def wake(self) -> None:
         """Look again at what there is to do: a ticket was cancelled, or a reader caught up."""
         with self._changed:
+            self._is_woken = True
             self._changed.notify()
 
     def wait(self, seconds: float) -> None:
         """Return when there is something new to do, or after some time."""
         with self._changed:
-            if not self._queued and not self._tasks:
+            if not self._queued and not self._tasks and not self._is_woken:
                 self._changed.wait(seconds)
+            self._is_woken = False
 
     def step(self) -> bool:
         """Do a little of everything; false if there was nothing to do."""
+        # What is done between the engine's calls is small, and PyTorch's threads, once they are
+        # awake, take the cores from the engine's own for milliseconds.
+        quiet = at_most(1) if self.model.engine == "native" else nullcontext()
         try:
-            self._drop_cancelled()
-            self._admit()
-            worked = self._read()
-            worked = self._rows.step() or worked
-            return self._do_task() or worked
+            with quiet:
+                self._drop_cancelled()
+                self._admit()
+                worked = self._read()
+                worked = self._rows.step() or worked
+                return self._do_task() or worked
         except Exception as error:
             self.fail_all(error)
             return True

@@ -101,6 +101,7 @@ def _model_body(service: Service) -> Json:
         "vocab_size": config.vocab_size,
         "strategy": str(model.strategy),
         "engine": model.engine,
+        "thinks": service.thinks,
         "state_bytes": model.new_state().n_bytes,
         "sampling": _sampling_body(preset.sampling),
         "max_tokens": preset.max_tokens,

@@ -122,6 +122,7 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         description="RWKV language models behind an OpenAI-compatible interface.",
         lifespan=lifespan,
         docs_url=None,
+        redirect_slashes=False,  # a redirection would repeat whatever host was asked for
         redoc_url=None,
         responses=dict.fromkeys(STATUSES, ERROR),
     )

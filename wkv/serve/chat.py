@@ -15,7 +15,8 @@ from wkv.batching import Begun, Ended, Event, Piece, Request
 from wkv.chat.templates import Thinking
 from wkv.serve.answering import streamed, while_listened
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
-from wkv.serve.engine import Answer
+from wkv.serve.engine import Answers
+from wkv.serve.errors import ApiError
 from wkv.serve.fields import ChatRequest
 from wkv.serve.forms import Form, form_of, messages_of
 from wkv.serve.prompt import ChatPrompt, Start
@@ -121,7 +122,7 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
     """
     start = start_of(service, body.state, tenant)
     form = form_of(body, service.grammars)
-    thinking = Thinking.PLAIN if form.grammar else EFFORTS[body.reasoning_effort]
+    thinking = Thinking.PLAIN if form.grammar else _thinking(service, body.reasoning_effort)
     messages = messages_of(body.messages, form)
     prompt = service.prompts.reply_to(messages, start, thinking, form.lead)
     choices = body.n or 1
@@ -142,6 +143,21 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
     goes_on = body.messages[-1].role == "assistant" and bool(messages[-1].text.strip())
     replies = [Reply(prompt.lead, goes_on, form) for _ in range(choices)]
     return Chat(service, body, start, prompt, replies), request
+
+
+def _thinking(service: Service, effort: str | None) -> Thinking:
+    """How a reply begins, for an effort that was asked for.
+
+    Raises:
+        ApiError: for a model that cannot think.
+    """
+    if service.thinks:
+        return EFFORTS[effort]
+    if effort in (None, "none", "minimal"):
+        return Thinking.PLAIN
+    raise ApiError(
+        400, "this model was not trained to think; leave it out", param="reasoning_effort"
+    )
 
 
 def _own_stops(
@@ -175,13 +191,13 @@ def usage_body(prompt: int, completion: int, cached: int) -> Json:
     }
 
 
-async def events_of(chat: Chat, answer: Answer) -> AsyncGenerator[Event, None]:
+async def events_of(chat: Chat, answers: Answers) -> AsyncGenerator[Event, None]:
     """All that happens to a request; whoever stops listening ends it."""
     try:
-        async for event in answer:
+        async for _, event in answers:
             yield event
     finally:
-        answer.close()
+        answers.close()
         chat.remember_unfinished()
 
 

@@ -1,9 +1,7 @@
 """`POST /v1/completions`: texts or ids to go on with, as they are."""
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -14,21 +12,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
-from wkv.errors import BusyError
 from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import streamed, while_listened
 from wkv.serve.chat import start_of, usage_body
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
-from wkv.serve.engine import Answer
+from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import CompletionRequest
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.states import now
 from wkv.tokenizers import Tokenizer
-
-BUSY_SECONDS = 0.05
-"""After this time a prompt of many is offered again to an engine that had no room for it."""
 
 Json = dict[str, Any]
 
@@ -73,7 +67,7 @@ def routes(service: Service) -> APIRouter:
         """Continue texts."""
         check_model(body.model, service.settings.name)
         completion = await run_in_threadpool(prepare, service, body, tenant_of(http))
-        pieces = _pieces(completion, service.submit(completion.requests[0]))
+        pieces = _pieces(completion, service.submit(*completion.requests))
         if body.stream:
             return streamed(_chunks(completion, pieces))
         return JSONResponse(await while_listened(http, _whole(completion, pieces)))
@@ -128,44 +122,16 @@ def _limit(asked: int | None, most: int) -> int:
     return min(MAX_TOKENS if asked is None else asked, most)
 
 
-def _submitted(service: Service, waiting: deque[Request]) -> list[Answer]:
-    """As many of the prompts that wait as are taken now."""
-    answers: list[Answer] = []
-    with suppress(BusyError):
-        while waiting:
-            answers.append(service.submit(waiting[0]))
-            waiting.popleft()
-    return answers
-
-
-async def _answers(
-    service: Service, first: Answer, waiting: deque[Request]
-) -> AsyncGenerator[Answer, None]:
-    """The answers to all prompts in their order, begun as early as there is room for them."""
-    begun = deque([first])
+async def _pieces(
+    completion: Completion, answers: Answers
+) -> AsyncGenerator[tuple[int, str], None]:
+    """Which choice goes on with which text."""
     try:
-        while begun or waiting:
-            begun.extend(_submitted(service, waiting))
-            if begun:
-                yield begun[0]
-                begun.popleft()
-            else:
-                await asyncio.sleep(BUSY_SECONDS)
+        async for number, event in answers:
+            for piece in _taken(completion, number, event):
+                yield piece
     finally:
-        for answer in begun:
-            answer.close()
-
-
-async def _pieces(completion: Completion, first: Answer) -> AsyncGenerator[tuple[int, str], None]:
-    """Which choice goes on with which text; the prompts one after the other."""
-    waiting = deque(completion.requests[1:])
-    async with aclosing(_answers(completion.service, first, waiting)) as answers:
-        number = 0
-        async for answer in answers:
-            async for event in answer:
-                for piece in _taken(completion, number, event):
-                    yield piece
-            number += 1
+        answers.close()
 
 
 def _taken(completion: Completion, number: int, event: Event) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -12,51 +13,92 @@ from wkv.errors import BusyError, WKVError
 IDLE_SECONDS = 0.5
 """The thread looks by itself this often; it is woken when something happens."""
 
+BUSY_SECONDS = 0.05
+"""After this time a request of several is offered again to a scheduler that had no room for it."""
+
 STOPPED = WKVError("the server was stopped")
 
 Result = TypeVar("Result")
 
 
-class Answer:
-    """What comes of a request: an asynchronous iterator over its events.
+class Answers:
+    """What comes of some requests: an asynchronous iterator over their events, as they come.
 
-    Whoever stops listening must `close` it, which stops the request.
+    Each event comes with its request's number. The requests are begun in their order, as many at
+    once as there is room for. Whoever stops listening must `close` it, which stops them all.
     """
 
-    def __init__(self, engine: "Engine", ticket: Ticket, queue: asyncio.Queue[Event]) -> None:
-        self._engine = engine
-        self._ticket = ticket
-        self._queue = queue
-        self._left = ticket.request.choices
+    def __init__(self, engine: "Engine", requests: Sequence[Request]) -> None:
+        """Give the engine the first requests.
 
-    def __aiter__(self) -> AsyncIterator[Event]:
+        Raises:
+            InputError: if the first cannot be answered.
+            BusyError: if it is not taken, because too many wait already.
+        """
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._waiting = deque(enumerate(requests))
+        self._running: dict[int, tuple[Ticket, int]] = {}
+        self._begin()
+        self._begin_more()
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> tuple[int, Event]:
         """The next event.
 
         Raises:
-            WKVError: what went wrong; the request has ended then.
+            WKVError: what went wrong with one of them.
         """
-        if not self._left:
-            raise StopAsyncIteration
-        event = await self._queue.get()
-        was_behind = self._ticket.is_behind
-        self._ticket.taken()
-        if was_behind and not self._ticket.is_behind:
+        while not self._running:
+            if not self._waiting:
+                raise StopAsyncIteration
+            self._begin_more()
+            if not self._running:
+                await asyncio.sleep(BUSY_SECONDS)
+        number, event = await self._queue.get()
+        ticket, left = self._running[number]
+        was_behind = ticket.is_behind
+        ticket.taken()
+        if was_behind and not ticket.is_behind:
             self._engine.scheduler.wake()
         if isinstance(event, Failed):
-            self._left = 0
+            del self._running[number]
             self._engine.failures += 1
             raise event.error
-        self._left -= isinstance(event, Ended)
-        return event
+        if isinstance(event, Ended):
+            self._running[number] = ticket, left - 1
+            if left == 1:
+                del self._running[number]
+                self._begin_more()
+        return number, event
 
     def close(self) -> None:
-        """Stop the request if it has not ended."""
-        self._ticket.cancel()
-        if self._left:
+        """Stop what has not ended."""
+        self._waiting.clear()
+        for ticket, _ in self._running.values():
+            ticket.cancel()
+        if self._running:
             self._engine.scheduler.wake()
+
+    def _begin_more(self) -> None:
+        """Begin as many as there are slots, so that others find room in the queue."""
+        with suppress(BusyError):
+            while self._waiting and len(self._running) < self._engine.scheduler.slots:
+                self._begin()
+
+    def _begin(self) -> None:
+        number, request = self._waiting[0]
+
+        def deliver(event: Event) -> None:
+            with suppress(RuntimeError):  # the loop was closed while this was on its way
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
+
+        ticket = self._engine.scheduler.submit(request, deliver)
+        self._waiting.popleft()
+        self._running[number] = ticket, request.choices
 
 
 class Engine:
@@ -86,23 +128,16 @@ class Engine:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, request: Request) -> "Answer":
-        """Take a request; to be called in the event loop.
+    def submit(self, *requests: Request) -> Answers:
+        """Take requests; to be called in the event loop.
 
         Raises:
-            InputError: if it cannot be answered.
+            InputError: if the first cannot be answered.
             BusyError: if too many wait already, or the server is shutting down.
         """
         if self.is_closing:
             raise BusyError("the server is shutting down; try again later")
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Event] = asyncio.Queue()
-
-        def deliver(event: Event) -> None:
-            with suppress(RuntimeError):  # the loop was closed while this was on its way
-                loop.call_soon_threadsafe(queue.put_nowait, event)
-
-        return Answer(self, self.scheduler.submit(request, deliver), queue)
+        return Answers(self, requests)
 
     async def run_task(self, task: Generator[None, None, Result]) -> Result:
         """What a generator returns that works with the model, between the steps of all others."""

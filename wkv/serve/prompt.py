@@ -9,8 +9,10 @@
 Source: RWKV-LM, RWKV7-G1x-templates.txt; see `wkv.chat.templates`.
 """
 
+import hashlib
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wkv.chat.templates import SEPARATOR, Template, Thinking, clean, left_to_read
 from wkv.errors import InputError
@@ -63,6 +65,7 @@ class ChatPrompt:
         ids: all of it.
         borders: positions in `ids` where messages end.
         before: how many ids come before the last turn, which ends with the speaker's name.
+        digest: SHA-256 of those.
         turn: the text of that turn, without a lead.
         lead: what the reply begins with, written by us.
         ahead: what was read beyond the last turn; "" where a reply is begun.
@@ -71,6 +74,7 @@ class ChatPrompt:
     ids: tuple[int, ...]
     borders: tuple[int, ...]
     before: int
+    digest: bytes
     turn: str
     lead: str
     ahead: str
@@ -138,10 +142,8 @@ class Prompts:
         said = prompt.lead + self._model.tokenizer.decode(ids)
         at = said.find(reply.text) if reply.text else -1
         ahead = said[at + len(reply.text) :] if at >= 0 else ""
-        before, turn = prompt.ids[: prompt.before], prompt.ids[prompt.before :]
-        self.replies.remember(
-            start.tenant, before, prompt.turn, reply.said, Said((*turn, *ids), ahead)
-        )
+        known = Said((*prompt.ids[prompt.before :], *ids), ahead)
+        self.replies.remember(start.tenant, prompt.digest, prompt.turn, reply.said, known)
 
     def _script(self, start: Start, messages: Sequence[Message]) -> "_Script":
         if not messages:
@@ -158,6 +160,7 @@ class _Script:
         self._replies = replies
         self._start = start
         self._ids: list[int] = []
+        self._digest = hashlib.sha256()  # of the ids; kept up, as each reply is looked for by it
         self._borders: list[int] = []
         self._turn = ""
         self._ahead = start.ahead
@@ -183,11 +186,11 @@ class _Script:
 
     def finished(self, lead: str = "") -> ChatPrompt:
         """All that was written; a lead goes on with the last turn."""
-        before, turn = len(self._ids), self._turn
-        if turn + lead:
+        told = self._told(lead)
+        if self._turn + lead:
             self._turn += lead
             self._end_turn()
-        return self._prompt(before, turn, lead)
+        return replace(told, ids=tuple(self._ids), borders=tuple(self._borders))
 
     def going_on(self, begun: Message, lead: str) -> ChatPrompt:
         """All that was written, and the beginning of a reply; a lead where that is empty."""
@@ -195,36 +198,45 @@ class _Script:
         if not begun.text.strip():
             return self.finished(lead)
         lead = f" {begun.text.lstrip()}"
-        known = self._replies.recall(self._start.tenant, self._ids, self._turn, begun.said)
+        known = self._recall(begun)
         if known is None or known.ahead:
             return self.finished(lead)
         # We said this, and were cut off: the same ids, which may end within a word.
-        before, turn = len(self._ids), self._turn
-        self._ids += known.ids
-        return self._prompt(before, turn, lead)
+        told = self._told(lead)
+        self._extend(known.ids)
+        return replace(told, ids=tuple(self._ids), borders=tuple(self._borders))
 
-    def _prompt(self, before: int, turn: str, lead: str) -> ChatPrompt:
-        borders = tuple(self._borders)
-        return ChatPrompt(tuple(self._ids), borders, before, turn, lead, self._ahead)
+    def _told(self, lead: str) -> ChatPrompt:
+        """What is known of the last turn before it is turned into ids."""
+        digest = self._digest.digest()
+        return ChatPrompt((), (), len(self._ids), digest, self._turn, lead, self._ahead)
 
     def _add_reply(self, message: Message) -> None:
         self.name("assistant")
-        known = self._replies.recall(self._start.tenant, self._ids, self._turn, message.said)
+        known = self._recall(message)
         if known is None:
             self._end_turn()
             text = message.text.replace("\r\n", "\n").strip()
-            self._ids += self._model.tokenizer.encode(f" {text}")
+            self._extend(self._model.tokenizer.encode(f" {text}"))
         else:
-            self._ids += known.ids
+            self._extend(known.ids)
             self._ahead = known.ahead
         self._turn = ""
         self._borders.append(len(self._ids))
 
+    def _recall(self, message: Message) -> Said | None:
+        tenant, before = self._start.tenant, self._digest.digest()
+        return self._replies.recall(tenant, before, self._turn, message.said)
+
     def _end_turn(self) -> None:
         """Turn what was written into ids; a document begins as the model was trained to begin."""
         if self._ids:
-            self._ids += self._model.tokenizer.encode(self._turn)
+            self._extend(self._model.tokenizer.encode(self._turn))
         else:
-            self._ids += prompt_ids(self._model, self._turn, self._start.state)
+            self._extend(prompt_ids(self._model, self._turn, self._start.state))
         self._borders.append(len(self._ids))
         self._turn = ""
+
+    def _extend(self, ids: Sequence[int]) -> None:
+        self._ids += ids
+        self._digest.update(array("I", ids).tobytes())

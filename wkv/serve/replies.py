@@ -5,7 +5,6 @@ its state is found, and nothing is read again.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wkv.serve.notes import Notes
@@ -32,22 +31,19 @@ class Replies:
         self._notes = notes
         self._model = model
 
-    def remember(
-        self, tenant: str, before: Sequence[int], turn: str, reply: str, said: Said
-    ) -> None:
-        """Remember what was said after the ids `before` and the text of a turn."""
+    def remember(self, tenant: str, before: bytes, turn: str, reply: str, said: Said) -> None:
+        """Remember what was said after ids, by their digest, and the text of a turn."""
         key = self._key(tenant, before, turn, reply)
         self._notes.put(key, {"ids": said.ids, "ahead": said.ahead})
 
-    def recall(self, tenant: str, before: Sequence[int], turn: str, reply: str) -> Said | None:
+    def recall(self, tenant: str, before: bytes, turn: str, reply: str) -> Said | None:
         """What was said there, if it was this reply."""
         value = self._notes.get(self._key(tenant, before, turn, reply))
         return value and Said(tuple(value["ids"]), value["ahead"])
 
-    def _key(self, tenant: str, before: Sequence[int], turn: str, reply: str) -> str:
-        digest = hashlib.sha256()
+    def _key(self, tenant: str, before: bytes, turn: str, reply: str) -> str:
+        digest = hashlib.sha256(before)
         for text in (self._model, tenant, turn, reply):
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
-        digest.update(b"".join(token.to_bytes(4, "little") for token in before))
         return digest.hexdigest()

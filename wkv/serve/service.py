@@ -11,12 +11,13 @@ from wkv.chat.presets import Preset, ends_at_blank_line, preset_for
 from wkv.chat.templates import SEPARATOR, Thinking
 from wkv.errors import BusyError
 from wkv.model import Model
-from wkv.serve.engine import Answer, Engine
+from wkv.serve.engine import Answers, Engine
 from wkv.serve.guard import TENANT
 from wkv.serve.metrics import Metrics
 from wkv.serve.notes import Notes
 from wkv.serve.prompt import Prompts
 from wkv.serve.states import KeptStates
+from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 
 @dataclass(frozen=True)
@@ -71,26 +72,32 @@ class Service:
         """How replies are drawn unless a request says otherwise."""
         return preset_for(self.model)
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may think before it answers, as RWKV-7 G1 does; no file says so."""
+        config = self.model.config
+        return config.generation in ("7", "7a") and config.vocab_size == WORLD_VOCAB_SIZE
+
     def turn_stops(self, thinking: Thinking) -> tuple[str, ...]:
         """Where a reply ends by itself; thoughts have paragraphs."""
         if ends_at_blank_line(self.model, self.preset) and thinking is Thinking.PLAIN:
             return (SEPARATOR,)
         return (self.prompts.template.next_turn,)
 
-    def submit(self, request: Request) -> Answer:
-        """Give a request to the engine.
+    def submit(self, *requests: Request) -> Answers:
+        """Give requests to the engine.
 
         Raises:
-            InputError, BusyError: if it is not taken.
+            InputError, BusyError: if the first is not taken.
         """
         try:
-            answer = self.engine.submit(request)
+            answers = self.engine.submit(*requests)
         except BusyError:
             self.metrics.refused += 1
             raise
         self.metrics.requests += 1
-        self.metrics.prompt_tokens += len(request.ids)
-        return answer
+        self.metrics.prompt_tokens += sum(len(request.ids) for request in requests)
+        return answers
 
 
 def tenant_of(request: HttpRequest) -> str:

@@ -95,14 +95,14 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
 
 async def _read(service: Service, request: Request) -> State:
     """The state after a prompt."""
-    answer = service.submit(request)
+    answers = service.submit(request)
     try:
-        async for event in answer:
+        async for _, event in answers:
             if isinstance(event, Ended):
                 logits = event.state.logits
                 if logits is None or not bool(logits.isfinite().all()):
                     raise ApiError(500, "the model gave no numbers; the state was not kept")
                 return event.state
     finally:
-        answer.close()
+        answers.close()
     raise ApiError(500, "the prompt was not read to its end")
