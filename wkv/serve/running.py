@@ -1,6 +1,7 @@
 """Running the application until it is told to stop: what goes on may end, then the process does."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
 def run(app: FastAPI, listening: socket.socket, tell: Tell) -> None:
     """Serve until SIGTERM or Ctrl-C, then let what goes on end; a second one stops at once."""
     service: Service = app.state.service
+    # It warns of each client that went away while something was sent to it.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         log_level="warning",
