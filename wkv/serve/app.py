@@ -13,13 +13,13 @@ from wkv.batching import Scheduler, StateCache, StateFolder
 from wkv.batching.grammar import Grammars
 from wkv.chat.templates import template_for
 from wkv.model import Model
-from wkv.serve import about, chat, completions, embeddings, responses, state_routes
 from wkv.serve.engine import Engine
 from wkv.serve.errors import add_error_handlers
 from wkv.serve.guard import BodyLimit, Hosts, Keys, SlowReaders
 from wkv.serve.notes import Notes
 from wkv.serve.prompt import Prompts
 from wkv.serve.replies import Replies
+from wkv.serve.routes import about, chat, completions, embeddings, responses, states
 from wkv.serve.service import Service, Settings
 from wkv.serve.states import KeptStates
 from wkv.version import __version__
@@ -30,7 +30,7 @@ ROUTES = (
     completions.routes,
     embeddings.routes,
     responses.routes,
-    state_routes.routes,
+    states.routes,
 )
 
 ERROR: dict[str, Any] = {

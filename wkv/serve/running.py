@@ -56,7 +56,10 @@ def run(app: FastAPI, listening: socket.socket, tell: Tell) -> None:
         timeout_graceful_shutdown=5,
         limit_concurrency=None,
     )
-    Server(config, service, tell).run([listening])
+    try:
+        Server(config, service, tell).run([listening])
+    finally:  # where it was stopped at once, the application was not told
+        service.engine.close()
 
 
 class Server(uvicorn.Server):

@@ -21,10 +21,10 @@ from torch import Tensor
 from wkv.generation import prompt_ids
 from wkv.model import Model
 from wkv.serve.answering import while_listened
-from wkv.serve.completions import prompts_of
 from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import EmbeddingRequest
+from wkv.serve.routes.completions import prompts_of
 from wkv.serve.service import Service
 
 

@@ -9,10 +9,10 @@ from wkv.batching import Ended, Request
 from wkv.generation import prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import while_listened
-from wkv.serve.chat import start_of
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import StateRequest
 from wkv.serve.forms import Form, messages_of
+from wkv.serve.routes.chat import start_of
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.states import SUFFIX
 from wkv.state import State

@@ -15,11 +15,11 @@ from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
 from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import streamed, while_listened
-from wkv.serve.chat import start_of, usage_body
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import CompletionRequest
+from wkv.serve.routes.chat import start_of, usage_body
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.states import now
 from wkv.tokenizers import Tokenizer

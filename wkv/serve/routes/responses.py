@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Event
 from wkv.serve.answering import streamed, while_listened
-from wkv.serve.chat import Chat, events_of, prepare
 from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError, validation_error
 from wkv.serve.fields import ChatRequest, ResponseRequest
 from wkv.serve.reply import Reply
+from wkv.serve.routes.chat import Chat, events_of, prepare
 from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]
