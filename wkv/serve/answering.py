@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -72,3 +73,18 @@ async def while_listened(http: HttpRequest, work: Coroutine[Any, Any, Result]) -
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def usage_body(prompt: int, completion: int, cached: int) -> Json:
+    """Tokens as an answer tells them."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())

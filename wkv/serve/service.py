@@ -15,7 +15,7 @@ from wkv.serve.engine import Answers, Engine
 from wkv.serve.guard import TENANT
 from wkv.serve.metrics import Metrics
 from wkv.serve.notes import Notes
-from wkv.serve.prompt import Prompts
+from wkv.serve.prompt import Prompts, Start
 from wkv.serve.states import KeptStates
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
@@ -83,6 +83,17 @@ class Service:
         if ends_at_blank_line(self.model, self.preset) and thinking is Thinking.PLAIN:
             return (SEPARATOR,)
         return (self.prompts.template.next_turn,)
+
+    def start_of(self, name: str | None, tenant: str) -> Start:
+        """Where a conversation begins: at a state that was kept, or at the very beginning.
+
+        Raises:
+            ApiError: if there is no such state.
+        """
+        if name is None:
+            return Start(tenant)
+        state, ahead = self.states.load(tenant, name)
+        return Start(f"{tenant}/{name}", state, ahead)
 
     def submit(self, *requests: Request) -> Answers:
         """Give requests to the engine.

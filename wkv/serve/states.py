@@ -5,7 +5,6 @@ An id is a digest of what the state holds. Nothing that a user sends becomes a p
 
 import re
 import stat
-import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,11 +192,6 @@ class KeptStates:
 
     def _of(self, tenant: str) -> Path:
         return self._folder / self._model.identity[:16] / (tenant or OPEN_TENANT)
-
-
-def now() -> int:
-    """Seconds since 1970."""
-    return int(time.time())
 
 
 def _unknown(name: str) -> ApiError:

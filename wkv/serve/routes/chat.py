@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Begun, Ended, Event, Piece, Request
 from wkv.chat.templates import Thinking
-from wkv.serve.answering import streamed, while_listened
+from wkv.serve.answering import now, streamed, usage_body, while_listened
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
@@ -22,7 +22,6 @@ from wkv.serve.forms import Form, form_of, messages_of
 from wkv.serve.prompt import ChatPrompt, Start
 from wkv.serve.reply import Reply, chances_body
 from wkv.serve.service import Service, tenant_of
-from wkv.serve.states import now
 
 Json = dict[str, Any]
 
@@ -120,7 +119,7 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
     Raises:
         ApiError, InputError, StateError: if it cannot be answered.
     """
-    start = start_of(service, body.state, tenant)
+    start = service.start_of(body.state, tenant)
     form = form_of(body, service.grammars)
     thinking = Thinking.PLAIN if form.grammar else _thinking(service, body.reasoning_effort)
     messages = messages_of(body.messages, form)
@@ -167,28 +166,6 @@ def _own_stops(
     if form.grammar is not None:
         return service.grammars.stops
     return () if body.ignore_eos else service.turn_stops(thinking)
-
-
-def start_of(service: Service, name: str | None, tenant: str) -> Start:
-    """Where a conversation begins: at a state that was kept, or at the very beginning.
-
-    Raises:
-        ApiError: if there is no such state.
-    """
-    if name is None:
-        return Start(tenant)
-    state, ahead = service.states.load(tenant, name)
-    return Start(f"{tenant}/{name}", state, ahead)
-
-
-def usage_body(prompt: int, completion: int, cached: int) -> Json:
-    """Tokens as an answer tells them."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
 
 
 async def events_of(chat: Chat, answers: Answers) -> AsyncGenerator[Event, None]:

@@ -14,14 +14,12 @@ from starlette.responses import JSONResponse, Response
 from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
 from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
 from wkv.sampling import Sampling
-from wkv.serve.answering import streamed, while_listened
+from wkv.serve.answering import now, streamed, usage_body, while_listened
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import CompletionRequest
-from wkv.serve.routes.chat import start_of, usage_body
 from wkv.serve.service import Service, tenant_of
-from wkv.serve.states import now
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]
@@ -81,7 +79,7 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> Completio
     Raises:
         ApiError, InputError, StateError: if it cannot be done.
     """
-    start = start_of(service, body.state, tenant)
+    start = service.start_of(body.state, tenant)
     if body.echo and body.logprobs is not None:
         raise ApiError(
             400, "echo cannot be had together with logprobs; leave one out", param="echo"

@@ -12,7 +12,6 @@ from wkv.serve.answering import while_listened
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import StateRequest
 from wkv.serve.forms import Form, messages_of
-from wkv.serve.routes.chat import start_of
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.states import SUFFIX
 from wkv.state import State
@@ -75,7 +74,7 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
     """What is read, and what of it lies beyond the last turn."""
     if (body.messages is None) == (body.prompt is None):
         raise ApiError(400, "give either messages or prompt", param="messages")
-    start = start_of(service, body.state, tenant)
+    start = service.start_of(body.state, tenant)
     if body.messages is not None:
         script = service.prompts.read(messages_of(body.messages, Form()), start)
         ids, borders, ahead = script.ids, script.borders, script.ahead
