@@ -48,7 +48,7 @@ def check_call(call):
     "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
 )
 def test_a_call_that_must_be_made_is_made(sdk, choice):
-    answer = chat(sdk, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False)
+    answer = chat(sdk, tools=[WEATHER], tool_choice=choice)
     [choice] = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
@@ -57,7 +57,7 @@ def test_a_call_that_must_be_made_is_made(sdk, choice):
 
 
 def test_a_call_streams_as_it_is_whole(sdk):
-    fields = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    fields = {"tools": [WEATHER], "tool_choice": "required"}
     [whole] = chat(sdk, **fields).choices[0].message.tool_calls
     with sdk.chat.completions.stream(model="test", messages=ASK, **fields) as stream:
         for _ in stream:
@@ -69,7 +69,7 @@ def test_a_call_streams_as_it_is_whole(sdk):
 
 
 def test_a_result_is_gone_on_with_from_the_cache(sdk):
-    fields = {"tools": [WEATHER], "parallel_tool_calls": False}
+    fields = {"tools": [WEATHER]}
     answer = chat(sdk, tool_choice="required", **fields)
     message = answer.choices[0].message
     result = {
@@ -194,7 +194,7 @@ def test_a_streamed_response_is_the_whole_one(sdk):
 
 def test_a_response_calls_tools(sdk):
     tool = {"type": "function", **WEATHER["function"]}
-    fields = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    fields = {"tools": [tool], "tool_choice": "required"}
     answer = respond(sdk, ASK[0]["content"], **fields)
     [call] = answer.output
     assert call.type == "function_call"

@@ -28,7 +28,7 @@ class Form:
     names: tuple[str, ...] = field(default=())
     lead: str | None = None
     told: str = ""
-    parallel: bool = True
+    parallel: bool = False
 
 
 def form_of(body: ChatRequest, grammars: Grammars) -> Form:
@@ -56,7 +56,9 @@ def form_of(body: ChatRequest, grammars: Grammars) -> Form:
     offered = choice.offered(tools)
     if not offered:
         return Form()
-    return _calls(offered, choice, body.parallel_tool_calls is not False, grammars)
+    # Models were trained to make one call; a small one asked for several does not find an end.
+    parallel = body.parallel_tool_calls is True and choice.mode != "named"
+    return _calls(offered, choice, parallel, grammars)
 
 
 def _json(wanted: ResponseFormat, grammars: Grammars) -> Form:

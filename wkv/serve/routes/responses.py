@@ -69,7 +69,7 @@ class Answered:
             "max_output_tokens": body.max_output_tokens,
             "model": chat.service.settings.name,
             "output": items_of(reply, self.id, status) if done else [],
-            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "parallel_tool_calls": body.parallel_tool_calls is True,
             "previous_response_id": body.previous_response_id,
             "reasoning": {"effort": (body.reasoning or {}).get("effort"), "summary": None},
             "store": body.store is not False,
