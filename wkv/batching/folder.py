@@ -15,6 +15,7 @@ from wkv.model import Model
 from wkv.state import State
 
 SUFFIX = ".safetensors"
+PARTIAL = ".partial"
 BACKLOG = 32
 """States that may wait to be written; what comes then is not written: it can be read anew."""
 
@@ -97,27 +98,31 @@ class StateFolder:
             if path.exists():
                 os.utime(path)
                 return
-            partial = path.with_name(f"{path.stem}.{uuid4().hex}.partial")
+            partial = path.with_name(f"{path.stem}.{uuid4().hex}{PARTIAL}")
             state.save(partial)
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
             partial.replace(path)
-            self._tidy()
+            keep_within(self.folder, self.limit)
 
-    def _tidy(self) -> None:
-        """Delete the files that were not used for longest, until the rest is within the limit."""
-        files = []
-        for entry in os.scandir(self.folder):
-            with suppress(OSError):  # another process may have deleted it
-                about = entry.stat()
-                if entry.name.endswith(SUFFIX):
-                    files.append((about.st_mtime, about.st_size, entry.path))
-                elif time.time() - about.st_mtime > STALE_SECONDS:
-                    os.unlink(entry.path)
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total <= self.limit:
-                return
-            with suppress(OSError):
-                os.unlink(path)
-            total -= size
+
+def keep_within(folder: Path, limit: int) -> None:
+    """Delete the files that were not used for longest, until the rest takes at most `limit` bytes.
+
+    What was begun and never ended goes as well. Other processes may do the same meanwhile.
+    """
+    files = []
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            about = entry.stat()
+            if not entry.name.endswith(PARTIAL):
+                files.append((about.st_mtime, about.st_size, entry.path))
+            elif time.time() - about.st_mtime > STALE_SECONDS:
+                os.unlink(entry.path)
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= limit:
+            return
+        with suppress(OSError):
+            os.unlink(path)
+        total -= size

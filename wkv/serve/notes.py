@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from wkv.batching.folder import PARTIAL, keep_within
 from wkv.errors import StateError
 
 KEY = re.compile(r"[0-9a-f]{16,64}")
@@ -103,23 +104,10 @@ class Notes:
         return self._folder / f"{key}{SUFFIX}"
 
     def _write(self, path: Path, text: str) -> None:
-        partial = path.with_name(f"{path.stem}.{uuid4().hex}.partial")
+        partial = path.with_name(f"{path.stem}.{uuid4().hex}{PARTIAL}")
         with suppress(OSError):  # a disk that fails costs speed later and nothing else
             partial.write_text(text, "utf-8")
             partial.replace(path)
             self._written += 1
             if self._written % TIDY_EVERY == 1:
-                self._tidy(path.parent)
-
-    def _tidy(self, folder: Path) -> None:
-        files = []
-        for entry in os.scandir(folder):
-            with suppress(OSError):  # another process may have deleted it
-                files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-        total = sum(size for _, size, _ in files)
-        for _, size, name in sorted(files):
-            if total <= self._disk_bytes:
-                return
-            with suppress(OSError):
-                os.unlink(name)
-            total -= size
+                keep_within(path.parent, self._disk_bytes)

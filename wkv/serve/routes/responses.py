@@ -20,13 +20,12 @@ from wkv.serve.answering import streamed, while_listened
 from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError, validation_error
 from wkv.serve.fields import ChatRequest, ResponseRequest
+from wkv.serve.items import ItemEvents, chat_fields, items_of, messages_of
 from wkv.serve.reply import Reply
 from wkv.serve.routes.chat import Chat, events_of, prepare
 from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]
-
-PARTS = {"input_text": "text", "output_text": "text"}
 
 
 @dataclass
@@ -136,107 +135,18 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def items_of(reply: Reply, name: str, status: str = "completed") -> list[Json]:
-    """The output items of a reply: thoughts, text, calls; those that are there."""
-    items: list[Json] = []
-    if reply.reasoning:
-        thoughts = [{"type": "reasoning_text", "text": reply.reasoning}]
-        items.append(
-            {"type": "reasoning", "id": _item(name, "rs"), "summary": [], "content": thoughts}
-        )
-    if reply.content or not reply.calls:
-        text = {"type": "output_text", "text": reply.content, "annotations": [], "logprobs": []}
-        message = {"type": "message", "id": _item(name, "msg"), "status": status}
-        items.append(message | {"role": "assistant", "content": [text]})
-    for call in reply.calls:
-        function = call["function"]
-        item = {"type": "function_call", "id": f"fc_{call['id']}", "call_id": call["id"]}
-        items.append(item | function | {"status": "completed"})
-    return items
-
-
-def messages_of(body: ResponseRequest) -> list[Json]:
-    """The input as chat messages.
-
-    Raises:
-        ApiError: for an item that no model here can read.
-    """
-    if isinstance(body.input, str):
-        return [{"role": "user", "content": body.input}]
-    messages: list[Json] = []
-    for number, item in enumerate(body.input):
-        kind = item.get("type", "message")
-        if kind == "message":
-            messages.append({"role": item.get("role"), "content": _content(item.get("content"))})
-        elif kind == "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments")}
-            call = {"id": item.get("call_id"), "type": "function", "function": function}
-            if messages and messages[-1].get("tool_calls"):
-                messages[-1]["tool_calls"].append(call)
-            else:
-                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-        elif kind == "function_call_output":
-            result = {"role": "tool", "tool_call_id": item.get("call_id")}
-            messages.append(result | {"content": _content(item.get("output"))})
-        elif kind != "reasoning":  # thoughts of earlier turns are not read again
-            param = f"input.{number}.type"
-            raise ApiError(400, f"items of the type {kind!r:.60} are not supported", param=param)
-    return messages
-
-
-def _content(content: Any) -> Any:
-    """Parts by the names they have in chat."""
-    if not isinstance(content, list):
-        return content
-    return [
-        {"type": "text", "text": part.get("text")}
-        if isinstance(part, dict) and part.get("type") in PARTS
-        else part
-        for part in content
-    ]
-
-
 def _prepare(service: Service, body: ResponseRequest, tenant: str) -> tuple[Answered, Any]:
     messages = messages_of(body)
     if body.previous_response_id is not None:
         kept = _kept(service, body.previous_response_id, tenant)
         messages = [*kept["messages"], *messages]
-    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    fields: Json = {
-        "messages": [*system, *messages],
-        "max_completion_tokens": body.max_output_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "parallel_tool_calls": body.parallel_tool_calls,
-        "reasoning_effort": (body.reasoning or {}).get("effort"),
-        "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
-        "tool_choice": _tool_choice(body.tool_choice),
-        "response_format": _format(body.text),
-    }
+    fields = chat_fields(body, messages)
     try:
         asked = ChatRequest.model_validate(fields)
     except ValidationError as error:
         raise validation_error(error.errors()) from error
     chat, request = prepare(service, asked, tenant)
     return Answered(chat, body, messages), request
-
-
-def _tool(tool: Json) -> Json:
-    function = {key: value for key, value in tool.items() if key != "type"}
-    return {"type": tool.get("type"), "function": function}
-
-
-def _tool_choice(choice: Any) -> Any:
-    if isinstance(choice, dict):
-        return {"type": choice.get("type"), "function": {"name": choice.get("name")}}
-    return choice
-
-
-def _format(text: Json | None) -> Json | None:
-    form = (text or {}).get("format")
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
-        return form
-    return {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
 
 
 def _kept(service: Service, name: str, tenant: str) -> Json:
@@ -249,10 +159,6 @@ def _kept(service: Service, name: str, tenant: str) -> Json:
     if not name.startswith("resp_") or value is None or value.get("tenant") != tenant:
         raise ApiError(404, "there is no response of that id", code="no_response")
     return value
-
-
-def _item(name: str, kind: str) -> str:
-    return f"{kind}_{name.removeprefix('resp_')}"
 
 
 async def _whole(answered: Answered, events: AsyncGenerator[Event, None], tenant: str) -> Json:
@@ -285,59 +191,13 @@ async def _steps(
     begun = answered.told("in_progress")
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
-    reply, name = answered.reply, answered.id
-    message = {"item_id": _item(name, "msg"), "output_index": 0, "content_index": 0}
-    is_open = False
+    items = ItemEvents(answered.reply, answered.id)
     async with aclosing(events):
         async for event in events:
             taken = answered.chat.take(event)
             for delta in taken[1] if taken else ():
-                text = delta.get("content")
-                if not text:
-                    continue
-                if not is_open:
-                    is_open = True
-                    message["output_index"] = int(bool(reply.reasoning))
-                    for step in _opening(message):
+                if delta.get("content"):
+                    for step in items.text(delta["content"]):
                         yield step
-                yield {
-                    "type": "response.output_text.delta",
-                    **message,
-                    "delta": text,
-                    "logprobs": [],
-                }
-    items = items_of(reply, name)
-    for index, item in enumerate(items):
-        if item["type"] == "message":
-            message["output_index"] = index
-            if not is_open:
-                for step in _opening(message):
-                    yield step
-            part = item["content"][0]
-            text = part["text"]
-            yield {"type": "response.output_text.done", **message, "text": text, "logprobs": []}
-            yield {"type": "response.content_part.done", **message, "part": part}
-        else:
-            opened = {**item, "arguments": ""} if "arguments" in item else item
-            yield {"type": "response.output_item.added", "output_index": index, "item": opened}
-            if "arguments" in item:
-                at = {"item_id": item["id"], "output_index": index}
-                arguments, kind = item["arguments"], "response.function_call_arguments"
-                yield {"type": f"{kind}.delta", **at, "delta": arguments}
-                yield {"type": f"{kind}.done", **at, "arguments": arguments, "name": item["name"]}
-        yield {"type": "response.output_item.done", "output_index": index, "item": item}
-
-
-def _opening(message: Json) -> list[Json]:
-    """The events before the text of a message."""
-    item = {"type": "message", "id": message["item_id"], "status": "in_progress"}
-    item |= {"role": "assistant", "content": []}
-    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    return [
-        {
-            "type": "response.output_item.added",
-            "output_index": message["output_index"],
-            "item": item,
-        },
-        {"type": "response.content_part.added", **message, "part": part},
-    ]
+    for step in items.rest():
+        yield step

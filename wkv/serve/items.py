@@ -1,0 +1,176 @@
+"""The items of `/v1/responses`: what comes in as a chat request, and what goes out of a reply."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from wkv.serve.errors import ApiError
+from wkv.serve.fields import ResponseRequest
+from wkv.serve.reply import Reply
+
+Json = dict[str, Any]
+
+PARTS = ("input_text", "output_text")
+
+ITEM, TEXT = "response.output_item", "response.output_text"
+ARGUMENTS = "response.function_call_arguments"
+
+
+def chat_fields(body: ResponseRequest, messages: list[Json]) -> Json:
+    """The chat request that answers a conversation as a responses request wants it."""
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    return {
+        "messages": [*system, *messages],
+        "max_completion_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "reasoning_effort": (body.reasoning or {}).get("effort"),
+        "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
+        "tool_choice": _tool_choice(body.tool_choice),
+        "response_format": _format(body.text),
+    }
+
+
+def messages_of(body: ResponseRequest) -> list[Json]:
+    """The input as chat messages.
+
+    Raises:
+        ApiError: for an item that no model here can read.
+    """
+    if isinstance(body.input, str):
+        return [{"role": "user", "content": body.input}]
+    messages: list[Json] = []
+    for number, item in enumerate(body.input):
+        kind = item.get("type", "message")
+        if kind == "message":
+            messages.append({"role": item.get("role"), "content": _content(item.get("content"))})
+        elif kind == "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            call = {"id": item.get("call_id"), "type": "function", "function": function}
+            if messages and messages[-1].get("tool_calls"):
+                messages[-1]["tool_calls"].append(call)
+            else:
+                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        elif kind == "function_call_output":
+            result = {"role": "tool", "tool_call_id": item.get("call_id")}
+            messages.append(result | {"content": _content(item.get("output"))})
+        elif kind != "reasoning":  # thoughts of earlier turns are not read again
+            param = f"input.{number}.type"
+            raise ApiError(400, f"items of the type {kind!r:.60} are not supported", param=param)
+    return messages
+
+
+def items_of(reply: Reply, name: str, status: str = "completed") -> list[Json]:
+    """The output items of a reply: thoughts, text, calls; those that are there."""
+    items: list[Json] = []
+    if reply.reasoning:
+        thoughts = [{"type": "reasoning_text", "text": reply.reasoning}]
+        items.append(
+            {"type": "reasoning", "id": _item(name, "rs"), "summary": [], "content": thoughts}
+        )
+    if reply.content or not reply.calls:
+        text = {"type": "output_text", "text": reply.content, "annotations": [], "logprobs": []}
+        message = {"type": "message", "id": _item(name, "msg"), "status": status}
+        items.append(message | {"role": "assistant", "content": [text]})
+    for call in reply.calls:
+        function = call["function"]
+        item = {"type": "function_call", "id": f"fc_{call['id']}", "call_id": call["id"]}
+        items.append(item | function | {"status": "completed"})
+    return items
+
+
+class ItemEvents:
+    """The events that tell a streamed reply, item by item, each added and then done."""
+
+    def __init__(self, reply: Reply, name: str) -> None:
+        """Begin to tell the reply of a response of some name."""
+        self._reply = reply
+        self._name = name
+        self._told = 0  # items that are done
+        self._is_open = False
+
+    def text(self, delta: str) -> Iterator[Json]:
+        """What a piece of the answer's text adds."""
+        yield from self._open()
+        yield {"type": f"{TEXT}.delta", **self._place(), "delta": delta, "logprobs": []}
+
+    def rest(self) -> Iterator[Json]:
+        """What is left to tell when the reply has ended."""
+        for item in items_of(self._reply, self._name)[self._told :]:
+            if item["type"] == "message":
+                yield from self._open()
+                part = item["content"][0]
+                done = {"text": part["text"], "logprobs": []}
+                yield {"type": f"{TEXT}.done", **self._place(), **done}
+                yield {"type": "response.content_part.done", **self._place(), "part": part}
+                yield self._done(item)
+            else:
+                yield from self._whole(item)
+
+    def _open(self) -> Iterator[Json]:
+        """The events before the first text; the thoughts before it are told whole."""
+        if self._is_open:
+            return
+        first = items_of(self._reply, self._name)[0]
+        if first["type"] == "reasoning":
+            yield from self._whole(first)
+        self._is_open = True
+        item: Json = {"type": "message", "id": _item(self._name, "msg"), "status": "in_progress"}
+        item |= {"role": "assistant", "content": []}
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        yield {"type": f"{ITEM}.added", "output_index": self._told, "item": item}
+        yield {"type": "response.content_part.added", **self._place(), "part": part}
+
+    def _whole(self, item: Json) -> Iterator[Json]:
+        """A call, or thoughts, at once."""
+        index = self._told
+        opened = {**item, "arguments": ""} if "arguments" in item else item
+        yield {"type": f"{ITEM}.added", "output_index": index, "item": opened}
+        if "arguments" in item:
+            at = {"item_id": item["id"], "output_index": index}
+            arguments, name = item["arguments"], item["name"]
+            yield {"type": f"{ARGUMENTS}.delta", **at, "delta": arguments}
+            yield {"type": f"{ARGUMENTS}.done", **at, "arguments": arguments, "name": name}
+        yield self._done(item)
+
+    def _done(self, item: Json) -> Json:
+        self._told += 1
+        return {"type": f"{ITEM}.done", "output_index": self._told - 1, "item": item}
+
+    def _place(self) -> Json:
+        item = _item(self._name, "msg")
+        return {"item_id": item, "output_index": self._told, "content_index": 0}
+
+
+def _content(content: Any) -> Any:
+    """Parts by the names they have in chat."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {"type": "text", "text": part.get("text")}
+        if isinstance(part, dict) and part.get("type") in PARTS
+        else part
+        for part in content
+    ]
+
+
+def _tool(tool: Json) -> Json:
+    function = {key: value for key, value in tool.items() if key != "type"}
+    return {"type": tool.get("type"), "function": function}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if isinstance(choice, dict):
+        return {"type": choice.get("type"), "function": {"name": choice.get("name")}}
+    return choice
+
+
+def _format(text: Json | None) -> Json | None:
+    form = (text or {}).get("format")
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        return form
+    return {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
+
+
+def _item(name: str, kind: str) -> str:
+    return f"{kind}_{name.removeprefix('resp_')}"
