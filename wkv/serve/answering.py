@@ -16,6 +16,14 @@ from wkv.serve.errors import ApiError, as_api_error
 Json = dict[str, Any]
 Result = TypeVar("Result")
 
+STREAM: dict[int | str, Json] = {
+    200: {
+        "description": "The answer, whole or as server-sent events",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
+"""What the OpenAPI document says of a route that can stream."""
+
 NOBODY_LISTENS = 499
 """The status of an answer that nobody waits for; it is only seen in logs."""
 

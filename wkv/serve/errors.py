@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from wkv.errors import (
     BusyError,
@@ -18,6 +19,8 @@ from wkv.errors import (
 )
 
 RETRY_SECONDS = 2
+
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 LONGEST = 200
 """Characters of what a client sent that are told back."""
@@ -89,9 +92,11 @@ def add_error_handlers(app: FastAPI) -> None:
         return validation_error(error.errors()).answer
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         answer = ApiError(error.status_code, str(error.detail)).answer
         answer.headers.update(error.headers or {})
+        if error.status_code == 405:  # Starlette tells the methods of one route only
+            answer.headers["Allow"] = ", ".join(_methods(app, request))
         return answer
 
     @app.exception_handler(Exception)
@@ -99,6 +104,16 @@ def add_error_handlers(app: FastAPI) -> None:
         answer = ApiError(500, f"the server failed: {type(error).__name__}").answer
         answer.headers["Connection"] = "close"  # uvicorn closes it after an error of this kind
         return answer
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods that a path takes."""
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+    return [method for method in METHODS if takes(method)]
 
 
 def validation_error(problems: Sequence[Any]) -> ApiError:

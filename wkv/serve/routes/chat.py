@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Begun, Ended, Event, Piece, Request
 from wkv.chat.templates import Thinking
-from wkv.serve.answering import now, streamed, usage_body, while_listened
+from wkv.serve.answering import STREAM, now, streamed, usage_body, while_listened
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
@@ -100,7 +100,7 @@ def routes(service: Service) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=STREAM)
     async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         """Answer a conversation."""
         check_model(body.model, service.settings.name)

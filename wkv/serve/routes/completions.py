@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
 from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
 from wkv.sampling import Sampling
-from wkv.serve.answering import now, streamed, usage_body, while_listened
+from wkv.serve.answering import STREAM, now, streamed, usage_body, while_listened
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
@@ -60,7 +60,7 @@ def routes(service: Service) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=STREAM)
     async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
         """Continue texts."""
         check_model(body.model, service.settings.name)

@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Event
-from wkv.serve.answering import streamed, while_listened
+from wkv.serve.answering import STREAM, streamed, while_listened
 from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError, validation_error
 from wkv.serve.fields import ChatRequest, ResponseRequest
@@ -109,7 +109,7 @@ def routes(service: Service) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/v1/responses")
 
-    @router.post("")
+    @router.post("", responses=STREAM)
     async def make(body: ResponseRequest, http: HttpRequest) -> Response:
         """Answer, and keep the conversation."""
         check_model(body.model, service.settings.name)
