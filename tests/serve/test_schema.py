@@ -38,7 +38,7 @@ def test_a_wrong_method_is_told_all_that_are_right(document, client):
         answer = client.put(path.replace("{name}", "nothing"))
         assert answer.status_code == 405
         allowed = {method.strip().lower() for method in answer.headers["allow"].split(",")}
-        assert allowed - {"head"} == set(operations), path
+        assert allowed >= set(operations), path  # "upload" could also be a state's name
 
 
 @pytest.mark.parametrize(
