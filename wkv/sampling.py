@@ -107,15 +107,19 @@ class Sampler:
         logits = penalised(logits, self.weights, sampling)
         if sampling.banned:
             logits = banned(logits, sampling.banned)
-            if not bool((logits > -torch.inf).any()):
-                raise InputError("all ids are banned, so no token can be drawn; ban fewer")
-        return sample(
-            logits,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            random=self._random,
-        )
+        try:
+            return sample(
+                logits,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                random=self._random,
+            )
+        except InputError as error:
+            if sampling.banned and bool((logits == -torch.inf).all()):
+                what = "all ids are banned, so no token can be drawn; ban fewer"
+                raise InputError(what) from error
+            raise
 
     def record(self, token: int, text: str) -> None:
         """Count a token that was drawn; all counts fade first.
@@ -140,9 +144,10 @@ def penalised(logits: Tensor, weights: Mapping[int, float], sampling: Sampling) 
 
 def banned(logits: Tensor, ids: Iterable[int]) -> Tensor:
     """Logits (V,) with those of `ids` at minus infinity."""
-    chosen = torch.tensor(list(ids), device=logits.device)
-    if int(chosen.min()) < 0 or int(chosen.max()) >= len(logits):
-        raise InputError(f"banned ids must be 0 to {len(logits) - 1}, {chosen.tolist()} were given")
+    numbers = list(ids)
+    if min(numbers) < 0 or max(numbers) >= len(logits):
+        raise InputError(f"banned ids must be 0 to {len(logits) - 1}, {numbers} were given")
+    chosen = torch.tensor(numbers, device=logits.device)
     return logits.index_fill(0, chosen, -torch.inf)
 
 
@@ -171,8 +176,9 @@ def sample(
         InputError: if the logits hold NaN, or nothing is left to draw from.
     """
     if temperature == 0:
-        _check_finite(logits.max())
-        return int(logits.argmax())
+        largest, token = logits.max(dim=-1)
+        _check_finite(largest)
+        return int(token)
     probabilities = torch.softmax(logits.float(), dim=-1).cpu()
     _check_finite(probabilities[0])
     kept, ids = _nucleus(probabilities, top_p)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import socket
 
 import httpx
 import pytest
@@ -345,3 +346,11 @@ def test_headers_hold_nothing_that_users_send(served):
         head = caller.read_until(b"\0").split(b"\r\n\r\n")[0]
     assert b"\r\nX-Forged" not in head
     assert b"\r\nx-forged" not in head.lower()
+
+
+def test_what_is_sent_does_not_wait_for_an_answer_to_what_was_sent_before():
+    from wkv.serve.running import bind
+
+    with bind("127.0.0.1", 0, 60) as listening:
+        # asyncio turns Nagle's algorithm off only where a socket tells its protocol.
+        assert listening.proto == socket.IPPROTO_TCP

@@ -208,11 +208,11 @@ class Scheduler:
         if not self._readings.active:
             return False
         budget = self.piece if self._rows.active else TOKENS_AT_ONCE
-        for reading in self._readings.step(budget):
-            if reading.is_done:
-                reading.ticket.send(Begun(reading.cached))
-                self._rows.add(reading)
-                self._readings.active.remove(reading)
+        done = [reading for reading in self._readings.step(budget) if reading.is_done]
+        self._rows.add(done)
+        for reading in done:
+            reading.ticket.send(Begun(reading.cached))
+            self._readings.active.remove(reading)
         return True
 
     def _do_task(self) -> bool:

@@ -1,14 +1,14 @@
 """Sequences that are being written: one token each at every step, all in one batch."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Reading
-from wkv.batching.request import Ended, Piece, Ticket, likeliest
+from wkv.batching.request import Ended, Piece, Request, Ticket, likeliest
 from wkv.errors import InputError, WKVError
 from wkv.model import Model
 from wkv.state import State
@@ -64,22 +64,18 @@ class Rows:
         """Sequences, also those set aside."""
         return len(self.active) + len(self.aside)
 
-    def add(self, reading: Reading) -> None:
-        """Begin the choices of a prompt that was read."""
-        assert reading.state is not None
-        request = reading.ticket.request
-        seen = reading.state.tokens_seen[0]
-        rows = []
-        for choice in range(request.choices):
-            sampling = request.sampling
-            if sampling.seed is not None:
-                sampling = replace(sampling, seed=sampling.seed + choice)
-            adjust = request.adjusts[choice] if request.adjusts else None
-            writer = Writer(
-                self._model.tokenizer, sampling, request.max_tokens, request.stops, adjust
-            )
-            rows.append(Row(reading.ticket, choice, writer, seen))
-        self._join(rows, [reading.state] * len(rows))
+    def add(self, readings: Sequence[Reading]) -> None:
+        """Begin the choices of prompts that were read; at once, as joining copies all states."""
+        rows: list[Row] = []
+        states: list[State] = []
+        for reading in readings:
+            assert reading.state is not None
+            ticket, seen = reading.ticket, reading.state.tokens_seen[0]
+            for choice in range(ticket.request.choices):
+                rows.append(Row(ticket, choice, self._writer(ticket.request, choice), seen))
+                states.append(reading.state)
+        if rows:
+            self._join(rows, states)
 
     def step(self) -> bool:
         """Write a token of each sequence; false if there was nothing to write."""
@@ -110,6 +106,14 @@ class Rows:
     def clear(self) -> None:
         """Forget all sequences and their states."""
         self.active, self.aside, self._state = [], {}, None
+
+    def _writer(self, request: Request, choice: int) -> Writer:
+        sampling = request.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + choice)
+        adjust = request.adjusts[choice] if request.adjusts else None
+        tokenizer = self._model.tokenizer
+        return Writer(tokenizer, sampling, request.max_tokens, request.stops, adjust)
 
     def _advance(self, place: int) -> bool:
         """Draw the next token of a sequence; false if it has ended."""
