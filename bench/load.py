@@ -2,7 +2,7 @@
 
 Starts `wkv serve` for each model and talks to it over HTTP: with 1, 4, 16 and 64 clients at once,
 requests and tokens per second and the time to the first token; then a conversation of ten turns and
-some 4,000 tokens, whose last turn is answered with the cache and without it.
+some 4,000 tokens, half of them answers, whose last turn is answered with the cache and without it.
 """
 
 import argparse
@@ -131,14 +131,15 @@ def conversation(model: str | None, args: argparse.Namespace, more: list[str]) -
     messages: list[dict[str, str]] = []
     with server(model, args, more) as address, httpx.Client(base_url=address, timeout=600) as http:
         for turn in range(TURNS):
-            count = 8
+            count = 0
             text = ""
             while count < args.turn_tokens:
-                text += f"{turn} {WORDS[count % 9]} and the {WORDS[(count // 9) % 9]}. "
+                text += f"{turn} {WORDS[(count // 3) % 9]} and the {WORDS[(count // 9) % 9]}. "
                 answer = http.post("/tokenize", json={"content": text})
                 count = answer.json()["count"]
             messages.append({"role": "user", "content": text.strip()})
-            body = {"messages": messages, "max_tokens": 16, "temperature": 0, "stream": True}
+            body = {"messages": messages, "max_tokens": args.turn_tokens, "ignore_eos": True}
+            body |= {"temperature": 0, "stream": True}
             body["stream_options"] = {"include_usage": True}
             begun, first, said, usage = time.perf_counter(), 0.0, "", None
             with http.stream("POST", "/v1/chat/completions", json=body) as answer:
