@@ -23,6 +23,8 @@ SUMMARY = "serve an OpenAI-compatible API and a chat page"
 
 PREFIX = "WKV_SERVE_"
 
+OFF = ("", "0", "false", "no", "off")
+
 SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -188,6 +190,10 @@ def _read_environment(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         for option in action.option_strings:
             value = os.environ.get(PREFIX + option.removeprefix("--").replace("-", "_").upper())
-            if value is not None and option.startswith("--") and action.dest != "help":
-                several = isinstance(action, argparse._AppendAction)
-                action.default = value.split(",") if several else value
+            if value is None or not option.startswith("--") or action.dest == "help":
+                continue
+            if isinstance(action, argparse._AppendAction):
+                action.default = value.split(",")
+            else:
+                is_switch = action.nargs == 0
+                action.default = value.lower() not in OFF if is_switch else value
