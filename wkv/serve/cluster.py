@@ -74,9 +74,8 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, ready: Callable[[], None
         graceful_shutdown_timeout_s=cluster.drain_seconds,
     )(serve.ingress(build)())
     stopped = threading.Event()
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: stopped.set())
     # Ray tells much that is its own affair; an address in RAY_ADDRESS joins a cluster.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     serve.start(
         logging_config=QUIET,
@@ -84,6 +83,8 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, ready: Callable[[], None
     )
     try:
         serve.run(deployment.bind(), name="wkv", route_prefix="/", logging_config=QUIET)
+        for kind in (signal.SIGINT, signal.SIGTERM):  # Ray has taken them meanwhile
+            signal.signal(kind, lambda *_: stopped.set())
         ready()
         stopped.wait()
     finally:
