@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import wkv
-from tests.checkpoints import random_checkpoint, save_pth
+from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.batching import (
     Begun,
     Ended,
@@ -111,6 +111,25 @@ def test_company_changes_nothing(small, data):
     finish(scheduler)
     for number, (text, heard) in enumerate(zip(texts, together, strict=True)):
         assert heard.ids() == alone(small, text, sampling=Sampling(top_p=1, seed=number)).ids()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_every_generation_is_served(checkpoint_paths, generation, engine):
+    model = wkv.load(checkpoint_paths[generation], "cpu fp32", tokenizer="bytes", engine=engine)
+    sampling = Sampling(top_p=0.5, seed=4, banned=tuple(range(256, 300)))
+    scheduler = make(model, piece=8)
+    texts = ["a", "some text", "some text that is longer than the others are"]
+    together = [ask(scheduler, text, sampling=sampling) for text in texts]
+    finish(scheduler)
+    for text, heard in zip(texts, together, strict=True):
+        assert heard.error is None
+        assert heard.ids() == alone(model, text, sampling=sampling).ids()
+        history = [*text.encode(), *heard.ids(), *b" more"]
+        again = ask(scheduler, history, sampling=sampling)
+        finish(scheduler)
+        assert again.cached == len(text) + len(heard.ids()) - 1
+        assert again.ids() == alone(model, history, sampling=sampling).ids()
 
 
 @given(st.data())
