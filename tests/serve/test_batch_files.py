@@ -84,3 +84,46 @@ def test_another_file_is_not_written_to(tmp_path, capsys):
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
     assert "nothing was changed" in capsys.readouterr().err
     assert (tmp_path / "out.jsonl").read_text() == "my diary\n"
+
+
+@pytest.mark.parametrize("held", ["one line without an end", '{"id": "x"', "my diary\n"])
+def test_nothing_of_another_file_is_lost(tmp_path, capsys, held):
+    (tmp_path / "in.jsonl").write_text(line("a"))
+    (tmp_path / "out.jsonl").write_text(held)
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
+    assert "nothing was changed" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text() == held
+
+
+def test_the_requests_are_not_their_own_answers(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text(line("a") + "\n")
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "in.jsonl")]) == 1
+    assert "no answer of a batch" in capsys.readouterr().err
+
+
+def test_what_editors_and_folders_do_is_told_or_borne(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text(line("a"), encoding="utf-8-sig")
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path)]) == 1
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "no" / "out.jsonl")]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_where_there_is_no_room_now_there_is_later(tmp_path):
+    pytest.importorskip("llguidance")
+
+    def form(i):
+        schema = {"type": "object", "properties": {f"a{i}": {"enum": [1, 2]}}}
+        schema |= {"required": [f"a{i}"], "additionalProperties": False}
+        return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+    requests = [line(f"{i}", HELLO | {"response_format": form(i)}) for i in range(40)]
+    texts = {"prompt": ["a"] * 50, "max_tokens": 1}
+    requests += [line(f"texts {i}", texts, "/v1/completions") for i in range(6)]
+    requests.append(line("\ud800"))
+    (tmp_path / "in.jsonl").write_text("\n".join(requests))
+    out = tmp_path / "out.jsonl"
+    assert main(["batch", str(tmp_path / "in.jsonl"), str(out), "--slots", "4"]) == 0
+    done = answers(out)
+    assert len(done) == 47
+    assert {row["response"]["status_code"] for row in done.values()} == {200}

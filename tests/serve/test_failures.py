@@ -181,3 +181,23 @@ def test_an_engine_that_has_died_is_told_by_health(serve, demo, monkeypatch):
         service.engine.scheduler.wake()
         until(lambda: not service.engine.is_alive)
         assert client.get("/health").status_code == 503
+
+
+def test_an_engine_that_is_thrown_at_goes_on(serve, demo):
+    class Thrown(BaseException):
+        """What a library in another language may throw."""
+
+    with serve(demo) as (address, service), httpx.Client(base_url=address, timeout=30) as client:
+        scheduler = service.engine.scheduler
+        step = scheduler.step
+
+        def throws():
+            scheduler.step = step
+            raise Thrown
+
+        scheduler.step = throws
+        body = {"messages": [{"role": "user", "content": "Hello"}]}
+        first = client.post("/v1/chat/completions", json=body)
+        assert first.status_code in (200, 500)  # it may have been asked before or after
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert client.get("/health").status_code == 200

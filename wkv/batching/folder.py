@@ -19,6 +19,12 @@ PARTIAL = ".partial"
 BACKLOG = 32
 """States that may wait to be written; what comes then is not written: it can be read anew."""
 
+LOOK_EVERY = 256
+"""States that are written between two looks at the folder, where others may write as well."""
+
+ROOM = 0.9
+"""Part of the limit that is left when room is made."""
+
 STALE_SECONDS = 3600
 """A file that was begun so long ago was left by a process that died."""
 
@@ -37,6 +43,7 @@ class StateFolder:
         self._model = model
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="wkv-states")
         self._writing: dict[Path, Future[None]] = {}
+        self._taken, self._since_look = 0, LOOK_EVERY
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,6 +100,14 @@ class StateFolder:
         """Write what is left, and end."""
         self._writer.shutdown()
 
+    def _account(self, size: int) -> None:
+        """Count a file that was written, and make room; to look at all of them takes long."""
+        self._taken += size
+        self._since_look += 1
+        if self._taken > self.limit or self._since_look > LOOK_EVERY:
+            self._since_look = 0
+            self._taken = keep_within(self.folder, int(ROOM * self.limit))
+
     def _write(self, path: Path, state: State) -> None:
         with suppress(StateError, OSError):
             if path.exists():
@@ -103,13 +118,14 @@ class StateFolder:
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
             partial.replace(path)
-            keep_within(self.folder, self.limit)
+            self._account(path.stat().st_size)
 
 
-def keep_within(folder: Path, limit: int) -> None:
+def keep_within(folder: Path, limit: int) -> int:
     """Delete the files that were not used for longest, until the rest takes at most `limit` bytes.
 
-    What was begun and never ended goes as well. Other processes may do the same meanwhile.
+    What was begun and never ended goes as well. Other processes may do the same meanwhile. Gives
+    the bytes that are left.
     """
     files = []
     for entry in os.scandir(folder):
@@ -122,7 +138,8 @@ def keep_within(folder: Path, limit: int) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total <= limit:
-            return
+            break
         with suppress(OSError):
             os.unlink(path)
         total -= size
+    return total

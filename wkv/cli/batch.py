@@ -45,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
     lines = batch.read_lines(args.input)
     done = batch.answered(args.output)
+    if not args.output.parent.is_dir():
+        from wkv.errors import InputError
+
+        raise InputError(f"{args.output}: there is no such folder; make it, or give another file")
     left = [line for line in lines if line.custom_id not in done]
     if len(left) < len(lines):
         notice(f"{len(lines) - len(left)} of {len(lines)} requests were answered before")

@@ -6,6 +6,7 @@ Every option is also read from the environment, as WKV_SERVE_ and its name: WKV_
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -167,12 +168,17 @@ def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse values that cannot work."""
-    for name in ("slots", "max_body", "max_tokens", "idle_seconds"):
-        if getattr(args, name) <= 0:
-            args.usage_error(f"--{name.replace('_', '-')} must be more than 0")
-    for name in ("max_queue", "cache_bytes", "disk_bytes", "drain_seconds"):
-        if getattr(args, name) < 0:
-            args.usage_error(f"--{name.replace('_', '-')} must be 0 or more")
+    least: dict[str, float] = {"slots": 1, "max_body": 1, "max_tokens": 1, "max_queue": 0, "replicas": 1}
+    least |= {"cache_bytes": 0, "disk_bytes": 0, "replica_cpus": 0, "replica_gpus": 0}
+    least |= {"idle_seconds": 0.001, "drain_seconds": 0, "port": 0}
+    most = {"idle_seconds": 1e6, "drain_seconds": 1e6, "port": 65535}
+    for name, low in least.items():
+        high = most.get(name, math.inf)
+        if not low <= getattr(args, name) <= high:  # so written, a NaN is wrong too
+            limits = f"from {low} to {high:g}" if name in most else f"at least {low}"
+            args.usage_error(f"--{name.replace('_', '-')} must be {limits}")
+    if not args.host:
+        args.usage_error("--host must be an address, such as 127.0.0.1 or 0.0.0.0")
     for key in args.api_key or ():
         if not key.isascii() or not key.isprintable() or not key.strip():
             args.usage_error("--api-key must be printable ASCII: it travels in a header")
@@ -182,7 +188,11 @@ def _bytes(text: str) -> int:
     """A number of bytes, such as 1000, 512M or 2G."""
     digits = text.strip().lower().removesuffix("b").removesuffix("i")
     shift = SUFFIXES.get(digits[-1:], 0)
-    return int(digits[:-1] if shift else digits) << shift
+    try:
+        return int(float(digits[:-1] if shift else digits) * 2**shift)
+    except (ValueError, OverflowError):
+        what = f"{text!r} is no number of bytes; give one such as 1000, 512M or 1.5G"
+        raise argparse.ArgumentTypeError(what) from None
 
 
 def _read_environment(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +201,8 @@ def _read_environment(parser: argparse.ArgumentParser) -> None:
         for option in action.option_strings:
             value = os.environ.get(PREFIX + option.removeprefix("--").replace("-", "_").upper())
             if value is None or not option.startswith("--") or action.dest == "help":
+                continue
+            if not value and action.dest != "api_key":  # an empty key must not open the server
                 continue
             if isinstance(action, argparse._AppendAction):
                 action.default = value.split(",")

@@ -20,11 +20,17 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from wkv.errors import InputError
+from wkv.serve.errors import ApiError
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 AHEAD = 2
 """Requests in flight for each slot, so that a slot that falls free is taken at once."""
+
+BUSY_SECONDS = 0.1
+
+BEGINNING = b'{"id": "batch_req_'
+"""How each line of ours begins; a line that was cut off is known by it."""
 
 Json = dict[str, Any]
 
@@ -55,7 +61,7 @@ def read_lines(path: Path) -> list[Line]:
     lines: list[Line] = []
     seen: dict[str, int] = {}
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the batch file cannot be read ({error})") from error
     for number, row in enumerate(text.split("\n"), 1):
@@ -80,18 +86,26 @@ def answered(path: Path) -> set[str]:
     """
     if not path.exists():
         return set()
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: answers cannot be kept here ({error})") from error
     whole = data[: data.rfind(b"\n") + 1]
+    rest = data[len(whole) :]
+    if not rest.startswith(BEGINNING[: len(rest)]):
+        raise InputError(f"{path}: this is no file of answers; give another, nothing was changed")
     done = set()
     for number, row in enumerate(whole.splitlines(), 1):
         try:
-            done.add(str(json.loads(row)["custom_id"]))
+            answer = json.loads(row)
+            done.add(str(answer["custom_id"]))
+            answer["response"]["status_code"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(
                 f"{path}, line {number}: this is no answer of a batch ({error!r}); give another "
                 "file to write to, nothing was changed"
             ) from error
-    if len(whole) < len(data):
+    if rest:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return done
@@ -106,7 +120,7 @@ async def run(
     async def work() -> None:
         for line in waiting:
             answer = await _answer(app, line)
-            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            out.write(json.dumps(answer) + "\n")
             out.flush()
             told(answer)
 
@@ -116,7 +130,15 @@ async def run(
 
 
 async def _answer(app: FastAPI, line: Line) -> Json:
-    status, body = await _post(app, line.url, line.body)
+    """The answer to a line; where there is no room for it now, later."""
+    while True:
+        try:
+            status, body = await _post(app, line.url, line.body)
+        except Exception as error:  # the others go on
+            status, body = 500, ApiError(500, f"the server failed: {error!r}").body
+        if status != 429:
+            break
+        await asyncio.sleep(BUSY_SECONDS)
     failed = status != 200
     return {
         "id": f"batch_req_{uuid4().hex}",

@@ -174,5 +174,10 @@ class Engine:
             if self._aborts:
                 self._aborts = False
                 self.scheduler.fail_all(STOPPED)
-            if not self.scheduler.step():
+            try:
+                worked = self.scheduler.step()
+            except BaseException as error:  # a library in another language may throw anything
+                self.scheduler.fail_all(WKVError(f"the engine failed: {error!r}"))
+                worked = True
+            if not worked:
                 self.scheduler.wait(IDLE_SECONDS)

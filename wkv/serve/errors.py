@@ -1,5 +1,6 @@
 """Errors as clients of the OpenAI API know them: `{"error": {message, type, param, code}}`."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from wkv.errors import (
 )
 
 RETRY_SECONDS = 2
+
+TYPE_NAME = re.compile(r"\[|constrained|^(str|int|float|bool|TextPart|function-.*|literal.*)$")
+"""What pydantic puts into the path of a problem: which of several types it tried."""
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
@@ -122,10 +126,19 @@ def validation_error(problems: Sequence[Any]) -> ApiError:
     Where a field may be one of several types each of them complains; the deepest complaint is
     about the type that was meant.
     """
+    parts = [problem for problem in problems if "TextPart" in problem["loc"]]
+    kinds = [p for p in parts if p["loc"][-1] == "type" and p["type"] == "literal_error"]
+    if kinds:
+        param = _path(kinds[0])
+        return ApiError(
+            400,
+            f"{param}: a part of the type {kinds[0]['input']!r:.40} cannot be read, only text",
+            param=param,
+            code="invalid_value",
+        )
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     worst = unknown[0] if unknown else max(problems, key=lambda problem: len(problem["loc"]))
-    path = [str(part) for part in worst["loc"] if part != "body"]
-    param = ".".join(path)[:LONGEST] or None
+    param = _path(worst)
     if unknown:
         return ApiError(
             400,
@@ -136,4 +149,12 @@ def validation_error(problems: Sequence[Any]) -> ApiError:
     if worst["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {worst['ctx']['error']}", code="invalid_json")
     where = f"{param}: " if param else "the body: "
-    return ApiError(400, f"{where}{worst['msg'][:LONGEST]}", param=param, code="invalid_value")
+    message = f"{where}{worst['msg'][:LONGEST]}"
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def _path(problem: Any) -> str | None:
+    """Where a problem is, by the names that the client knows."""
+    parts = [str(part) for part in problem["loc"] if part != "body"]
+    known = [part for part in parts if not TYPE_NAME.search(part)]
+    return ".".join(known)[:LONGEST] or None

@@ -4,9 +4,10 @@ A field that is not here is refused by its name. Fields that change nothing are 
 where clients send them by themselves: `user`, `store`, `metadata`, `service_tier`, and the like.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MOST_TOKENS = 1_000_000
 MOST_TEXT = 2**24
@@ -20,10 +21,31 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
+def _is_text(value: dict[str, Any]) -> dict[str, Any]:
+    """An object that can be told again: without half characters."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("there is a lone surrogate, which is no character; remove it") from error
+    return value
+
+
+Object = Annotated[dict[str, Any], AfterValidator(_is_text)]
+
+
 class Body(BaseModel):
     """A body: nothing beyond its fields, no number for a text, and no text for a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        """Leave out fields that are unknown and null: clients send back what they were sent."""
+        if not isinstance(value, dict):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {key: one for key, one in value.items() if one is not None or key in known}
 
 
 class StreamOptions(Body):
@@ -39,7 +61,7 @@ class Ignored(Body):
 
     user: Text | None = None
     store: bool | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Object | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -100,6 +122,7 @@ class ChatMessage(Body):
     content: Text | Annotated[list[TextPart], Field(max_length=1000)] | None = None
     name: Annotated[str, Field(max_length=100)] | None = None
     reasoning: Text | None = None
+    reasoning_content: Text | None = None  # what other servers call it
     refusal: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=100)] | None = None
     tool_call_id: Annotated[str, Field(max_length=100)] | None = None
@@ -118,7 +141,7 @@ class JsonSchema(Body):
     name: Annotated[str, Field(max_length=64)] = "reply"
     description: Text | None = None
     strict: bool | None = None
-    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    schema_: Object = Field(default_factory=dict, alias="schema")
 
 
 class ResponseFormat(Body):
@@ -136,8 +159,8 @@ class ChatRequest(Drawing):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Annotated[list[Object], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
@@ -162,7 +185,7 @@ class ResponseRequest(Ignored):
     """`POST /v1/responses`: what is not here is refused, and so are tools that are no functions."""
 
     model: Text | None = None
-    input: Text | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    input: Text | Annotated[list[Object], Field(min_length=1, max_length=10_000)]
     instructions: Text | None = None
     previous_response_id: Annotated[str, Field(max_length=100)] | None = None
     stream: bool | None = False
@@ -170,11 +193,11 @@ class ResponseRequest(Ignored):
     max_output_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     top_p: Probability | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Annotated[list[Object], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
-    text: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
+    text: Object | None = None
+    reasoning: Object | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     background: Literal[False] | None = None

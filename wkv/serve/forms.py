@@ -88,9 +88,11 @@ def messages_of(messages: list[ChatMessage], form: Form) -> list[Message]:
         InputError: for a call that is none.
     """
     told = [_message(message) for message in messages]
+    # Many clients send a system's message whether there is one or not.
+    told = [message for message in told if message.role != "system" or message.text.strip()]
     if not form.told:
         return told
-    if told[0].role == "system":
+    if told and told[0].role == "system":
         own = told.pop(0).text.rstrip()
         return [Message("system", f"{own}\n{form.told}" if own else form.told), *told]
     return [Message("system", form.told), *told]
@@ -110,5 +112,5 @@ def _message(message: ChatMessage) -> Message:
     if message.role == "assistant":
         entries = [call.model_dump() for call in message.tool_calls or ()]
         text = assistant_text(message.text, calls_of(entries))
-        return Message("assistant", text, message.reasoning or "")
+        return Message("assistant", text, message.reasoning or message.reasoning_content or "")
     return Message("system" if message.role == "developer" else message.role, message.text)

@@ -50,16 +50,23 @@ class Notes:
             except OSError as error:
                 raise StateError(f"{folder}: nothing can be kept here ({error})") from error
 
-    def put(self, key: str, value: Json) -> None:
-        """Keep a value; it is in the folder a moment later."""
+    def put(self, key: str, value: Json, *, at_once: bool = False) -> None:
+        """Keep a value; it is in the folder a moment later, or when this returns."""
         text = json.dumps(value)
         self._remember(key, text)
         if self._writer is not None:
-            self._writer.submit(self._write, self._path(key), text)
+            written = self._writer.submit(self._write, self._path(key), text)
+            if at_once:
+                written.result()
 
-    def get(self, key: str) -> Json | None:
-        """The value of a key; None if there is none."""
+    def get(self, key: str, *, lasting: bool = False) -> Json | None:
+        """The value of a key; None if there is none.
+
+        A lasting one is looked for in the folder, where another process may have deleted it.
+        """
         if not KEY.fullmatch(key):
+            return None
+        if lasting and self._folder is not None and not self._path(key).exists():
             return None
         with self._lock:
             text = self._texts.get(key)

@@ -116,11 +116,11 @@ class Prompts:
         script = self._script(start, messages)
         lead = thinking.lead if lead is None else lead
         *earlier, last = messages
-        for message in earlier:
-            script.add(message)
+        for message, after in zip(earlier, messages[1:], strict=True):
+            script.add(message, after.role)
         if last.role == "assistant":
             return script.going_on(last, lead)
-        script.add(last, thinking.words)
+        script.add(last, "assistant", thinking.words)
         script.name("assistant")
         return script.finished(lead)
 
@@ -131,33 +131,54 @@ class Prompts:
             InputError: for no messages, or one without text where there must be some.
         """
         script = self._script(start, messages)
-        for message in messages:
-            script.add(message)
+        for message, after in zip(messages, [*messages[1:], None], strict=True):
+            script.add(message, after.role if after else None)
         return script.finished()
 
     def remember(
-        self, start: Start, prompt: ChatPrompt, reply: Message, ids: Sequence[int]
+        self,
+        start: Start,
+        prompt: ChatPrompt,
+        reply: Message,
+        ids: Sequence[int],
+        characters: int,
     ) -> None:
-        """Remember a reply: the ids that were drawn after a prompt."""
-        said = prompt.lead + self._model.tokenizer.decode(ids)
-        at = said.find(reply.text) if reply.text else -1
-        ahead = said[at + len(reply.text) :] if at >= 0 else ""
+        """Remember a reply: the ids that were drawn after a prompt.
+
+        `characters` of their text were told; what they hold beyond that must be the beginning of a
+        next turn, or the state would know what the conversation does not.
+        """
+        ahead = self._model.tokenizer.decode(ids)[characters:]
+        if not self._may_follow(ahead):
+            return
         known = Said((*prompt.ids[prompt.before :], *ids), ahead)
         self.replies.remember(start.tenant, prompt.digest, prompt.turn, reply.said, known)
+
+    def _may_follow(self, ahead: str) -> bool:
+        """Whether this is a separator, or a part of one, or that and the beginning of a name."""
+        name = ahead.lstrip("\n")
+        newlines = len(ahead) - len(name)
+        if not name:
+            return newlines <= len(SEPARATOR)
+        return newlines == len(SEPARATOR) and self.name_of("user").startswith(name)
+
+    def name_of(self, role: str) -> str:
+        """The name of a speaker, as it stands before a turn."""
+        names = {"system": "System", "user": self.template.user, "assistant": self.template.bot}
+        return f"{names[role]}{self.template.interface}"
 
     def _script(self, start: Start, messages: Sequence[Message]) -> "_Script":
         if not messages:
             raise InputError("there are no messages; give at least one")
-        return _Script(self._model, self.template, self.replies, start)
+        return _Script(self._model, self, start)
 
 
 class _Script:
     """A conversation while it is written down."""
 
-    def __init__(self, model: Model, template: Template, replies: Replies, start: Start) -> None:
+    def __init__(self, model: Model, prompts: Prompts, start: Start) -> None:
         self._model = model
-        self._template = template
-        self._replies = replies
+        self._prompts = prompts
         self._start = start
         self._ids: list[int] = []
         self._digest = hashlib.sha256()  # of the ids; kept up, as each reply is looked for by it
@@ -165,10 +186,10 @@ class _Script:
         self._turn = ""
         self._ahead = start.ahead
 
-    def add(self, message: Message, words: str = "") -> None:
-        """Write a message, with words behind a user's."""
+    def add(self, message: Message, follows: str | None, words: str = "") -> None:
+        """Write a message that somebody's follows, with words behind a user's."""
         if message.role == "assistant":
-            self._add_reply(message)
+            self._add_reply(message, follows)
             return
         text = clean(message.text) + (words if message.role == "user" else "")
         self.name(message.role)
@@ -180,8 +201,7 @@ class _Script:
 
     def name(self, role: str) -> None:
         """Write the name of who speaks next."""
-        names = {"system": "System", "user": self._template.user, "assistant": self._template.bot}
-        self._turn += left_to_read(f"{names[role]}{self._template.interface}", self._ahead)
+        self._turn += left_to_read(self._prompts.name_of(role), self._ahead)
         self._ahead = ""
 
     def finished(self, lead: str = "") -> ChatPrompt:
@@ -211,9 +231,12 @@ class _Script:
         digest = self._digest.digest()
         return ChatPrompt((), (), len(self._ids), digest, self._turn, lead, self._ahead)
 
-    def _add_reply(self, message: Message) -> None:
+    def _add_reply(self, message: Message, follows: str | None) -> None:
         self.name("assistant")
         known = self._recall(message)
+        begun = known.ahead.lstrip("\n") if known else ""
+        if begun and follows not in (None, "user"):  # it has read the name of another
+            known = None
         if known is None:
             self._end_turn()
             text = message.text.replace("\r\n", "\n").strip()
@@ -226,7 +249,7 @@ class _Script:
 
     def _recall(self, message: Message) -> Said | None:
         tenant, before = self._start.tenant, self._digest.digest()
-        return self._replies.recall(tenant, before, self._turn, message.said)
+        return self._prompts.replies.recall(tenant, before, self._turn, message.said)
 
     def _end_turn(self) -> None:
         """Turn what was written into ids; a document begins as the model was trained to begin."""

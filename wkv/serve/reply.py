@@ -28,6 +28,8 @@ class Reply:
         reasoning: the thoughts before it.
         calls: of tools, as an answer tells them.
         token_ids: what was drawn so far.
+        characters: of the text that was given so far; the tokens may hold more.
+        is_whole: nothing of the text was left out.
         chances: of the tokens, where they were asked for.
         finish_reason: why it ended; None while it goes on.
     """
@@ -39,6 +41,8 @@ class Reply:
     reasoning: str = ""
     calls: list[Json] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    characters: int = 0
+    is_whole: bool = True
     chances: list[Drawn] = field(default_factory=list)
     finish_reason: str | None = None
     _thoughts: Thoughts = field(default_factory=Thoughts)
@@ -58,6 +62,7 @@ class Reply:
             self.chances.append(piece.drawn)
         if not piece.text:
             return []
+        self.characters += len(piece.text)
         if self.goes_on:
             return self._answered(piece.text)
         return self._told(self._thoughts.push(piece.text))
@@ -111,11 +116,13 @@ class Reply:
         deltas: list[Json] = []
         for event in events:
             if isinstance(event, TextPiece):
-                if not self.calls:
-                    self.content += event.text
-                    deltas.append({"content": event.text})
+                if self.calls:
+                    self.is_whole = self.is_whole and not event.text.strip()
+                    continue
+                self.content += event.text
+                deltas.append({"content": event.text})
             elif event.index > 0 and not self.form.parallel:
-                continue
+                self.is_whole = False
             elif isinstance(event, CallBegun):
                 call: Json = {"id": event.id, "type": "function"}
                 call |= {"function": {"name": event.name, "arguments": ""}}

@@ -1,6 +1,7 @@
 """Running the application until it is told to stop: what goes on may end, then the process does."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -40,10 +41,10 @@ def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
         listening.listen(2048)
     except (OSError, OverflowError) as error:
         listening.close()
-        raise InputError(
-            f"{host}:{port} cannot be listened on ({error}); is another server running? "
-            "give another --port or --host"
-        ) from error
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        hint = "is another server running? give another --port"
+        hint = hint if taken else "give an address of this machine with --host"
+        raise InputError(f"{host}:{port} cannot be listened on ({error}); {hint}") from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the slot is freed, the socket later
         listening.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(idle_seconds * 1000))

@@ -84,9 +84,10 @@ class Chat:
     def remember(self, reply: Reply) -> None:
         """Remember a reply for the next turn."""
         self.service.metrics.generated_tokens += len(reply.token_ids)
-        if reply.token_ids:
+        if reply.token_ids and reply.is_whole:
             prompts = self.service.prompts
-            prompts.remember(self.start, self.prompt, reply.message, reply.token_ids)
+            told = reply.message, reply.token_ids, reply.characters
+            prompts.remember(self.start, self.prompt, *told)
 
     def remember_unfinished(self) -> None:
         """Remember what was said before the client stopped listening."""

@@ -27,6 +27,14 @@ from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]
 
+NAMES = {
+    "messages": "input",
+    "response_format": "text.format",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+}
+"""Fields of a chat request, and what they are called here."""
+
 
 @dataclass
 class Answered:
@@ -92,7 +100,7 @@ class Answered:
                 "messages": [*self.messages, self.reply.body],
                 "response": self.told("completed"),
             }
-            notes.put(self.id.removeprefix("resp_"), value)
+            notes.put(self.id.removeprefix("resp_"), value, at_once=True)
 
     def _usage(self) -> Json:
         usage = self.chat.usage
@@ -144,9 +152,18 @@ def _prepare(service: Service, body: ResponseRequest, tenant: str) -> tuple[Answ
     try:
         asked = ChatRequest.model_validate(fields)
     except ValidationError as error:
-        raise validation_error(error.errors()) from error
+        raise _by_own_names(validation_error(error.errors())) from error
     chat, request = prepare(service, asked, tenant)
     return Answered(chat, body, messages), request
+
+
+def _by_own_names(error: ApiError) -> ApiError:
+    """An error about the chat request, told by the names that a client of responses knows."""
+    message, param = str(error), error.param
+    for chat, own in NAMES.items():
+        message = message.replace(chat, own)
+        param = param and param.replace(chat, own)
+    return ApiError(error.status, message, param=param, code=error.code)
 
 
 def _kept(service: Service, name: str, tenant: str) -> Json:
@@ -155,7 +172,7 @@ def _kept(service: Service, name: str, tenant: str) -> Json:
     Raises:
         ApiError: if there is none of that id, for this tenant.
     """
-    value: Json | None = service.notes.get(name.removeprefix("resp_"))
+    value: Json | None = service.notes.get(name.removeprefix("resp_"), lasting=True)
     if not name.startswith("resp_") or value is None or value.get("tenant") != tenant:
         raise ApiError(404, "there is no response of that id", code="no_response")
     return value
@@ -165,7 +182,7 @@ async def _whole(answered: Answered, events: AsyncGenerator[Event, None], tenant
     async with aclosing(events):
         async for event in events:
             answered.chat.take(event)
-    answered.keep(tenant)
+    await run_in_threadpool(answered.keep, tenant)
     return answered.told("completed")
 
 
@@ -179,7 +196,7 @@ async def _stream(
         async for step in steps:
             yield step | {"sequence_number": number}
             number += 1
-    answered.keep(tenant)
+    await run_in_threadpool(answered.keep, tenant)
     done = answered.told("completed")
     kind = f"response.{done['status']}"
     yield {"type": kind, "response": done, "sequence_number": number}
