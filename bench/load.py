@@ -56,10 +56,13 @@ def server(model: str | None, args: argparse.Namespace, more: list[str] | None =
     command += ["--max-queue", "1000", *(more or [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        found = None
         for line in process.stdout:
             found = re.search(r"(http://\S+)/$", line)
             if found:
                 break
+        if found is None:
+            sys.exit("the server did not start")
         while True:
             try:
                 httpx.get(f"{found[1]}/health")

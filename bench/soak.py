@@ -132,8 +132,10 @@ async def streamed(
     """Read a stream, or the first lines of it."""
     async with http.stream("POST", path, json=body) as answer:
         lines = 0
-        async for _ in answer.aiter_lines():
+        async for line in answer.aiter_lines():
             lines += 1
+            if line.startswith('data: {"error"'):
+                seen["5xx in a stream"] += 1
             if leave is not None and lines > leave:
                 seen["left"] += 1
                 return

@@ -51,7 +51,7 @@ def test_no_numbers_in_one_slot_fail_it_alone(fresh, demo, monkeypatch, streams,
     client, service = fresh
     alone = text_of(stream(client, **DRAWN))
     service.engine.scheduler.cache.clear()
-    slow(monkeypatch, demo, 0.01)
+    slow(monkeypatch, demo, 0.05)
     neighbour = Background(stream, client, **DRAWN)
     until(lambda: service.engine.load.writing == 1)
     two = {"when": lambda wide: wide.shape == (2, 1), "after": 3}

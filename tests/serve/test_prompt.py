@@ -51,6 +51,12 @@ def test_a_reply_is_read_once_whatever_was_drawn_beyond_it(prompts, demo, ahead)
     assert ids[: len(prompt.ids) + len(drawn)] == (*prompt.ids, *drawn)
 
 
+def test_newlines_at_the_end_of_a_reply_are_read_once(prompts, demo):
+    for newlines in range(5):
+        reply, _ = say(prompts, demo, " Hello" + "\n" * newlines)
+        assert "Hello\n\nUser: And" in text(prompts, demo, after(reply))
+
+
 def test_thoughts_that_hold_the_answer_are_no_part_of_it(prompts, demo):
     drawn = "> 2 + 2 is 4, so 4. </think>\n4\n\nUser:"
     reply, _ = say(prompts, demo, drawn, drawn.removesuffix("\n\nUser:"), lead=" <think")

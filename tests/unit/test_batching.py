@@ -359,6 +359,7 @@ def test_a_folder_outlives_the_cache(byte_model, tmp_path):
     again = ask(other, [*said, *b" more"], borders=(len(said),))
     finish(other)
     assert again.cached == len(said) - 1
+    other.cache.folder.flush()
     for file in folder.folder.iterdir():  # damage is no more than a state that is not there
         file.write_bytes(file.read_bytes()[:100])
     third = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))

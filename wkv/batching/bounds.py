@@ -17,6 +17,7 @@ from wkv.errors import InputError
 MOST_BYTES = 2**16
 MOST_DEPTH = 64
 MOST_CHOICES = 2000
+MOST_PROPERTIES = 500
 MOST_PATTERNS = 12
 MOST_MULTIPLE = 10_000
 
@@ -41,6 +42,7 @@ def checked_json(schema: Any) -> str:
     nodes = list(_nodes(schema))
     _check_choices(nodes)
     text = _dumped(schema)
+    _check_properties(nodes)
     for node in nodes:
         _check_keywords(node, is_root=node is schema)
     _check_multiples(nodes)
@@ -84,6 +86,17 @@ def _check_choices(nodes: list[dict[str, Any]]) -> None:
         raise InputError(
             f"the JSON schema has {count} values in its enums, expected at most {MOST_CHOICES}; "
             "use fewer, or a pattern"
+        )
+
+
+def _check_properties(nodes: list[dict[str, Any]]) -> None:
+    """More than these compile, but no step of them is within the parser's limits."""
+    properties = (node.get("properties") for node in nodes)
+    count = max((len(one) for one in properties if isinstance(one, dict)), default=0)
+    if count > MOST_PROPERTIES:
+        raise InputError(
+            f"an object of the JSON schema has {count} properties, expected at most "
+            f"{MOST_PROPERTIES}; put some of them into objects of their own"
         )
 
 

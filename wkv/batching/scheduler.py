@@ -120,9 +120,14 @@ class Scheduler:
         """Advance a generator once in each step, in the thread that steps.
 
         The future gets what it returns. If the future is cancelled, it is not advanced any more.
+
+        Raises:
+            BusyError: if too many wait already.
         """
         future: Future[Any] = Future()
         with self._changed:
+            if len(self._tasks) >= self.queue + self.slots:
+                raise BusyError(f"{len(self._tasks)} tasks wait already; try again later")
             self._tasks.append((task, future))
             self._changed.notify()
         return future

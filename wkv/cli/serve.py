@@ -160,15 +160,21 @@ def _greet(name: str, args: argparse.Namespace, port: int) -> None:
 
 def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
     """Names that requests may be for; a server on all addresses cannot know its own."""
-    if args.allow_host:
-        return tuple(args.allow_host)
     local = ("127.0.0.1", "localhost", "[::1]")
+    if args.allow_host:
+        return (*local, args.host, *args.allow_host)
     return local if args.host in ("127.0.0.1", "localhost", "::1") else ()
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse values that cannot work."""
-    least: dict[str, float] = {"slots": 1, "max_body": 1, "max_tokens": 1, "max_queue": 0, "replicas": 1}
+    least: dict[str, float] = {
+        "slots": 1,
+        "max_body": 1,
+        "max_tokens": 1,
+        "max_queue": 0,
+        "replicas": 1,
+    }
     least |= {"cache_bytes": 0, "disk_bytes": 0, "replica_cpus": 0, "replica_gpus": 0}
     least |= {"idle_seconds": 0.001, "drain_seconds": 0, "port": 0}
     most = {"idle_seconds": 1e6, "drain_seconds": 1e6, "port": 65535}

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from wkv.errors import WKVError
 from wkv.serve.errors import ApiError, as_api_error
@@ -28,13 +29,35 @@ NOBODY_LISTENS = 499
 """The status of an answer that nobody waits for; it is only seen in logs."""
 
 
-def streamed(chunks: AsyncGenerator[Json, None], *, ends: str | None = "[DONE]") -> Response:
-    """Chunks as server-sent events; what goes wrong on the way is the last of them."""
-    return StreamingResponse(
+def streamed(
+    chunks: AsyncGenerator[Json, None], close: Callable[[], None], *, ends: str | None = "[DONE]"
+) -> Response:
+    """Chunks as server-sent events; what goes wrong on the way is the last of them.
+
+    `close` is called in the end, also if the client was gone before the first chunk was asked for.
+    """
+    return _Stream(
         _events(chunks, ends),
-        media_type="text/event-stream",
+        close,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
+
+
+class _Stream(StreamingResponse):
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncGenerator[str, None], close: Callable[[], None], headers: dict[str, str]
+    ) -> None:
+        super().__init__(events, headers=headers)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
 
 
 async def _events(

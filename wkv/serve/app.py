@@ -1,11 +1,13 @@
 """The application: a model, its engine, and the routes, as one ASGI app."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import gettempdir
 from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI
 
@@ -18,7 +20,7 @@ from wkv.serve.errors import add_error_handlers
 from wkv.serve.guard import BodyLimit, Hosts, Keys, SlowReaders
 from wkv.serve.notes import Notes
 from wkv.serve.prompt import Prompts
-from wkv.serve.replies import Replies
+from wkv.serve.replies import Replies, speaker
 from wkv.serve.routes import about, chat, completions, embeddings, responses, states
 from wkv.serve.service import Service, Settings
 from wkv.serve.states import KeptStates
@@ -86,8 +88,10 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         TokenizerError: if the model has no tokenizer.
     """
     room = room or Room()
-    temporary = None if room.folder else TemporaryDirectory(prefix="wkv-states-")
-    folder = room.folder or Path(temporary.name if temporary else ".")
+    folder = room.folder or Path(gettempdir()) / f"wkv-states-{uuid4().hex}"  # made when needed
+    if room.folder is not None:  # conversations lie in it; others need not read them
+        with suppress(OSError):  # what is wrong with it is told by who uses it first
+            room.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lasting = StateFolder(folder / "cache", model, room.disk_bytes) if room.folder else None
     scheduler = Scheduler(
         model,
@@ -101,7 +105,7 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
     service = Service(
         model,
         Engine(scheduler),
-        Prompts(model, template_for(model), Replies(notes, model.identity)),
+        Prompts(model, template_for(model), Replies(notes, speaker(model))),
         KeptStates(folder / "kept", model, room.disk_bytes),
         notes,
         Grammars(model.tokenizer, model.config.vocab_size),
@@ -113,8 +117,8 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         yield
         service.engine.close()
         notes.close()
-        if temporary is not None:
-            temporary.cleanup()
+        if room.folder is None:
+            rmtree(folder, ignore_errors=True)
 
     app = FastAPI(
         title="wkv",

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from wkv.batching import Ended, Event, Failed, Load, Request, Scheduler, Ticket
 from wkv.errors import BusyError, WKVError
+from wkv.serve.errors import RETRY_SECONDS, ApiError
 
 IDLE_SECONDS = 0.5
 """The thread looks by itself this often; it is woken when something happens."""
@@ -133,16 +134,20 @@ class Engine:
 
         Raises:
             InputError: if the first cannot be answered.
-            BusyError: if too many wait already, or the server is shutting down.
+            BusyError: if too many wait already.
+            ApiError: if the server is shutting down.
         """
-        if self.is_closing:
-            raise BusyError("the server is shutting down; try again later")
+        self._check_open()
         return Answers(self, requests)
+
+    def _check_open(self) -> None:
+        if self.is_closing or not self.is_alive:
+            why = "is shutting down" if self.is_closing else "has failed, and must be started again"
+            raise ApiError(503, f"the server {why}; try again later", retry_after=RETRY_SECONDS)
 
     async def run_task(self, task: Generator[None, None, Result]) -> Result:
         """What a generator returns that works with the model, between the steps of all others."""
-        if self.is_closing:
-            raise BusyError("the server is shutting down; try again later")
+        self._check_open()
         return await asyncio.wrap_future(self.scheduler.run_task(task))
 
     async def drain(self, seconds: float) -> None:

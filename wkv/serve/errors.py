@@ -148,9 +148,12 @@ def validation_error(problems: Sequence[Any]) -> ApiError:
         )
     if worst["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {worst['ctx']['error']}", code="invalid_json")
+    told = worst["msg"].removeprefix("Value error, ")[:LONGEST]
+    if param is None and worst["type"] != "value_error":
+        message = "the body is no JSON object; send one, with 'Content-Type: application/json'"
+        return ApiError(400, message, code="invalid_json")
     where = f"{param}: " if param else "the body: "
-    message = f"{where}{worst['msg'][:LONGEST]}"
-    return ApiError(400, message, param=param, code="invalid_value")
+    return ApiError(400, f"{where}{told}", param=param, code="invalid_value")
 
 
 def _path(problem: Any) -> str | None:

@@ -2,23 +2,41 @@
 
 A field that is not here is refused by its name. Fields that change nothing are here all the same
 where clients send them by themselves: `user`, `store`, `metadata`, `service_tier`, and the like.
+Lists are given up at their first mistake: an error for each of a million things would stop the
+event loop.
 """
 
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 MOST_TOKENS = 1_000_000
 MOST_TEXT = 2**24
 MOST_STOPS = 16
+MOST_MEMBERS = 1024
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+def _few(value: Any) -> Any:
+    """An object without too many members, which is seen before each of them is looked at."""
+    if isinstance(value, dict) and len(value) > MOST_MEMBERS:
+        raise ValueError(f"there are {len(value)} members, expected at most {MOST_MEMBERS}")
+    return value
 
 
 def _is_text(value: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +60,7 @@ class Body(BaseModel):
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
         """Leave out fields that are unknown and null: clients send back what they were sent."""
-        if not isinstance(value, dict):
+        if not isinstance(_few(value), dict):
             return value
         known = {field.alias or name for name, field in cls.model_fields.items()}
         return {key: one for key, one in value.items() if one is not None or key in known}
@@ -79,14 +97,14 @@ class Drawing(Ignored):
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=MOST_STOPS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=0, le=2**20)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     penalty_decay: Probability | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_few)] | None = None
     ignore_eos: bool | None = None
     max_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     state: Annotated[str, Field(max_length=100)] | None = None
@@ -119,12 +137,12 @@ class ChatMessage(Body):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(max_length=1000)] | None = None
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, max_length=1000)] | None = None
     name: Annotated[str, Field(max_length=100)] | None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None  # what other servers call it
     refusal: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=100)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=100)] | None = None
     tool_call_id: Annotated[str, Field(max_length=100)] | None = None
 
     @property
@@ -133,6 +151,9 @@ class ChatMessage(Body):
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
+
+
+Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=10_000)]
 
 
 class JsonSchema(Body):
@@ -154,12 +175,12 @@ class ResponseFormat(Body):
 class ChatRequest(Drawing):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Object], Field(max_length=128)] | None = None
+    tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -170,9 +191,9 @@ class CompletionRequest(Drawing):
 
     prompt: (
         Text
-        | Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TEXT)]
-        | Annotated[list[Text], Field(min_length=1, max_length=128)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(max_length=128)]
+        | Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MOST_TEXT)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=128)]
+        | Annotated[list[Ids], Field(fail_fast=True, max_length=128)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -185,7 +206,7 @@ class ResponseRequest(Ignored):
     """`POST /v1/responses`: what is not here is refused, and so are tools that are no functions."""
 
     model: Text | None = None
-    input: Text | Annotated[list[Object], Field(min_length=1, max_length=10_000)]
+    input: Text | Annotated[list[Object], Field(fail_fast=True, min_length=1, max_length=10_000)]
     instructions: Text | None = None
     previous_response_id: Annotated[str, Field(max_length=100)] | None = None
     stream: bool | None = False
@@ -193,7 +214,7 @@ class ResponseRequest(Ignored):
     max_output_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     top_p: Probability | None = None
-    tools: Annotated[list[Object], Field(max_length=128)] | None = None
+    tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     text: Object | None = None
@@ -209,9 +230,9 @@ class EmbeddingRequest(Ignored):
     model: Text | None = None
     input: (
         Text
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Text], Field(min_length=1, max_length=256)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(max_length=256)]
+        | Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=256)]
+        | Annotated[list[Ids], Field(fail_fast=True, max_length=256)]
     )
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
@@ -228,12 +249,14 @@ class DetokenizeRequest(Body):
     """`POST /detokenize`."""
 
     model: Text | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=MOST_TEXT)]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=MOST_TEXT)]
 
 
 class StateRequest(Body):
     """`POST /v1/states`: messages, or a text as it is, to be read and kept."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None = None
+    messages: (
+        Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=10_000)] | None
+    ) = None
     prompt: Text | None = None
     state: Annotated[str, Field(max_length=100)] | None = None

@@ -64,10 +64,10 @@ class Hosts:
         if scope["type"] == "http":
             host = Headers(scope=scope).get("host", "").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if name not in self._names:
+            if name not in self._names and scope["path"] != "/health":
                 error = ApiError(
                     400,
-                    "this host is not served here; start the server with --allow-host",
+                    f"the host {name[:99]!r} is not served here; start it with --allow-host",
                     code="host",
                 )
                 await error.answer(scope, receive, send)

@@ -12,6 +12,7 @@ Json = dict[str, Any]
 PARTS = ("input_text", "output_text")
 
 ITEM, TEXT = "response.output_item", "response.output_text"
+THOUGHT = "response.reasoning_text"
 ARGUMENTS = "response.function_call_arguments"
 
 
@@ -86,60 +87,76 @@ class ItemEvents:
         """Begin to tell the reply of a response of some name."""
         self._reply = reply
         self._name = name
-        self._told = 0  # items that are done
-        self._is_open = False
+        self._done_items = 0
+        self._open_kind = ""  # of the item that is being told: "", "reasoning" or "message"
 
-    def text(self, delta: str) -> Iterator[Json]:
-        """What a piece of the answer's text adds."""
-        yield from self._open()
-        yield {"type": f"{TEXT}.delta", **self._place(), "delta": delta, "logprobs": []}
+    def told(self, delta: Json) -> Iterator[Json]:
+        """What a delta of a chat reply adds; calls are told whole, at the end."""
+        if delta.get("reasoning"):
+            yield from self._open("reasoning")
+            yield {"type": f"{THOUGHT}.delta", **self._place(), "delta": delta["reasoning"]}
+        elif delta.get("content"):
+            yield from self._open("message")
+            text = {"delta": delta["content"], "logprobs": []}
+            yield {"type": f"{TEXT}.delta", **self._place(), **text}
 
-    def rest(self) -> Iterator[Json]:
+    def rest(self, status: str) -> Iterator[Json]:
         """What is left to tell when the reply has ended."""
-        for item in items_of(self._reply, self._name)[self._told :]:
-            if item["type"] == "message":
-                yield from self._open()
-                part = item["content"][0]
-                done = {"text": part["text"], "logprobs": []}
-                yield {"type": f"{TEXT}.done", **self._place(), **done}
-                yield {"type": "response.content_part.done", **self._place(), "part": part}
-                yield self._done(item)
+        items = items_of(self._reply, self._name, status)
+        for item in items[self._done_items :]:
+            if item["type"] == "function_call":
+                yield from self._call(item)
             else:
-                yield from self._whole(item)
+                yield from self._open(item["type"])
+                yield from self._close(item)
 
-    def _open(self) -> Iterator[Json]:
-        """The events before the first text; the thoughts before it are told whole."""
-        if self._is_open:
+    def _open(self, kind: str) -> Iterator[Json]:
+        """The events before the first piece of an item; the one before it has ended then."""
+        if self._open_kind == kind:
             return
-        first = items_of(self._reply, self._name)[0]
-        if first["type"] == "reasoning":
-            yield from self._whole(first)
-        self._is_open = True
-        item: Json = {"type": "message", "id": _item(self._name, "msg"), "status": "in_progress"}
+        if self._open_kind:
+            yield from self._close(items_of(self._reply, self._name)[self._done_items])
+        self._open_kind = kind
+        if kind == "reasoning":
+            item: Json = {"type": kind, "id": _item(self._name, "rs"), "summary": []}
+            yield {"type": f"{ITEM}.added", "output_index": self._done_items, "item": item}
+            return
+        item = {"type": kind, "id": _item(self._name, "msg"), "status": "in_progress"}
         item |= {"role": "assistant", "content": []}
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        yield {"type": f"{ITEM}.added", "output_index": self._told, "item": item}
+        yield {"type": f"{ITEM}.added", "output_index": self._done_items, "item": item}
         yield {"type": "response.content_part.added", **self._place(), "part": part}
 
-    def _whole(self, item: Json) -> Iterator[Json]:
-        """A call, or thoughts, at once."""
-        index = self._told
-        opened = {**item, "arguments": ""} if "arguments" in item else item
+    def _close(self, item: Json) -> Iterator[Json]:
+        """The events after the last piece of an item."""
+        part = item["content"][0]
+        if self._open_kind == "reasoning":
+            yield {"type": f"{THOUGHT}.done", **self._place(), "text": part["text"]}
+        else:
+            done = {"text": part["text"], "logprobs": []}
+            yield {"type": f"{TEXT}.done", **self._place(), **done}
+            yield {"type": "response.content_part.done", **self._place(), "part": part}
+        yield self._done(item)
+        self._open_kind = ""
+
+    def _call(self, item: Json) -> Iterator[Json]:
+        """A call, at once."""
+        index = self._done_items
+        opened = {**item, "arguments": ""}
         yield {"type": f"{ITEM}.added", "output_index": index, "item": opened}
-        if "arguments" in item:
-            at = {"item_id": item["id"], "output_index": index}
-            arguments, name = item["arguments"], item["name"]
-            yield {"type": f"{ARGUMENTS}.delta", **at, "delta": arguments}
-            yield {"type": f"{ARGUMENTS}.done", **at, "arguments": arguments, "name": name}
+        at = {"item_id": item["id"], "output_index": index}
+        arguments, name = item["arguments"], item["name"]
+        yield {"type": f"{ARGUMENTS}.delta", **at, "delta": arguments}
+        yield {"type": f"{ARGUMENTS}.done", **at, "arguments": arguments, "name": name}
         yield self._done(item)
 
     def _done(self, item: Json) -> Json:
-        self._told += 1
-        return {"type": f"{ITEM}.done", "output_index": self._told - 1, "item": item}
+        self._done_items += 1
+        return {"type": f"{ITEM}.done", "output_index": self._done_items - 1, "item": item}
 
     def _place(self) -> Json:
-        item = _item(self._name, "msg")
-        return {"item_id": item, "output_index": self._told, "content_index": 0}
+        item = _item(self._name, "rs" if self._open_kind == "reasoning" else "msg")
+        return {"item_id": item, "output_index": self._done_items, "content_index": 0}
 
 
 def _content(content: Any) -> Any:

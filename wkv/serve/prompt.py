@@ -148,7 +148,8 @@ class Prompts:
         `characters` of their text were told; what they hold beyond that must be the beginning of a
         next turn, or the state would know what the conversation does not.
         """
-        ahead = self._model.tokenizer.decode(ids)[characters:]
+        text = self._model.tokenizer.decode(ids)
+        ahead = text[len(text[:characters].rstrip("\n")) :]  # newlines at its end begin no line
         if not self._may_follow(ahead):
             return
         known = Said((*prompt.ids[prompt.before :], *ids), ahead)

@@ -7,7 +7,11 @@ its state is found, and nothing is read again.
 import hashlib
 from dataclasses import dataclass
 
+from wkv.model import Model
 from wkv.serve.notes import Notes
+
+SAMPLE = "A quick brown fox jumps over lazy dogs. 0123456789 \n\nUser: 你好，世界！ {}[]()=_<>/"
+"""A text that different vocabularies hardly make the same ids of."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Replies:
     """A memory of replies."""
 
     def __init__(self, notes: Notes, model: str) -> None:
-        """Remember in `notes` what a model, by its identity, said."""
+        """Remember in `notes` what a model said, by what `speaker` gives for it."""
         self._notes = notes
         self._model = model
 
@@ -47,3 +51,10 @@ class Replies:
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
+
+
+def speaker(model: Model) -> str:
+    """A model and its tokenizer: ids mean nothing to another."""
+    tokenizer = model.tokenizer
+    sample = tokenizer.encode(SAMPLE)
+    return f"{model.identity} {tokenizer.name} {tokenizer.vocab_size} {sample}"

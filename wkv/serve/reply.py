@@ -29,6 +29,7 @@ class Reply:
         calls: of tools, as an answer tells them.
         token_ids: what was drawn so far.
         characters: of the text that was given so far; the tokens may hold more.
+        reasoning_tokens: of the tokens, those before the answer began.
         is_whole: nothing of the text was left out.
         chances: of the tokens, where they were asked for.
         finish_reason: why it ended; None while it goes on.
@@ -42,6 +43,7 @@ class Reply:
     calls: list[Json] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     characters: int = 0
+    reasoning_tokens: int = 0
     is_whole: bool = True
     chances: list[Drawn] = field(default_factory=list)
     finish_reason: str | None = None
@@ -65,7 +67,10 @@ class Reply:
         self.characters += len(piece.text)
         if self.goes_on:
             return self._answered(piece.text)
-        return self._told(self._thoughts.push(piece.text))
+        deltas = self._told(self._thoughts.push(piece.text))
+        if self.reasoning and not self.content and not self.calls:
+            self.reasoning_tokens = len(self.token_ids)
+        return deltas
 
     def finish(self, reason: str) -> list[Json]:
         """What was held back until the end."""

@@ -99,6 +99,8 @@ class Server(uvicorn.Server):
     def _stop_in_loop(self) -> None:
         if self._draining is not None:
             self._tell("stopping at once")
+            # It would tell of each request that is cut off, line by line.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
             self.should_exit = self.force_exit = True
             return
         # From here on /health says 503 and nothing new is taken.

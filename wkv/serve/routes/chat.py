@@ -63,9 +63,10 @@ class Chat:
     @property
     def usage(self) -> Json:
         """Tokens so far."""
-        return usage_body(
-            len(self.prompt.ids), sum(len(reply.token_ids) for reply in self.replies), self.cached
-        )
+        drawn = sum(len(reply.token_ids) for reply in self.replies)
+        thought = sum(reply.reasoning_tokens for reply in self.replies)
+        details = {"completion_tokens_details": {"reasoning_tokens": thought}}
+        return usage_body(len(self.prompt.ids), drawn, self.cached) | details
 
     def take(self, event: Event) -> tuple[Reply, list[Json]] | None:
         """What an event adds to which reply."""
@@ -106,10 +107,14 @@ def routes(service: Service) -> APIRouter:
         """Answer a conversation."""
         check_model(body.model, service.settings.name)
         chat, request = await run_in_threadpool(prepare, service, body, tenant_of(http))
-        events = events_of(chat, service.submit(request))
+        answers = service.submit(request)
+        events = events_of(chat, answers)
         if body.stream:
-            return streamed(_chunks(chat, events))
-        return JSONResponse(await while_listened(http, _whole(chat, events)))
+            return streamed(_chunks(chat, events), answers.close)
+        try:
+            return JSONResponse(await while_listened(http, _whole(chat, events)))
+        finally:
+            answers.close()
 
     return router
 

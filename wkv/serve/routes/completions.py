@@ -65,10 +65,14 @@ def routes(service: Service) -> APIRouter:
         """Continue texts."""
         check_model(body.model, service.settings.name)
         completion = await run_in_threadpool(prepare, service, body, tenant_of(http))
-        pieces = _pieces(completion, service.submit(*completion.requests))
+        answers = service.submit(*completion.requests)
+        pieces = _pieces(completion, answers)
         if body.stream:
-            return streamed(_chunks(completion, pieces))
-        return JSONResponse(await while_listened(http, _whole(completion, pieces)))
+            return streamed(_chunks(completion, pieces), answers.close)
+        try:
+            return JSONResponse(await while_listened(http, _whole(completion, pieces)))
+        finally:
+            answers.close()
 
     return router
 

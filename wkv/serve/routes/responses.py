@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Event
-from wkv.serve.answering import STREAM, streamed, while_listened
+from wkv.serve.answering import STREAM, now, streamed, while_listened
 from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError, validation_error
 from wkv.serve.fields import ChatRequest, ResponseRequest
@@ -57,18 +57,22 @@ class Answered:
         """The one answer."""
         return self.chat.replies[0]
 
+    @property
+    def status(self) -> str:
+        """How it has ended."""
+        return "incomplete" if self.reply.finish_reason == "length" else "completed"
+
     def told(self, status: str) -> Json:
         """The response as it is told."""
         chat, body, reply = self.chat, self.body, self.reply
-        if status == "completed" and reply.finish_reason == "length":
-            status = "incomplete"
+        status = self.status if status == "completed" else status
         cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
         done = status in ("completed", "incomplete")
         return {
             "id": self.id,
             "object": "response",
             "created_at": chat.created,
-            "completed_at": None,
+            "completed_at": now() if done else None,
             "status": status,
             "error": None,
             "incomplete_details": cut,
@@ -108,7 +112,7 @@ class Answered:
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": usage["prompt_tokens_details"],
             "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": usage["completion_tokens_details"],
             "total_tokens": usage["total_tokens"],
         }
 
@@ -123,10 +127,14 @@ def routes(service: Service) -> APIRouter:
         check_model(body.model, service.settings.name)
         tenant = tenant_of(http)
         answered, request = await run_in_threadpool(_prepare, service, body, tenant)
-        events = events_of(answered.chat, service.submit(request))
+        answers = service.submit(request)
+        events = events_of(answered.chat, answers)
         if body.stream:
-            return streamed(_stream(answered, events, tenant), ends=None)
-        return JSONResponse(await while_listened(http, _whole(answered, events, tenant)))
+            return streamed(_stream(answered, events, tenant), answers.close, ends=None)
+        try:
+            return JSONResponse(await while_listened(http, _whole(answered, events, tenant)))
+        finally:
+            answers.close()
 
     @router.get("/{name}")
     async def fetch(name: str, http: HttpRequest) -> Response:
@@ -213,8 +221,7 @@ async def _steps(
         async for event in events:
             taken = answered.chat.take(event)
             for delta in taken[1] if taken else ():
-                if delta.get("content"):
-                    for step in items.text(delta["content"]):
-                        yield step
-    for step in items.rest():
+                for step in items.told(delta):
+                    yield step
+    for step in items.rest(answered.status):
         yield step
