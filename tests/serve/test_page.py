@@ -599,7 +599,7 @@ def test_a_refusal_is_told_in_the_servers_words(visit):
 def test_a_key_is_asked_for_and_sent(visits, server):
     server.key = "secret"
     visit = visits()
-    expect(visit.page.locator(".problem")).to_contain_text("asks for an API key")
+    expect(visit.page.locator(".problem")).to_contain_text("needs the right API key")
     visit.click("Enter the key")
     expect(visit.page.get_by_label("API key")).to_be_focused()
     visit.page.keyboard.type("secret")

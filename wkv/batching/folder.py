@@ -115,7 +115,7 @@ class StateFolder:
                 return
             partial = path.with_name(f"{path.stem}.{uuid4().hex}{PARTIAL}")
             state.save(partial)
-            with partial.open("rb") as written:
+            with partial.open("r+b") as written:  # Windows syncs only what can be written
                 os.fsync(written.fileno())
             partial.replace(path)
             self._account(path.stat().st_size)

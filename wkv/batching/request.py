@@ -176,3 +176,8 @@ def likeliest(logits: Tensor, token: int, count: int) -> Drawn:
     values, ids = chances.topk(count)
     top = tuple(map(Chance, ids.tolist(), values.tolist()))
     return Drawn(token, float(chances[token]), top)
+
+
+def as_wkv_error(error: Exception) -> WKVError:
+    """An error as its owner is told it; one that is not ours is the server's."""
+    return error if isinstance(error, WKVError) else WKVError(f"the model failed: {error!r}")

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Readings
-from wkv.batching.request import Begun, Deliver, Request, Ticket
+from wkv.batching.request import Begun, Deliver, Request, Ticket, as_wkv_error
 from wkv.batching.writing import PATIENCE_SECONDS, Rows
-from wkv.errors import BusyError, InputError, WKVError
+from wkv.errors import BusyError, InputError
 from wkv.model import TOKENS_AT_ONCE, Model
 from wkv.threads import at_most
 
@@ -247,11 +247,6 @@ def _advance(task: Generator[None, None, Any], future: "Future[Any]") -> bool:
     else:
         return False
     return True
-
-
-def as_wkv_error(error: Exception) -> WKVError:
-    """An error as its owner is told it; one that is not ours is the server's."""
-    return error if isinstance(error, WKVError) else WKVError(f"the model failed: {error!r}")
 
 
 def piece_for(model: Model) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from wkv.batching.cache import StateCache
 from wkv.batching.reading import Reading
-from wkv.batching.request import Ended, Piece, Request, Ticket, likeliest
+from wkv.batching.request import Ended, Piece, Request, Ticket, as_wkv_error, likeliest
 from wkv.errors import InputError, WKVError
 from wkv.model import Model
 from wkv.state import State
@@ -128,10 +128,10 @@ class Rows:
             logits = self._state.logits[place]
             try:
                 text = writer.advance(logits)
-            except WKVError as error:
+            except Exception as error:  # whatever it is, it is this sequence's alone
                 # Numbers that are none are no mistake of who asked.
                 is_ours = not bool(torch.isfinite(logits).all())
-                ticket.fail(WKVError(str(error)) if is_ours else error)
+                ticket.fail(WKVError(str(error)) if is_ours else as_wkv_error(error))
                 return False
             if len(writer.token_ids) > count:
                 token = writer.token_ids[-1]

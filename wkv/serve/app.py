@@ -4,10 +4,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 from fastapi import FastAPI
 
@@ -88,7 +86,9 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         TokenizerError: if the model has no tokenizer.
     """
     room = room or Room()
-    folder = room.folder or Path(gettempdir()) / f"wkv-states-{uuid4().hex}"  # made when needed
+    # Removed with the application, however that ends.
+    temporary = None if room.folder else TemporaryDirectory(prefix="wkv-states-")
+    folder = room.folder or Path(temporary.name if temporary else "")
     if room.folder is not None:  # conversations lie in it; others need not read them
         with suppress(OSError):  # what is wrong with it is told by who uses it first
             room.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,8 +117,8 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         yield
         service.engine.close()
         notes.close()
-        if room.folder is None:
-            rmtree(folder, ignore_errors=True)
+        if temporary is not None:
+            temporary.cleanup()
 
     app = FastAPI(
         title="wkv",

@@ -9,7 +9,7 @@ from torch import Tensor
 from wkv.batching.grammar import Grammar
 from wkv.errors import InputError
 from wkv.model import Model
-from wkv.sampling import Sampling
+from wkv.sampling import Sampling, banned
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import Drawing
 from wkv.writer import Adjust
@@ -41,7 +41,7 @@ def adjusts_of(body: Drawing, model: Model, grammar: Grammar | None = None) -> t
         steps.append(_biased(body.logit_bias, model.config.vocab_size))
     end = model.tokenizer.end_of_text
     if body.ignore_eos and end is not None:
-        steps.append(lambda logits, _: logits.index_fill(0, torch.tensor([end]), -torch.inf))
+        steps.append(lambda logits, _: banned(logits, [end]))
     if not steps and grammar is None:
         return ()
     # A grammar has the last word, and keeps account of each choice by itself.

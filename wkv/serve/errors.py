@@ -126,7 +126,7 @@ def validation_error(problems: Sequence[Any]) -> ApiError:
     Where a field may be one of several types each of them complains; the deepest complaint is
     about the type that was meant.
     """
-    parts = [problem for problem in problems if "TextPart" in problem["loc"]]
+    parts = [p for p in problems if any("TextPart" in str(part) for part in p["loc"])]
     kinds = [p for p in parts if p["loc"][-1] == "type" and p["type"] == "literal_error"]
     if kinds:
         param = _path(kinds[0])

@@ -86,7 +86,7 @@ export const texts = {
   retry: "Try again",
   enter_key: "Enter the key",
   problem_unreachable: "The server cannot be reached. Is wkv serve still running?",
-  problem_key: "The server asks for an API key, and the right one is missing.",
+  problem_key: "The server needs the right API key.",
   problem_busy: "The server is busy right now.",
   problem_busy_wait: "The server is busy right now; it asks to wait {seconds} s.",
   problem_refused: "The server refused the request.",

@@ -53,10 +53,14 @@ export function completionFields(settings, model) {
   return fields;
 }
 
+/** Whether a model may be asked to think; one that says nothing of it may. */
+export const thinks = (model) => model.wkv?.thinks !== false;
+
 /** The same for a chat. */
 export function chatFields(settings, model) {
   const fields = completionFields(settings, model);
-  if (EFFORTS.includes(settings.reasoning_effort)) fields.reasoning_effort = settings.reasoning_effort;
+  const wanted = thinks(model) && EFFORTS.includes(settings.reasoning_effort);
+  if (wanted) fields.reasoning_effort = settings.reasoning_effort;
   return fields;
 }
 

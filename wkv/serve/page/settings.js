@@ -4,6 +4,7 @@ import { element, textButton } from "./dom.js";
 import { number, text } from "./language.js";
 import {
   EFFORTS, LIMITS, SAMPLING, presetOf, readNumber, readStops, withPreset, withoutSampling,
+  thinks,
 } from "./parameters.js";
 import { Sheet } from "./sheet.js";
 
@@ -71,7 +72,8 @@ export class Settings {
       this.#set("reasoning_effort", effort.value === "own" ? null : effort.value);
     });
     return element("section", {}, element("h3", { text: text("prompt_section") }),
-      field("system", "system_hint", system), beside(field("reasoning_effort", null, effort)), stopField);
+      field("system", "system_hint", system),
+      ...(thinks(this.app.model) ? [beside(field("reasoning_effort", null, effort))] : []), stopField);
   }
 
   #connection() {

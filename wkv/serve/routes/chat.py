@@ -160,9 +160,8 @@ def _thinking(service: Service, effort: str | None) -> Thinking:
         return EFFORTS[effort]
     if effort in (None, "none", "minimal"):
         return Thinking.PLAIN
-    raise ApiError(
-        400, "this model was not trained to think; leave it out", param="reasoning_effort"
-    )
+    message = "this model was not trained to think; leave reasoning_effort out"
+    raise ApiError(400, message, param="reasoning_effort")
 
 
 def _own_stops(

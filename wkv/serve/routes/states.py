@@ -6,6 +6,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Ended, Request
+from wkv.chat.templates import SEPARATOR
 from wkv.generation import prompt_ids
 from wkv.sampling import Sampling
 from wkv.serve.answering import while_listened
@@ -80,7 +81,9 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
         ids, borders, ahead = script.ids, script.borders, script.ahead
     else:
         ids = tuple(prompt_ids(service.model, body.prompt or "", start.state))
-        borders, ahead = (), ""
+        written = body.prompt or ""
+        newlines = len(written) - len(written.rstrip("\n"))
+        borders, ahead = (), SEPARATOR[: min(newlines, len(SEPARATOR))]
     request = Request(
         ids=ids,
         sampling=Sampling(),
