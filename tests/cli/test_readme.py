@@ -16,7 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"^    ((?:wkv|echo|printf|make) .*)$", re.MULTILINE)
 LINES = [line for line in re.findall(COMMAND, README) if not line.startswith("make")]
-LOCAL = [line for line in LINES if "g1:" not in line]
+LOCAL = [line for line in LINES if "g1:" not in line and "wkv serve" not in line]
+SERVERS = [line.split("#")[0] for line in LINES if "g1:" not in line and "wkv serve" in line]
 PREFIX = f"{sys.executable} -m wkv"
 
 
@@ -40,6 +41,18 @@ def test_the_commands_run(line, tmp_path, byte_model, exported_bytes):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize("line", SERVERS)
+def test_the_servers_start_and_stop(line):
+    pytest.importorskip("fastapi")
+    command = [sys.executable, "-m", *line.split(), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        said = [server.stdout.readline() for _ in range(4)]
+        server.terminate()
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert [words.split()[0] for words in said] == ["serving", "chat", "API", "try"]
 
 
 @pytest.fixture(scope="module")
