@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     )  # before the model is loaded: a taken port is told at once
     with listening:
         app = _build(args)
-        _greet(app.state.service.settings.name, args, listening.getsockname()[1])
-        run(app, listening, notice)
+        name, port = app.state.service.settings.name, listening.getsockname()[1]
+        run(app, listening, lambda: _greet(name, args, port), notice)
     return 0
 
 

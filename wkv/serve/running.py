@@ -52,8 +52,11 @@ def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
     return listening
 
 
-def run(app: FastAPI, listening: socket.socket, tell: Tell) -> None:
-    """Serve until SIGTERM or Ctrl-C, then let what goes on end; a second one stops at once."""
+def run(app: FastAPI, listening: socket.socket, ready: Callable[[], None], tell: Tell) -> None:
+    """Serve until SIGTERM or Ctrl-C, then let what goes on end; a second one stops at once.
+
+    `ready` is called when requests, and signals, are taken.
+    """
     service: Service = app.state.service
     # It warns of each client that went away while something was sent to it.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -66,7 +69,7 @@ def run(app: FastAPI, listening: socket.socket, tell: Tell) -> None:
         limit_concurrency=None,
     )
     try:
-        Server(config, service, tell).run([listening])
+        Server(config, service, ready, tell).run([listening])
     finally:  # where it was stopped at once, the application was not told
         service.engine.close()
 
@@ -74,12 +77,21 @@ def run(app: FastAPI, listening: socket.socket, tell: Tell) -> None:
 class Server(uvicorn.Server):
     """Uvicorn's server, which drains before it stops and then exits with 0."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, tell: Tell) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, ready: Callable[[], None], tell: Tell
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._ready = ready
         self._tell = tell
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests, and say so."""
+        await super().startup(sockets=sockets)
+        if not self.should_exit:
+            self._ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
