@@ -8,15 +8,12 @@ some 4,000 tokens, half of them answers, whose last turn is answered with the ca
 import argparse
 import asyncio
 import json
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
+
+from bench.started import started
 
 CLIENTS = (1, 4, 16, 64)
 TURNS = 10
@@ -32,13 +29,13 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2, help="of each client")
     parser.add_argument(
-        "--turn-tokens", type=int, default=400, help="of each turn of the long talk"
+        "--turn-tokens", type=int, default=200, help="of each message of the long talk"
     )
     args = parser.parse_args()
     for model in args.models or [None]:
         print(f"\n{model or 'the built-in model'}, {args.strategy}, {args.slots} slots")
-        with server(model, args) as address:
-            asyncio.run(under_load(address, args))
+        with started(model, options(args)) as server:
+            asyncio.run(under_load(server.address, args))
         with_cache, cached = conversation(model, args, [])
         without, _ = conversation(model, args, ["--cache-bytes", "0"])
         print(
@@ -48,31 +45,10 @@ def main() -> None:
         )
 
 
-@contextmanager
-def server(model: str | None, args: argparse.Namespace, more: list[str] | None = None) -> Iterator:
-    """A server in a process of its own; gives its address."""
-    command = [sys.executable, "-m", "wkv", "serve", *([model] if model else [])]
-    command += ["--port", "0", "--strategy", args.strategy, "--slots", str(args.slots)]
-    command += ["--max-queue", "1000", *(more or [])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        found = None
-        for line in process.stdout:
-            found = re.search(r"(http://\S+)/$", line)
-            if found:
-                break
-        if found is None:
-            sys.exit("the server did not start")
-        while True:
-            try:
-                httpx.get(f"{found[1]}/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield found[1]
-    finally:
-        process.terminate()
-        process.wait()
+def options(args: argparse.Namespace) -> list[str]:
+    """How all servers are started."""
+    told = ["--strategy", args.strategy, "--slots", str(args.slots)]
+    return [*told, "--max-queue", "1000"]
 
 
 async def under_load(address: str, args: argparse.Namespace) -> None:
@@ -132,7 +108,10 @@ async def ask(http: httpx.AsyncClient, prompt: str, max_tokens: int) -> tuple[fl
 def conversation(model: str | None, args: argparse.Namespace, more: list[str]) -> tuple[float, int]:
     """Seconds to the first token of the last of many turns, and its cached tokens."""
     messages: list[dict[str, str]] = []
-    with server(model, args, more) as address, httpx.Client(base_url=address, timeout=600) as http:
+    with (
+        started(model, [*options(args), *more]) as server,
+        httpx.Client(base_url=server.address, timeout=600) as http,
+    ):
         for turn in range(TURNS):
             count = 0
             text = ""

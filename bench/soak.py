@@ -9,13 +9,14 @@ import argparse
 import asyncio
 import random
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import httpx
+
+from bench.started import started
 
 MEGABYTE = 2**20
 MORE_MEMORY = 64 * MEGABYTE
@@ -35,21 +36,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--model")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "wkv", "serve", *([args.model] if args.model else [])]
-    command += ["--port", "0", "--slots", "8", "--max-queue", "16", "--cache-bytes", "32M"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        found = None
-        for line in process.stdout:
-            found = re.search(r"(http://\S+)/$", line)
-            if found:
-                break
-        if found is None:
-            sys.exit("the server did not start")
-        failures = asyncio.run(soak(found[1], process.pid, args))
-    finally:
-        process.terminate()
-        status = process.wait(timeout=60)
+    options = ["--slots", "8", "--max-queue", "16", "--cache-bytes", "32M"]
+    with started(args.model, options) as server:
+        failures = asyncio.run(soak(server.address, server.process.pid, args))
+    status = server.process.returncode
     if status != 0:
         failures.append(f"the server exited with {status}")
     print("\n".join(failures) or "memory, files and slots are as they were")

@@ -49,10 +49,11 @@ def spoil(monkeypatch, model, rows, *, when=lambda tokens: True, after=0, value=
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 def test_no_numbers_in_one_slot_fail_it_alone(fresh, demo, monkeypatch, streams, value):
     client, service = fresh
-    alone = text_of(stream(client, **DRAWN))
+    long = DRAWN | {"ignore_eos": True}  # so that it is still there when the other comes
+    alone = text_of(stream(client, **long))
     service.engine.scheduler.cache.clear()
     slow(monkeypatch, demo, 0.05)
-    neighbour = Background(stream, client, **DRAWN)
+    neighbour = Background(stream, client, **long)
     until(lambda: service.engine.load.writing == 1)
     two = {"when": lambda wide: wide.shape == (2, 1), "after": 3}
     spoil(monkeypatch, demo, [1], value=value, **two)

@@ -24,6 +24,9 @@ SUMMARY = "serve an OpenAI-compatible API and a chat page"
 
 PREFIX = "WKV_SERVE_"
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only this machine reaches."""
+
 OFF = ("", "0", "false", "no", "off")
 
 SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
@@ -154,16 +157,16 @@ def _greet(name: str, args: argparse.Namespace, port: int) -> None:
         """-d '{"messages": [{"role": "user", "content": "Hello"}]}'"""
     )
     sys.stdout.flush()
-    if args.host not in ("127.0.0.1", "localhost", "::1") and not args.api_key:
+    if args.host not in LOCAL and not args.api_key:
         notice("this server is open to the network, and everybody may use it; see --api-key")
 
 
 def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
     """Names that requests may be for; a server on all addresses cannot know its own."""
-    local = ("127.0.0.1", "localhost", "[::1]")
+    local = ("127.0.0.1", "localhost", "[::1]")  # as a Host header has them
     if args.allow_host:
         return (*local, args.host, *args.allow_host)
-    return local if args.host in ("127.0.0.1", "localhost", "::1") else ()
+    return local if args.host in LOCAL else ()
 
 
 def _check(args: argparse.Namespace) -> None:

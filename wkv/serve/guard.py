@@ -19,7 +19,6 @@ TENANT = "wkv.tenant"
 
 OPEN_PATHS = ("/", "/health")
 OPEN_FOLDER = "/page/"
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Keys:

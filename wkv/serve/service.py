@@ -84,6 +84,10 @@ class Service:
             return (SEPARATOR,)
         return (self.prompts.template.next_turn,)
 
+    def most_tokens(self, asked: int | None, usual: int) -> int:
+        """How long a reply may be: what was asked, or what is usual, within the server's limit."""
+        return min(usual if asked is None else asked, self.settings.max_tokens)
+
     def start_of(self, name: str | None, tenant: str) -> Start:
         """Where a conversation begins: at a state that was kept, or at the very beginning.
 

@@ -136,7 +136,7 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
     request = Request(
         ids=prompt.ids,
         sampling=sampling_of(body, preset.sampling),
-        max_tokens=min(preset.max_tokens if limit is None else limit, service.settings.max_tokens),
+        max_tokens=service.most_tokens(limit, preset.max_tokens),
         stops=(*stops_of(body), *_own_stops(service, body, form, thinking)),
         choices=choices,
         borders=prompt.borders,

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
 from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
+from wkv.model import Model
 from wkv.sampling import Sampling
 from wkv.serve.answering import STREAM, now, streamed, usage_body, while_listened
 from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
@@ -20,6 +21,7 @@ from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import CompletionRequest
 from wkv.serve.service import Service, tenant_of
+from wkv.state import State
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]
@@ -91,16 +93,13 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> Completio
     model, choices = service.model, body.n or 1
     requests, texts = [], []
     for prompt in prompts_of(body.prompt):
-        ids = prompt_ids(model, prompt, start.state)
-        wrong = [token for token in ids if token >= model.config.vocab_size]
-        if wrong:
-            raise ApiError(400, f"id {wrong[0]} is not in the vocabulary", param="prompt")
+        ids = ids_of(model, prompt, start.state, "prompt")
         texts.append(prompt if isinstance(prompt, str) else model.tokenizer.decode(ids))
         requests.append(
             Request(
                 ids=tuple(ids),
                 sampling=sampling_of(body, Sampling()),
-                max_tokens=_limit(body.max_tokens, service.settings.max_tokens),
+                max_tokens=service.most_tokens(body.max_tokens, MAX_TOKENS),
                 stops=stops_of(body),
                 choices=choices,
                 tenant=start.tenant,
@@ -120,8 +119,18 @@ def prompts_of(prompt: Any) -> Sequence[Prompt]:
     return list(prompt)
 
 
-def _limit(asked: int | None, most: int) -> int:
-    return min(MAX_TOKENS if asked is None else asked, most)
+def ids_of(model: Model, prompt: Prompt, state: State | None, param: str) -> list[int]:
+    """The ids of a prompt after a state, for the field that holds it.
+
+    Raises:
+        ApiError: for an id that is not in the vocabulary.
+        InputError: for an empty prompt.
+    """
+    ids = prompt_ids(model, prompt, state)
+    wrong = [token for token in ids if token >= model.config.vocab_size]
+    if wrong:
+        raise ApiError(400, f"id {wrong[0]} is not in the vocabulary", param=param)
+    return ids
 
 
 async def _pieces(

@@ -18,13 +18,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
-from wkv.generation import prompt_ids
 from wkv.model import Model
 from wkv.serve.answering import while_listened
 from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError
 from wkv.serve.fields import EmbeddingRequest
-from wkv.serve.routes.completions import prompts_of
+from wkv.serve.routes.completions import ids_of, prompts_of
 from wkv.serve.service import Service
 
 
@@ -77,11 +76,7 @@ def pooled(
 
 
 def _ids(model: Model, body: EmbeddingRequest) -> list[list[int]]:
-    inputs = [prompt_ids(model, prompt, None) for prompt in prompts_of(body.input)]
-    wrong = [token for ids in inputs for token in ids if token >= model.config.vocab_size]
-    if wrong:
-        raise ApiError(400, f"id {wrong[0]} is not in the vocabulary", param="input")
-    return inputs
+    return [ids_of(model, prompt, None, "input") for prompt in prompts_of(body.input)]
 
 
 def _told(vector: Tensor, form: str | None) -> Any:

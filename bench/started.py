@@ -1,0 +1,39 @@
+"""A `wkv serve` in a process of its own, for what measures it over HTTP."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+STOP_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that takes requests: its address, and its process."""
+
+    address: str
+    process: subprocess.Popen
+
+
+@contextmanager
+def started(model: str | None, options: Sequence[str]) -> Iterator[Started]:
+    """Serve a model, or the built-in one, on a free port; the server is stopped in the end."""
+    command = [sys.executable, "-m", "wkv", "serve", *([model] if model else [])]
+    process = subprocess.Popen(
+        [*command, "--port", "0", *options], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        found = None
+        for line in process.stdout:
+            found = re.search(r"(http://\S+)/$", line)
+            if found:
+                break
+        if found is None:
+            sys.exit("the server did not start")
+        yield Started(found[1], process)
+    finally:
+        process.terminate()
+        process.wait(timeout=STOP_SECONDS)
