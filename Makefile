@@ -5,6 +5,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+OLDEST_TRANSFORMERS := 5.0.0
+HF_TESTS := tests/hf tests/publish/test_transformers_versions.py
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 	$(wildcard wkv/native/source/*.* wkv/native/source/cpu/*.*)
 
@@ -12,7 +14,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 TELL_ENGINE := -c "from importlib.util import find_spec as find; \
 	print('native engine:', 'built' if find('wkv.native._engine') else 'NOT built, see CONTRIBUTING.md')"
 
-.PHONY: check install chat test sanitize lint format bench build demo-model clean
+.PHONY: check install chat test test-transformers sanitize lint format bench build demo-model clean
 
 check: lint test
 
@@ -21,8 +23,15 @@ install: .venv/installed-dev
 chat: .venv/installed
 	@$(BIN)/wkv chat
 
-test: .venv/installed-dev
+test: .venv/installed-dev test-transformers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+# Exported models live for years, so their code is tested with the oldest transformers we allow, and
+# with the newest there is, which nothing here pins.
+test-transformers: .venv/transformers-oldest/installed .venv/transformers-newest/installed
+	.venv/transformers-oldest/bin/python -m pytest -q -n $(WORKERS) $(HF_TESTS)
+	.venv/transformers-newest/bin/python -m tests.newest || \
+	.venv/transformers-newest/bin/python -m pytest -q -n $(WORKERS) $(HF_TESTS)
 
 # The engine's tests on an engine that stops at wrong addresses and undefined behaviour. Python is not
 # built so, hence the preloading; what it leaves allocated at its end is no leak of ours.
@@ -58,6 +67,21 @@ build: .venv/installed-dev
 demo-model: .venv/installed-dev
 	@test -n "$(CORPUS)" || { echo "say where the books are: make demo-model CORPUS=DIR"; exit 2; }
 	$(BIN)/python -m wkv.demo.recipe $(CORPUS) runs/demo
+
+# These environments hold another transformers and see everything else in .venv.
+.venv/transformers-%/bin/python: .venv/installed-dev
+	$(PYTHON) -m venv .venv/transformers-$*
+	$(BIN)/python -m tests.beside .venv/transformers-$*
+
+.venv/transformers-oldest/installed: .venv/transformers-oldest/bin/python
+	.venv/transformers-oldest/bin/python -m pip --disable-pip-version-check install -q \
+		'transformers==$(OLDEST_TRANSFORMERS)'
+	@touch $@
+
+.venv/transformers-newest/installed: .venv/transformers-newest/bin/python
+	.venv/transformers-newest/bin/python -m pip --disable-pip-version-check install -q --upgrade \
+		transformers
+	@touch $@
 
 clean:
 	rm -rf .venv build dist

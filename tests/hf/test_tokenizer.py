@@ -123,7 +123,8 @@ def test_the_class_is_a_standard_one_and_loads_without_code_of_ours(folder):
 
 def test_special_tokens(tokenizer):
     assert len(tokenizer) == 65536 == tokenizer.vocab_size
-    assert tokenizer.eos_token_id == tokenizer.pad_token_id == tokenizer.bos_token_id == 0
+    assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0
+    assert tokenizer.pad_token_id == 65535
     assert tokenizer.padding_side == "left"
     assert sorted(tokenizer.get_vocab().values()) == list(range(65536))
     assert tokenizer.decode([0, 33155, 65535, 0], skip_special_tokens=True) == "Hello"
@@ -155,7 +156,7 @@ def test_batches_are_padded_on_the_left(tokenizer):
     width = batch.input_ids.shape[1]
     assert batch.attention_mask.sum(1).tolist() == [1, width]
     assert batch.attention_mask[0].tolist() == [0] * (width - 1) + [1]
-    assert batch.input_ids[0].tolist() == [0] * (width - 1) + [33155]
+    assert batch.input_ids[0].tolist() == [65535] * (width - 1) + [33155]
     assert set(batch) == {"input_ids", "attention_mask"}
 
 
@@ -319,7 +320,8 @@ def test_the_20b_tokenizer(shared_data, tmp_path):
     template = written.chat_template_text("raven")
     written.write_pile_tokenizer(tmp_path, source, chat_template=template)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer.eos_token_id == tokenizer.pad_token_id == tokenizer.bos_token_id == 0
+    assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0
+    assert tokenizer.pad_token_id == 1
     assert tokenizer.padding_side == "left"
     assert tokenizer(SENTENCES[0]).input_ids == PileTokenizer(source).encode(SENTENCES[0])
     bob = Template("Bob", "Alice")

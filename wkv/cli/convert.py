@@ -121,6 +121,8 @@ def _to_folder(args: argparse.Namespace, source: str | Path) -> None:
     done = export(source, args.destination, Choices(**given), notice)
     print(f"{done.path}: the {done.layout} layout, tokenizer {done.tokenizer or 'none'}")
     _tell_dropped(done.dropped)
+    for change in done.repaired:
+        print(f"changed: {change}")
     proof = done.proof
     print(f"read again by wkv, the largest difference of logits is {proof.by_wkv:g}")
     if proof.by_transformers is None:

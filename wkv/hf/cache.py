@@ -5,10 +5,20 @@ needs that (assisted decoding, prompt lookup) is refused by transformers.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers has called a cache: `past_key_values` before 5.24, `cache` since then."""
+
+CACHE_NAME = next(
+    name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)}
+)
+"""The name that the installed transformers uses in its outputs and passes to `forward`."""
 
 LayerState = tuple[Tensor, Tensor, Tensor]
 """Time mix shift (B, D), recurrent state (generation's shape), channel mix shift (B, D)."""
@@ -97,6 +107,11 @@ class RwkvCache(Cache):
     def is_initialized(self) -> bool:
         """Whether there are tensors."""
         return bool(self.states)
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """False for each layer: transformers then cuts off the tokens that were already read."""
+        return [False] * len(self.states)
 
     @property
     def is_croppable(self) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from wkv.hf.cache import CACHE_NAMES
 from wkv.hf.parts import (
     LayerNorm,
     Linear,
@@ -48,7 +49,7 @@ class RwkvConfig(PretrainedConfig):
     """
 
     model_type = "rwkv"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = list(CACHE_NAMES)
     attribute_map = {"max_position_embeddings": "context_length"}
 
     def __init__(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig
 
+from wkv.hf.cache import CACHE_NAMES
 from wkv.hf.parts import (
     GroupNorm,
     LayerNorm,
@@ -58,7 +59,7 @@ class Rwkv6Config(PretrainedConfig):
     """
 
     model_type = "rwkv6"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = list(CACHE_NAMES)
     attribute_map = {"max_position_embeddings": "context_length"}
 
     def __init__(

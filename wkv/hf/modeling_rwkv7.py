@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from wkv.hf.cache import CACHE_NAMES
 from wkv.hf.parts import (
     GroupNorm,
     LayerNorm,
@@ -73,7 +74,7 @@ class RWKV7Config(PretrainedConfig):
     """
 
     model_type = "rwkv7"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = list(CACHE_NAMES)
 
     def __init__(
         self,

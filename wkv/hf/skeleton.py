@@ -18,15 +18,26 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from wkv.hf.cache import RwkvCache
+from wkv.hf.arguments import (
+    chosen_cache,
+    refuse_attentions,
+    refuse_document_starts,
+    refuse_lost_cache,
+    refuse_unknown,
+    report_untested_version,
+)
+from wkv.hf.cache import CACHE_NAME, CACHE_NAMES, RwkvCache
 from wkv.hf.parts import LayerNorm, Padding, padding_of, widen
+
+LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
+"""Arguments that transformers' loss function knows."""
 
 
 class PretrainedRwkv(PreTrainedModel):
     """What holds for a model with and without its head."""
 
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     _is_stateful = True
 
     @torch.no_grad()
@@ -115,6 +126,7 @@ class Backbone(PretrainedRwkv):
         past_key_values: RwkvCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        cache: RwkvCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Read T tokens in each of B rows.
@@ -123,16 +135,23 @@ class Backbone(PretrainedRwkv):
             input_ids: (B, T) int64; or instead inputs_embeds, (B, T, D).
             attention_mask: (B, T or more), 0 at padding, which may be anywhere and leaves no
                 trace; its last T columns belong to these tokens.
-            past_key_values: what was read before; not changed.
-            use_cache: whether to return the new state; by default as the config says, and not
-                while training. While training gradients flow through it, else it is detached.
+            past_key_values: the state after earlier tokens; not changed.
+            use_cache: whether to return the new state. By default the config decides, and no state
+                is returned while training. Gradients flow through the state only while training.
             output_hidden_states: whether to return the residual stream before each block.
-            kwargs: what other models know; ignored.
+            cache: the name of past_key_values since transformers 5.24.
+            kwargs: arguments of other models. Those that cannot change the result are accepted,
+                all others are refused.
 
         Raises:
-            ValueError: for neither or both of ids and embeddings, or a wrong mask.
-            TypeError: for the cache of a model of another kind.
+            ValueError: for neither or both of ids and embeddings, a wrong mask, two caches, or
+                positions at which a second document begins.
+            TypeError: for the cache of a model of another kind, or an unknown argument.
         """
+        before = chosen_cache(cache, past_key_values)
+        refuse_attentions(kwargs)
+        refuse_document_starts(kwargs, attention_mask)
+        refuse_unknown(kwargs, type(self).__name__)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if use_cache is None:
@@ -141,9 +160,6 @@ class Backbone(PretrainedRwkv):
             output_hidden_states = self.config.output_hidden_states
         X = widen(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)
         padding = padding_of(attention_mask, X)
-        before = RwkvCache() if past_key_values is None else past_key_values
-        if not hasattr(before, "states"):
-            raise TypeError(f"a {type(before).__name__} was given; an RwkvCache holds a state")
         shift = X.new_zeros(len(X), X.shape[2])
         empty = None if before.states else (shift, self.new_wkv(X), shift)
 
@@ -160,8 +176,8 @@ class Backbone(PretrainedRwkv):
         X = self.get_submodule(self.norm_name)(X)
         return BaseModelOutputWithPast(
             last_hidden_state=X,
-            past_key_values=RwkvCache(after, before.seen + X.shape[1]) if use_cache else None,
             hidden_states=(*hidden, X) if output_hidden_states else None,
+            **{CACHE_NAME: RwkvCache(after, before.seen + X.shape[1]) if use_cache else None},
         )
 
 
@@ -174,6 +190,7 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
     head_name = "head"
 
     def __init__(self, config: Any, backbone: Backbone) -> None:
+        report_untested_version()
         super().__init__(config)
         self.add_module(self.base_model_prefix, backbone)
         head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -192,11 +209,48 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """Begin generation from our own cache; transformers' default is none for this name."""
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE_NAME)
         if given is not None:
             given._is_user_defined = True
         elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = RwkvCache()
+            model_kwargs[CACHE_NAME] = RwkvCache()
+
+    def _get_initial_cache_position(
+        self, seq_length: int, device: torch.device, model_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Number the first tokens; only transformers before 5.3 calls this.
+
+        Those versions expect all tokens again after a cache, and number none if they get only
+        the new ones.
+        """
+        cache = model_kwargs.get(CACHE_NAME)
+        seen = cache.get_seq_length() if cache is not None else 0
+        if seen and seq_length <= seen:
+            positions = torch.arange(seen, seen + seq_length, device=device)
+            model_kwargs["cache_position"] = positions  # in place: the caller goes on with it
+            return model_kwargs
+        kwargs: dict[str, Any] = super()._get_initial_cache_position(
+            seq_length, device, model_kwargs
+        )
+        return kwargs
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *args: Any,
+        inputs_embeds: Tensor | None = None,  # named, because transformers looks for the name
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of the next forward pass, as transformers prepares them.
+
+        Raises:
+            RuntimeError: if transformers has dropped the cache of earlier tokens.
+        """
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
+        )
+        refuse_lost_cache(input_ids, inputs)
+        return inputs
 
     @can_return_tuple
     def forward(
@@ -209,29 +263,32 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: RwkvCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next token after each of T tokens in each of B rows.
 
         Args:
-            input_ids: and attention_mask, inputs_embeds, past_key_values, use_cache and
-                output_hidden_states are the backbone's.
+            input_ids: and attention_mask, inputs_embeds, past_key_values, use_cache,
+                output_hidden_states and cache are the backbone's.
             labels: (B, T), the ids themselves, -100 where nothing is to be predicted; the shift
                 by one is made here.
             logits_to_keep: only for this many tokens at the end (0: all), or of these numbers.
-            kwargs: handed to the loss.
+            kwargs: those in LOSS_ARGUMENTS are passed to the loss, the others to the backbone.
 
         Returns:
-            logits (B, T, V) float32, past_key_values, and with labels the mean cross entropy.
+            logits (B, T, V) float32, the new state, and with labels the mean cross entropy.
         """
+        for_loss = {name: kwargs.pop(name) for name in LOSS_ARGUMENTS if name in kwargs}
         output = self.get_submodule(self.base_model_prefix)(
             input_ids,
             attention_mask,
             inputs_embeds,
-            past_key_values,
-            use_cache,
-            output_hidden_states,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **{CACHE_NAME: chosen_cache(cache, past_key_values)},
+            **kwargs,
         )
         X = output.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -240,11 +297,11 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **for_loss
             )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
+            **{CACHE_NAME: output.get(CACHE_NAME)},
         )

@@ -16,6 +16,7 @@ from wkv.tokenizers.tokenizer_json import (
     END_OF_TEXT,
     SPECIAL,
     TOKENIZER_FILE,
+    padding_id,
     special_names,
     write_tokenizer_json,
 )
@@ -73,13 +74,15 @@ class RWKVTokenizer(PreTrainedTokenizer):
         for token, name in names.items():
             self._tokens[token] = name
         self._id_of_token = {text: token for token, text in enumerate(self._tokens)}
-        for role in ("bos_token", "eos_token", "pad_token"):
-            options.setdefault(role, END_OF_TEXT)
+        options.setdefault("bos_token", END_OF_TEXT)
+        options.setdefault("eos_token", END_OF_TEXT)
+        options.setdefault("pad_token", names[padding_id(self._entries, self._rows)])
         options.setdefault("clean_up_tokenization_spaces", False)
         special = {
             token: AddedToken(name, normalized=False, special=True) for token, name in names.items()
         }
         super().__init__(added_tokens_decoder={**special, **saved}, **options)
+        self.special_tokens_pattern = "none"  # transformers 5.0 adds CLS and SEP by default
 
     @property
     def vocab_size(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from wkv.models import Config
 from wkv.publish.plan import UNKNOWN, Target
-from wkv.version import __version__
+from wkv.version import TESTED_TRANSFORMERS, __version__
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,19 @@ def _usage(target: Target) -> list[str]:
             "wkv reads this directory (`wkv chat DIR`); transformers will with its own class for "
             "this layout."
         ]
+    oldest, newest = TESTED_TRANSFORMERS
     return [
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'model = AutoModelForCausalLM.from_pretrained("DIR", trust_remote_code=True)',
-        'tokenizer = AutoTokenizer.from_pretrained("DIR")',
+        'tokenizer = AutoTokenizer.from_pretrained("DIR", trust_remote_code=False)',
         'inputs = tokenizer("User: Hello\\n\\nAssistant:", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))",
         "```",
         "",
-        "The code beside the weights needs torch and transformers, no compiler and no GPU. With "
-        "`import wkv.hf` the same classes are used without `trust_remote_code`.",
+        "The code beside the weights needs torch and transformers, no compiler and no GPU. It was "
+        f"tested with transformers {oldest} to {newest}. The tokenizer needs none of it. With "
+        "`import wkv.hf` the same classes are used without `trust_remote_code`. If a later "
+        "transformers refuses the code, a newer wkv renews it: `wkv convert DIR NEW --to hf`.",
     ]

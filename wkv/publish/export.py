@@ -12,7 +12,7 @@ from wkv.conversion import unshared
 from wkv.destinations import destination as to_be_written
 from wkv.destinations import unfinished, writing
 from wkv.errors import InputError
-from wkv.layouts import foreign_tensors
+from wkv.layouts import FOLDER_LAYOUTS, foreign_tensors
 from wkv.loading import Description, describe
 from wkv.models.parts import is_matrix
 from wkv.publish.card import Provenance, card
@@ -29,7 +29,8 @@ from wkv.publish.plan import (
     write_json,
 )
 from wkv.publish.proof import Proof, prove
-from wkv.publish.vocabulary import tokenizer_of, write_vocabulary_of
+from wkv.publish.repair import changes
+from wkv.publish.vocabulary import padding_id_of, tokenizer_of, write_vocabulary_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,6 +70,7 @@ class Exported:
         proof: how far its logits are from the source's.
         dropped: tensors that no model uses and that were left out.
         tokenizer: the name of the tokenizer that was written; None if there is none.
+        repaired: what differs from the source, if that is a directory that was exported earlier.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Exported:
     proof: Proof
     dropped: tuple[str, ...]
     tokenizer: str | None
+    repaired: tuple[str, ...] = ()
 
 
 def export(
@@ -110,13 +113,17 @@ def export(
         dropped = _write_weights(description, target, partial, choices)
         tokenizer = tokenizer_of(description, choices.tokenizer, notice)
         written = write_vocabulary_of(description, partial, tokenizer, notice)
-        _write_words(description, target, partial, choices, dropped)
+        padding_id = padding_id_of(tokenizer, description.config.vocab_size)
+        _write_words(description, target, partial, choices, dropped, padding_id)
         proof = prove(description, partial, target, dtype=choices.dtype, tokenizer=tokenizer)
+        source_path = description.checkpoint.path
+        is_folder = description.checkpoint.layout in FOLDER_LAYOUTS
+        repaired = changes(source_path.parent, partial) if is_folder else ()
         with writing(folder):
             if folder.exists():
                 folder.rmdir()
             partial.replace(folder)
-    return Exported(folder, target.layout, proof, dropped, written)
+    return Exported(folder, target.layout, proof, dropped, written, repaired)
 
 
 def _destination(wanted: str | Path) -> Path:
@@ -180,13 +187,15 @@ def _write_words(
     folder: Path,
     choices: Choices,
     dropped: tuple[str, ...],
+    padding_id: int,
 ) -> None:
     """Write configuration, code and card."""
     config, checkpoint = description.config, description.checkpoint
     context = context_of(config, checkpoint) if choices.context is None else choices.context
     dtype = _dtype_name(description, choices)
-    write_json(folder / "config.json", config_file(config, target, context, dtype))
-    write_json(folder / "generation_config.json", generation_file())
+    fields = config_file(config, target, context=context, dtype=dtype, padding_id=padding_id)
+    write_json(folder / "config.json", fields)
+    write_json(folder / "generation_config.json", generation_file(padding_id))
     if target.module is not None:
         from wkv.publish.standalone import standalone_source
 

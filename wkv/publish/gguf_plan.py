@@ -156,7 +156,7 @@ def metadata(config: Any, name: str, dtype: str, tokenizer: WorldTokenizer) -> d
         InputError: if llama.cpp could not use the vocabulary.
         TokenizerError: if the vocabulary has more ids than the model.
     """
-    arch, sampling = f"rwkv{config.generation}", generation_file()
+    arch, sampling = f"rwkv{config.generation}", generation_file(padding_id=0)
     sizes = {
         "context_length": ENDLESS,
         "embedding_length": config.n_embd,

@@ -66,7 +66,9 @@ def target_for(config: Config, layout: str | None = None) -> Target:
     )
 
 
-def config_file(config: Config, target: Target, context: int, dtype: str) -> Fields:
+def config_file(
+    config: Config, target: Target, *, context: int, dtype: str, padding_id: int
+) -> Fields:
     """The contents of config.json."""
     names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
     code: Fields = {}
@@ -84,7 +86,7 @@ def config_file(config: Config, target: Target, context: int, dtype: str) -> Fie
         **target.fields(config),
         "bos_token_id": 0,
         "eos_token_id": 0,
-        "pad_token_id": 0,
+        "pad_token_id": padding_id,
         "tie_word_embeddings": False,
         "use_cache": True,
         "dtype": dtype,
@@ -92,12 +94,12 @@ def config_file(config: Config, target: Target, context: int, dtype: str) -> Fie
     }
 
 
-def generation_file() -> Fields:
+def generation_file(padding_id: int) -> Fields:
     """The contents of generation_config.json. Source of the values: ChatRWKV, API_DEMO_CHAT."""
     return {
         "bos_token_id": 0,
         "eos_token_id": 0,
-        "pad_token_id": 0,
+        "pad_token_id": padding_id,
         "do_sample": True,
         "temperature": 1.0,
         "top_p": 0.3,

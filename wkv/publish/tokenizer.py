@@ -12,9 +12,11 @@ from typing import Any
 
 from wkv.errors import TokenizerError
 from wkv.tokenizers.pile import END_OF_TEXT as PILE_END_OF_TEXT
+from wkv.tokenizers.pile import PADDING as PILE_PADDING
 from wkv.tokenizers.tokenizer_json import (
     END_OF_TEXT,
     TOKENIZER_FILE,
+    padding_id,
     read_tokenizer_json,
     special_names,
     special_token,
@@ -70,7 +72,8 @@ def write_tokenizer(
     write_vocabulary(entries, folder / VOCABULARY_FILE)
     write_tokenizer_json(folder, entries, names)
     added = {str(token): special_token(name) for token, name in names.items()}
-    _write_configuration(folder, END_OF_TEXT, added_tokens_decoder=added)
+    padding = names[padding_id(entries, vocab_size)]
+    _write_configuration(folder, END_OF_TEXT, padding, added_tokens_decoder=added)
     _write_template(folder, chat_template)
 
 
@@ -100,7 +103,8 @@ def write_pile_tokenizer(
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TOKENIZER_FILE).write_bytes(content)
-    _write_configuration(folder, PILE_END_OF_TEXT)
+    padding = PILE_PADDING if PILE_PADDING in added else PILE_END_OF_TEXT
+    _write_configuration(folder, PILE_END_OF_TEXT, padding)
     _write_template(folder, chat_template or "")
 
 
@@ -132,13 +136,13 @@ def chat_template_text(family: str) -> str:
     return (resources.files("wkv.publish") / files[family]).read_text(encoding="utf-8")
 
 
-def _write_configuration(folder: Path, end_of_text: str, **more: Any) -> None:
-    """Write tokenizer_config.json: one token ends, begins and pads."""
+def _write_configuration(folder: Path, end_of_text: str, padding: str, **more: Any) -> None:
+    """Write tokenizer_config.json: one token begins and ends a text, another one pads."""
     content = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # the one name that transformers 4 and 5 know
         "bos_token": end_of_text,
         "eos_token": end_of_text,
-        "pad_token": end_of_text,
+        "pad_token": padding,
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": False,

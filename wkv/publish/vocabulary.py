@@ -8,6 +8,7 @@ from wkv.loading import Description
 from wkv.publish.tokenizer import chat_template_text, write_pile_tokenizer, write_tokenizer
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 from wkv.tokenizers.pile import PileTokenizer
+from wkv.tokenizers.tokenizer_json import padding_id
 from wkv.tokenizers.world import WorldTokenizer
 
 
@@ -44,6 +45,15 @@ def write_vocabulary_of(
         notice(f"no tokenizer was written: {tokenizer.name} has no Hugging Face form")
         return None
     return None if tokenizer is None else tokenizer.name
+
+
+def padding_id_of(tokenizer: Tokenizer | None, vocab_size: int) -> int:
+    """The id that pads batches of a model, 0 if no other id is free for it."""
+    if isinstance(tokenizer, WorldTokenizer):
+        return padding_id(tokenizer.entries, vocab_size)
+    if isinstance(tokenizer, PileTokenizer):
+        return tokenizer.padding_id
+    return 0
 
 
 def tokenizer_of(

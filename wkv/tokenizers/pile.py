@@ -10,6 +10,7 @@ from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
 
 HUB_NAME = "EleutherAI/gpt-neox-20b"
 END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|padding|>"
 
 
 class PileTokenizer:
@@ -49,6 +50,11 @@ class PileTokenizer:
         self.end_of_text: int | None = self._tokenizer.token_to_id(END_OF_TEXT)
         self._bytes_of_id = self._table(vocab_size)
         self.vocab_size = len(self._bytes_of_id)
+
+    @property
+    def padding_id(self) -> int:
+        """The id of `<|padding|>`, or 0 in a file without it."""
+        return self._tokenizer.token_to_id(PADDING) or 0
 
     def encode(self, text: str | bytes) -> list[int]:
         """Ids of a text. Bytes must be UTF-8: this tokenizer works on characters.

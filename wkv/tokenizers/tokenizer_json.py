@@ -5,13 +5,14 @@ characters, a regular expression that holds the vocabulary as a tree cuts the lo
 place, and every piece is a whole token. Read back, the entries give a `WorldTokenizer`, which is
 faster.
 
-Special tokens. Id 0 ends a text, begins one and pads. Its name must not occur in what people write,
-because transformers reads the name as id 0 wherever it stands: training scripts append `eos_token`
-to a text, chat templates print `bos_token`. So it is not "<|endoftext|>", which web pages quote,
-but the name that Hugging Face folders of RWKV know already. Where even this name must be read as
-plain text, as the `rwkv` package does: `tokenizer(text, split_special_tokens=True)`. Our chat
-template breaks it inside of messages. Ids without a token have a name each, so that `len` of the
-tokenizer is the number of rows of the embedding.
+Special tokens. Id 0 begins and ends a text; the last id without a token pads. The name of id 0 must
+not occur in what people write, because transformers reads the name as id 0 wherever it stands:
+training scripts append `eos_token` to a text, chat templates print `bos_token`. So it is not
+"<|endoftext|>", which web pages quote, but the name that Hugging Face folders of RWKV know already.
+Where even this name must be read as plain text, as the `rwkv` package does:
+`tokenizer(text, split_special_tokens=True)`. Our chat template breaks it inside of messages. Ids
+without a token have a name each, so that `len` of the tokenizer is the number of rows of the
+embedding.
 """
 
 import json
@@ -106,6 +107,14 @@ def special_names(entries: Mapping[int, bytes], vocab_size: int) -> dict[int, st
         )
     reserved = (token for token in range(1, vocab_size) if token not in entries)
     return {0: END_OF_TEXT} | {token: f"{SPECIAL}reserved_{token}|>" for token in reserved}
+
+
+def padding_id(entries: Mapping[int, bytes], vocab_size: int) -> int:
+    """The id that pads: the last one that stands for no text, or 0 if every id stands for some.
+
+    Training leaves padding out of the loss, so where id 0 pads, a model cannot learn to end.
+    """
+    return max(special_names(entries, vocab_size))
 
 
 def special_token(name: str) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""Checks of the keyword arguments that transformers and other programs pass to `forward`.
+
+Code beside a published checkpoint is used for years, under versions of transformers that did not
+exist when it was written. An argument that it ignores may be the one that carries the state, so
+every argument is either understood, known not to change the result, or refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers.utils import logging
+
+from wkv.hf.cache import CACHE_NAMES, RwkvCache
+from wkv.version import TESTED_TRANSFORMERS
+
+WITHOUT_EFFECT = frozenset({"cache_position", "return_dict", "logits_to_keep", "is_causal"})
+"""Arguments of other models that cannot change the result of a recurrent one."""
+
+PACKED = frozenset({"seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens"})
+"""Arguments that say where documents begin that lie one after the other in a row."""
+
+
+def report_untested_version() -> None:
+    """Warn once if the installed transformers is newer than those this code is tested with."""
+    oldest, newest = TESTED_TRANSFORMERS
+    if _number(transformers.__version__) > _number(newest):
+        logging.get_logger("transformers").warning_once(
+            f"The RWKV code of this model was tested with transformers {oldest} to {newest}; "
+            f"{transformers.__version__} is installed. What it does not understand it refuses."
+        )
+
+
+def _number(version: str) -> tuple[int, int]:
+    """Major and minor version."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def chosen_cache(cache: RwkvCache | None, past_key_values: RwkvCache | None) -> RwkvCache:
+    """The cache under either name, or the empty one.
+
+    Raises:
+        ValueError: if two different caches are given.
+        TypeError: if it is the cache of a model of another kind.
+    """
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError("cache and past_key_values are two names of one argument; give one")
+    given = past_key_values if cache is None else cache
+    if given is None:
+        return RwkvCache()
+    if not hasattr(given, "states"):
+        raise TypeError(f"a {type(given).__name__} was given; an RwkvCache holds a state")
+    return given
+
+
+def refuse_attentions(kwargs: dict[str, Any]) -> None:
+    """Remove `output_attentions` from the arguments.
+
+    Raises:
+        ValueError: if attention weights are wanted; a recurrent model has none.
+    """
+    if kwargs.pop("output_attentions", None):
+        raise ValueError("output_attentions is true; a recurrent model has no attention weights")
+
+
+def refuse_document_starts(kwargs: dict[str, Any], attention_mask: Tensor | None) -> None:
+    """Remove the arguments that describe positions.
+
+    Raises:
+        ValueError: if a second document begins within a row: the state would leak into it.
+    """
+    positions = kwargs.pop("position_ids", None)
+    given = [name for name in PACKED if kwargs.pop(name, None) is not None]
+    if given or (positions is not None and _restarts(positions, attention_mask)):
+        raise ValueError(
+            f"{', '.join(sorted(given)) or 'position_ids'}: several documents lie in one row, and "
+            "the state of one would leak into the next; give each document a row of its own "
+            "(packing=False)"
+        )
+
+
+def _restarts(positions: Tensor, attention_mask: Tensor | None) -> bool:
+    """Whether positions (B, T) go back at a token that follows another real token."""
+    if positions.dim() != 2 or positions.shape[1] < 2 or torch.compiler.is_compiling():
+        return False
+    back = positions[:, 1:] < positions[:, :-1]
+    if attention_mask is not None and attention_mask.dim() == 2:
+        real = attention_mask[:, -positions.shape[1] :].to(positions.device) != 0
+        if real.shape == positions.shape:
+            back = back & real[:, 1:] & real[:, :-1]
+    return bool(back.any())
+
+
+def refuse_unknown(kwargs: Mapping[str, Any], model: str) -> None:
+    """Raise for arguments that are not known to have no effect.
+
+    Raises:
+        TypeError: names the arguments.
+    """
+    unknown = [
+        name
+        for name, value in kwargs.items()
+        if name not in WITHOUT_EFFECT and value is not None and value is not False
+    ]
+    if unknown:
+        raise TypeError(
+            f"{model} does not know the argument {', '.join(unknown)}. If your code does not pass "
+            "it, transformers does: this file is older than that version; a newer one comes with "
+            "a newer wkv (wkv convert OLD NEW --to hf)"
+        )
+
+
+def refuse_lost_cache(input_ids: Tensor, inputs: Mapping[str, Any]) -> None:
+    """Raise if only the newest tokens are to be read, and without the state of those before.
+
+    Args:
+        input_ids: (B, T), all tokens so far.
+        inputs: the arguments of the next forward pass.
+
+    Raises:
+        RuntimeError: if the installed transformers passes caches in a way unknown to this file.
+    """
+    ids = inputs.get("input_ids")
+    is_cut = ids is not None and ids.shape[1] < input_ids.shape[1]
+    caches = (inputs.get(name) for name in CACHE_NAMES)
+    if is_cut and not any(cache is not None and cache.get_seq_length() for cache in caches):
+        raise RuntimeError(
+            "transformers has dropped the state of earlier tokens, so the text would be wrong: "
+            "the code beside this checkpoint is older than that version. Use an older "
+            "transformers, or renew the directory with a newer wkv (wkv convert OLD NEW --to hf)"
+        )
