@@ -66,7 +66,7 @@ build: .venv/installed-dev
 # Trains the built-in model anew from the books in CORPUS (named in wkv/demo/MODEL_CARD.md).
 demo-model: .venv/installed-dev
 	@test -n "$(CORPUS)" || { echo "say where the books are: make demo-model CORPUS=DIR"; exit 2; }
-	$(BIN)/python -m wkv.demo.recipe $(CORPUS) runs/demo
+	$(BIN)/python -m recipes.demo_model.recipe $(CORPUS) runs/demo
 
 # These environments hold another transformers and see everything else in .venv.
 .venv/transformers-%/bin/python: .venv/installed-dev

@@ -15,8 +15,8 @@ import torch
 
 from bench import models, tokenizer
 from bench.files import SIZES, Files
+from wkv.bench import Stream
 from wkv.cli.machine import processor
-from wkv.speed import Stream
 from wkv.version import __version__
 
 GENERATIONS = ("7", "6", "5.2", "4")

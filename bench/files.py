@@ -75,7 +75,7 @@ class Files:
 
     def gguf(self, size: Size, generation: str, form: str) -> Path:
         """The same model for llama.cpp, of a format of `GGUF`."""
-        from wkv.publish.gguf import write_gguf
+        from wkv.convert.gguf.export import write_gguf
 
         path = self._folder / f"rwkv{generation}-{size.name}.{GGUF[form]}.gguf"
         if path.exists():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bench.files import GGUF, SIZES, Files, Size
 from bench.serving import PROMPT
 from bench.turns import Entrant, Record, Worker, grouped, ratio
-from wkv.speed import Stream
+from wkv.bench import Stream
 
 FORMATS = ("fp32", "bf16", "fp16", "int8", "int4")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.07, "int4": 0.57}

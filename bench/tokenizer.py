@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import wkv
-from wkv import generation, loading, model
+from wkv.inference import generate, load, model
 from wkv.tokenizers import world
 
 ROUNDS = 7
@@ -28,7 +28,7 @@ CHINESE = (
 
 def texts() -> dict[str, str]:
     """A text of each kind, BYTES long or a little more."""
-    code = "".join(inspect.getsource(module) for module in (wkv, generation, loading, model, world))
+    code = "".join(inspect.getsource(module) for module in (wkv, generate, load, model, world))
     kinds = {"English": ENGLISH, "Chinese": CHINESE, "code": code}
     return {name: text * (BYTES // len(text.encode()) + 1) for name, text in kinds.items()}
 
@@ -49,8 +49,8 @@ def tokenizers() -> dict[str, Callable[[str], list[int]]]:
         return encoders
     from transformers import AutoTokenizer
 
+    from wkv.convert.huggingface.tokenizer_files import write_tokenizer
     from wkv.hf.tokenizer import RWKVTokenizer
-    from wkv.publish.tokenizer import write_tokenizer
 
     with tempfile.TemporaryDirectory() as name:
         write_tokenizer(Path(name))

@@ -72,7 +72,7 @@ def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
 def streams(model) -> int:
     """Answer as many requests as there are rows, as a server does: drawn, made text, kept."""
     from wkv.batching import Request, Scheduler, StateCache
-    from wkv.sampling import Sampling
+    from wkv.inference.sampling import Sampling
 
     scheduler = Scheduler(model, StateCache(2**30), slots=ROWS)
     end = model.tokenizer.end_of_text

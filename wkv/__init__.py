@@ -24,12 +24,12 @@ from wkv.errors import (
 from wkv.version import __version__
 
 if TYPE_CHECKING:
-    from wkv.generation import Generation, generate
-    from wkv.loading import load
-    from wkv.model import Model
-    from wkv.sampling import Sampling
-    from wkv.state import State
-    from wkv.streaming import Stream, stream
+    from wkv.inference.generate import Generation, generate
+    from wkv.inference.load import load
+    from wkv.inference.model import Model
+    from wkv.inference.sampling import Sampling
+    from wkv.inference.stream import Stream, stream
+    from wkv.models.state import State
 
 __all__ = [
     "CatalogError",
@@ -53,14 +53,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Generation": "wkv.generation",
-    "Model": "wkv.model",
-    "Sampling": "wkv.sampling",
-    "State": "wkv.state",
-    "Stream": "wkv.streaming",
-    "generate": "wkv.generation",
-    "load": "wkv.loading",
-    "stream": "wkv.streaming",
+    "Generation": "wkv.inference.generate",
+    "Model": "wkv.inference.model",
+    "Sampling": "wkv.inference.sampling",
+    "State": "wkv.models.state",
+    "Stream": "wkv.inference.stream",
+    "generate": "wkv.inference.generate",
+    "load": "wkv.inference.load",
+    "stream": "wkv.inference.stream",
 }
 
 

@@ -13,15 +13,15 @@ from tests.checkpoints import random_checkpoint, save_pth
 @pytest.fixture
 def bench(monkeypatch, capfd):
     """Give `wkv bench --quick` without a process of its own, and with short turns."""
-    import wkv.speed.rounds
-    import wkv.speed.stream
-    import wkv.speed.tasks
+    import wkv.bench.memory_bandwidth
+    import wkv.bench.rounds
+    import wkv.bench.workloads
     from wkv.cli import main
 
-    monkeypatch.setattr(wkv.speed.rounds, "TURN", 0.005)
-    monkeypatch.setattr(wkv.speed.stream, "LARGEST", 2**22)
-    monkeypatch.setattr(wkv.speed.stream, "SMALLEST", 2**20)
-    monkeypatch.setattr(wkv.speed.tasks, "PROMPTS", (16, 700))
+    monkeypatch.setattr(wkv.bench.rounds, "TURN", 0.005)
+    monkeypatch.setattr(wkv.bench.memory_bandwidth, "LARGEST", 2**22)
+    monkeypatch.setattr(wkv.bench.memory_bandwidth, "SMALLEST", 2**20)
+    monkeypatch.setattr(wkv.bench.workloads, "PROMPTS", (16, 700))
 
     def run(*arguments):
         monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -122,14 +122,14 @@ def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_loaded(
 
 
 def test_a_plot_without_matplotlib_tells_the_pip_line(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("wkv.speed.roofline.find_spec", lambda name: None)
+    monkeypatch.setattr("wkv.bench.roofline.find_spec", lambda name: None)
     status, _, err = bench("--plot", tmp_path / "speed.svg")
     assert status == 1
     assert "pip install matplotlib" in err
 
 
 def test_zeros_are_skipped_again_after_they_were_read(demo):
-    from wkv.speed import Task, measure
+    from wkv.bench import Task, measure
 
     class Memory:
         def bytes_per_second(self):

@@ -8,7 +8,7 @@ import pytest
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
 from wkv.chat import COMMANDS, PRESETS
-from wkv.chat.free import FreeText
+from wkv.chat.free_text import FreeText
 from wkv.chat.language import LANGUAGES
 from wkv.cli import chat as chat_command
 from wkv.cli import main

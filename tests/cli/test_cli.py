@@ -199,7 +199,7 @@ def test_errors_nobody_foresaw_are_one_line_too(monkeypatch, capsys):
     def broken(*_):
         raise ZeroDivisionError("by\nnothing")
 
-    monkeypatch.setattr("wkv.loading.describe", broken)
+    monkeypatch.setattr("wkv.inference.load.describe", broken)
     assert main(["info"]) == 1
     assert capsys.readouterr().err == ("wkv: ZeroDivisionError: by nothing (--debug shows where)\n")
 
@@ -234,7 +234,7 @@ def test_the_defaults_that_help_tells_are_those_that_hold():
     import wkv
     from wkv.cli.options import SAMPLING
     from wkv.cli.train import DEFAULTS
-    from wkv.train.plan import Plan
+    from wkv.train.settings import Plan
 
     for name, (_, _, default) in SAMPLING.items():
         assert getattr(wkv.Sampling(), name) == default

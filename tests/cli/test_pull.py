@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.checkpoints import random_checkpoint, save_pth
-from wkv.catalog import find
+from wkv.hub import find
 
 UNKNOWN_SUM = "pile7:168m"  # the catalog knows no checksum of it
 KNOWN_SUM = "world7:0.1b"
@@ -320,7 +320,7 @@ def test_an_entry_of_your_own_pinned_to_a_commit(hub, environment):
     hub.files["me/mine/a.pth"] = content
     hub.etags["me/mine/a.pth"] = "small"
     code = (
-        "from wkv.catalog import Entry, cached, fetch\n"
+        "from wkv.hub import Entry, cached, fetch\n"
         "e = Entry(name='mine:1m', generation='7', repo='me/mine', file='a.pth', n_params=1,\n"
         "    n_layer=1, n_embd=1, context=1, languages='en', licence='mit',\n"
         f"    sha256='{hashlib.sha256(content).hexdigest()}', revision='{COMMIT}')\n"

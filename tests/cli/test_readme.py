@@ -58,7 +58,7 @@ def test_the_servers_start_and_stop(line):
 @pytest.fixture(scope="module")
 def exported_bytes(tmp_path_factory):
     """Give a Hugging Face directory of a random RWKV-7 whose ids are bytes."""
-    from wkv.publish.export import export
+    from wkv.convert.huggingface.export import export
 
     folder = tmp_path_factory.mktemp("exported")
     save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=256), folder / "bytes.pth")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import wkv
-from wkv.evaluate.tasks import run_tasks
+from wkv.evaluate.lm_eval_tasks import run_tasks
 
 tasks_of_lm_eval = pytest.importorskip("lm_eval.tasks")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -87,7 +87,7 @@ def tasks(tmp_path):
 @pytest.fixture
 def harness(demo):
     """Give the adapter of the built-in model."""
-    from wkv.evaluate.harness import WKVHarness
+    from wkv.evaluate.lm_eval_model import WKVHarness
 
     return WKVHarness(demo, batch_size=3)
 
@@ -140,7 +140,7 @@ def test_generation_ends_before_the_string_and_keeps_the_order(harness):
 
 
 def test_sampling_follows_the_task():
-    from wkv.evaluate.harness import _sampling
+    from wkv.evaluate.lm_eval_model import _sampling
 
     assert _sampling({}).temperature == 0
     assert _sampling({"temperature": 0.7}).temperature == 0.7
@@ -150,7 +150,7 @@ def test_sampling_follows_the_task():
 
 
 def test_what_is_read_first_is_read_once(byte_model):
-    from wkv.evaluate.harness import WKVHarness
+    from wkv.evaluate.lm_eval_model import WKVHarness
 
     begun = WKVHarness(byte_model, begin="0")
     pair = ("ab", "c")
@@ -163,7 +163,7 @@ def test_what_is_read_first_is_read_once(byte_model):
 
 def test_a_chat_is_put_in_the_form_of_the_model(demo, tasks):
     from wkv.cli.eval import _chat_form
-    from wkv.evaluate.harness import WKVHarness
+    from wkv.evaluate.lm_eval_model import WKVHarness
 
     form = _chat_form(demo)
     messages = [
@@ -214,7 +214,7 @@ def test_an_exported_directory_gives_the_same_under_the_harness_s_own_model(demo
     from lm_eval.models.huggingface import HFLM
 
     import wkv.hf  # so that no remote code is needed
-    from wkv.publish.export import export
+    from wkv.convert.huggingface.export import export
 
     assert wkv.hf.RWKV7ForCausalLM
     folder = export(demo.path, tmp_path / "demo").path

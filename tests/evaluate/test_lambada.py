@@ -14,7 +14,7 @@ from tests.oracles import rwkv7
 from wkv.evaluate import lambada
 from wkv.evaluate.documents import SHA256, read_documents, split
 from wkv.evaluate.lambada import Measurement, begin_ids, measure
-from wkv.evaluate.results import ResultFile
+from wkv.evaluate.results_file import ResultFile
 
 WORDS = ["the", "cat", "on\na", "mat", "", "and", "then", "it", "no", "“of”", "house\n\nby", "sea"]
 

@@ -12,9 +12,9 @@ import transformers
 
 import wkv.hf
 from tests.hf.translated import GENERATIONS, random_ids
+from wkv.convert.huggingface.standalone import standalone_source
 from wkv.errors import MissingExtraError
 from wkv.hf import launcher
-from wkv.publish.standalone import standalone_source
 
 MODULES = {"4": "4", "5.0": "5", "5.1": "5", "5.2": "5", "6": "6", "7": "7", "7a": "7a"}
 

@@ -9,9 +9,9 @@ import pytest
 from bench.tokenizer import package_tokenizer
 from tests.hf.tokenizer_texts import SENTENCES, mismatches, random_texts
 from wkv import demo
-from wkv.chat.templates import Template, Thinking, clean
+from wkv.convert.huggingface import tokenizer_files as written
 from wkv.errors import TokenizerError
-from wkv.publish import tokenizer as written
+from wkv.prompting.template import Template, Thinking, clean
 from wkv.tokenizers import open_tokenizer
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.trie import longest_match_pattern
@@ -361,7 +361,7 @@ def test_an_unknown_template_is_refused():
 def test_writing_imports_nothing_heavy(tmp_path):
     code = (
         "import sys, pathlib\n"
-        "from wkv.publish.tokenizer import write_tokenizer\n"
+        "from wkv.convert.huggingface.tokenizer_files import write_tokenizer\n"
         f"write_tokenizer(pathlib.Path({str(tmp_path)!r}), {{1: b'a'}}, vocab_size=2)\n"
         "assert not {'transformers', 'torch'} & set(sys.modules)\n"
     )

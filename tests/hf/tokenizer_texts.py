@@ -70,8 +70,8 @@ def main(count: int) -> None:
     """Print how many texts were compared and how many differ."""
     from transformers import AutoTokenizer
 
+    from wkv.convert.huggingface.tokenizer_files import write_tokenizer
     from wkv.hf.tokenizer import RWKVTokenizer
-    from wkv.publish.tokenizer import write_tokenizer
 
     package = package_tokenizer()
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ import zlib
 import pytest
 import torch
 
-from wkv.packing import GROUP, Format, Layout, layout_for, pack, unpack
+from wkv.checkpoint.packing import GROUP, Format, Layout, layout_for, pack, unpack
 
 TO_FLOAT64, TO_PLAIN = 3e-6, 2e-6
 AS_FP32, AS_BF16, AS_INT8 = 1, 2, 4

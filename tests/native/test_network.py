@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
-from wkv.loading import describe, strategy_for
+from wkv.inference.load import describe, strategy_for
 from wkv.native import library
 from wkv.native.network import LAYERS, NativeNetwork
 from wkv.native.plan import Step, phases
@@ -156,9 +156,9 @@ def test_rows_that_end_in_an_earlier_piece_keep_their_state(native, generation, 
     model = native(generation)
     batch = torch.tensor([IDS, IDS[:7] + [0] * 53])
     for lengths in ([60, 7], [30, 7]):  # of the second no token is left for the last pieces
-        monkeypatch.setattr("wkv.model.TOKENS_AT_ONCE", 512)
+        monkeypatch.setattr("wkv.inference.model.TOKENS_AT_ONCE", 512)
         whole, state = model.forward(batch, lengths=lengths)
-        monkeypatch.setattr("wkv.model.TOKENS_AT_ONCE", 40)
+        monkeypatch.setattr("wkv.inference.model.TOKENS_AT_ONCE", 40)
         pieces, in_pieces = model.forward(batch, lengths=lengths)
         assert (whole - pieces).abs().max() <= 3e-5
         assert close(in_pieces, state, 3e-4)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wkv.packing import GROUP, Format, Layout, layout_for, pack, quantise, unpack
+from wkv.checkpoint.packing import GROUP, Format, Layout, layout_for, pack, quantise, unpack
 
 SHAPES = ((1, 1), (5, 7), (16, 32), (33, 65), (130, 250), (300, 1000))
 WAYS = [

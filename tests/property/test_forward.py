@@ -102,7 +102,7 @@ def test_long_inputs_pass_in_pieces(small_models, generation, monkeypatch):
     ids = torch.randint(0, 300, (2, 90), generator=torch.Generator().manual_seed(0))
     whole, state = model.forward(ids, lengths=[90, 31])
     every, _ = model.forward(ids, all_logits=True)
-    monkeypatch.setattr("wkv.model.TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr("wkv.inference.model.TOKENS_AT_ONCE", 40)
     pieces, state_pieces = model.forward(ids, lengths=[90, 31])
     every_pieces, _ = model.forward(ids, all_logits=True)
     assert (whole - pieces).abs().max() <= TOLERANCE

@@ -11,8 +11,8 @@ import torch
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.checkpoint import open_checkpoint
-from wkv.conversion import convert
-from wkv.publish.export import Choices, export
+from wkv.convert.checkpoint_file import convert
+from wkv.convert.huggingface.export import Choices, export
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]
 CLASSES = {"4": "Rwkv", "6": "Rwkv6", "7": "RWKV7", "7a": "RWKV7a"}
@@ -188,7 +188,7 @@ def test_bad_destinations_and_sources_leave_nothing(checkpoint_paths, tmp_path, 
 
 
 def test_a_directory_that_differs_is_not_kept(checkpoint_paths, tmp_path, monkeypatch):
-    from wkv.publish import export as module
+    from wkv.convert.huggingface import export as module
 
     right = module.foreign_tensors
 

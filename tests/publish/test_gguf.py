@@ -11,11 +11,11 @@ import torch
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
 from wkv.cli import main
-from wkv.publish import gguf_proof
-from wkv.publish.export import export
-from wkv.publish.gguf import write_gguf
-from wkv.publish.gguf_plan import escaped
-from wkv.publish.tokenizer import chat_template_text
+from wkv.convert.gguf import verify as gguf_proof
+from wkv.convert.gguf.export import write_gguf
+from wkv.convert.gguf.target import escaped
+from wkv.convert.huggingface.export import export
+from wkv.convert.huggingface.tokenizer_files import chat_template_text
 from wkv.tokenizers.world import write_vocabulary
 
 gguf = pytest.importorskip("gguf")
@@ -292,7 +292,7 @@ def test_destinations(sources, tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", list(ROUNDING))
 @pytest.mark.parametrize("victim", ["emb.weight", "blocks.1.att.x_a", "blocks.1.ffn.key.weight"])
 def test_a_file_that_differs_is_not_kept(sources, dtype, victim, tmp_path, monkeypatch):
-    from wkv.publish import gguf as module
+    from wkv.convert.gguf import export as module
 
     right = module.gguf_tensors
 
@@ -308,7 +308,7 @@ def test_a_file_that_differs_is_not_kept(sources, dtype, victim, tmp_path, monke
 
 
 def test_wrong_fields_and_lost_tensors_are_seen(sources, tmp_path, monkeypatch):
-    from wkv.publish import gguf as module
+    from wkv.convert.gguf import export as module
 
     right = module.gguf_tensors
 
@@ -333,7 +333,7 @@ def test_wrong_fields_and_lost_tensors_are_seen(sources, tmp_path, monkeypatch):
 
 
 def test_without_the_package(sources, tmp_path, monkeypatch):
-    from wkv.publish import gguf as module
+    from wkv.convert.gguf import export as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(wkv.MissingExtraError, match=r"pip install 'wkv\[gguf\]'"):

@@ -16,8 +16,8 @@ import wkv
 from tests.checkpoints import GENERATIONS
 from tests.hf.translated import random_ids, translate
 from wkv.cli import main
+from wkv.convert.huggingface.export import export
 from wkv.hf.cache import CACHE_NAME, CACHE_NAMES, RwkvCache
-from wkv.publish.export import export
 from wkv.version import TESTED_TRANSFORMERS
 
 QUESTION = "User: What is 27 + 48?\n\nAssistant:"
@@ -113,8 +113,8 @@ def test_the_usage_on_the_card_answers_and_asks_nothing(built_in, tmp_path):
 def test_the_end_of_text_is_learned_and_padding_is_not(tmp_path):
     from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
+    from wkv.convert.huggingface.tokenizer_files import write_tokenizer
     from wkv.hf.tokenizer import RWKVTokenizer
-    from wkv.publish.tokenizer import write_tokenizer
 
     write_tokenizer(tmp_path / "world")
     for tokenizer in (AutoTokenizer.from_pretrained(tmp_path / "world"), RWKVTokenizer()):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serve.wire import HELLO
-from wkv.serve.prompt import Message, Start
+from wkv.serve.render import Message, Start
 
 CHAT = "/v1/chat/completions"
 GOOD = {

@@ -145,7 +145,7 @@ def test_parts_of_a_message_are_joined(client):
 
 def test_thoughts_are_told_apart():
     from wkv.batching import Piece
-    from wkv.serve.reply import Reply
+    from wkv.serve.parse_reply import Reply
 
     for lead, text in (
         (" <think", "> Hm\n\nhm </think>\nYes."),

@@ -4,7 +4,7 @@ import pytest
 
 import wkv
 from tests.serve.wire import stream
-from wkv.sampling import Sampling
+from wkv.inference.sampling import Sampling
 
 PATH = "/v1/completions"
 TEXT = "There was once a man"

@@ -157,7 +157,7 @@ def test_an_embedding_that_fails_is_told_and_fails_nobody_else(fresh, demo, monk
 
 
 def test_a_disk_that_is_full_is_told(fresh, monkeypatch):
-    from wkv.state import State
+    from wkv.models.state import State
 
     client, _ = fresh
 

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkv
-from wkv.batching.bounds import MOST_BYTES, MOST_CHOICES
-from wkv.batching.compiling import Compiler
-from wkv.batching.grammar import Grammars, inline_json
+from wkv.constraints.compiler import Compiler
+from wkv.constraints.grammar import Grammars, inline_json
+from wkv.constraints.schema_limits import MOST_BYTES, MOST_CHOICES
 from wkv.errors import BusyError, InputError, MissingExtraError
-from wkv.sampling import Sampling
+from wkv.inference.sampling import Sampling
+from wkv.inference.sequence import Writer
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 from wkv.tokenizers.world import WorldTokenizer
-from wkv.writer import Writer
 
 pytest.importorskip("llguidance")
 

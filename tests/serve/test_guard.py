@@ -349,7 +349,7 @@ def test_headers_hold_nothing_that_users_send(served):
 
 
 def test_what_is_sent_does_not_wait_for_an_answer_to_what_was_sent_before():
-    from wkv.serve.running import bind
+    from wkv.serve.run import bind
 
     with bind("127.0.0.1", 0, 60) as listening:
         # asyncio turns Nagle's algorithm off only where a socket tells its protocol.

@@ -3,7 +3,7 @@
 import pytest
 
 from wkv.errors import StateError
-from wkv.serve.notes import Notes
+from wkv.serve.key_value_store import Notes
 
 KEY, OTHER = "a" * 64, "b" * 64
 

@@ -3,12 +3,12 @@
 import pytest
 
 from wkv.batching import Piece
-from wkv.chat.templates import Template
-from wkv.serve.forms import Form
-from wkv.serve.notes import Notes
-from wkv.serve.prompt import Message, Prompts, Start
-from wkv.serve.replies import Replies
-from wkv.serve.reply import Reply
+from wkv.prompting.template import Template
+from wkv.serve.key_value_store import Notes
+from wkv.serve.parse_reply import Reply
+from wkv.serve.render import Message, Prompts, Start
+from wkv.serve.reply_memory import Replies
+from wkv.serve.response_format import Form
 
 ASK = Message("user", "How much is 2 + 2?")
 START = Start("somebody")

@@ -213,7 +213,7 @@ def taken_apart(data):
 
 def put_together(metadata, tensors):
     """A file whose digest is right, whatever it holds."""
-    from wkv.state import _digest
+    from wkv.models.state import _digest
 
     metadata = metadata | {"digest": _digest(tensors, metadata.get("notes", ""))}
     return save_tensors(tensors, metadata)

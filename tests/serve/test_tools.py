@@ -9,10 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import wkv
-from wkv.batching.grammar import Grammars
+from wkv.constraints.grammar import Grammars
+from wkv.constraints.tool_calls import calls_grammar
 from wkv.errors import InputError
-from wkv.sampling import Sampling
-from wkv.serve.tools.calls import (
+from wkv.inference.sampling import Sampling
+from wkv.prompting.tool_calls import (
     CallArguments,
     CallBegun,
     TextPiece,
@@ -20,9 +21,8 @@ from wkv.serve.tools.calls import (
     calls_in,
     new_call_id,
 )
-from wkv.serve.tools.grammar import calls_grammar
-from wkv.serve.tools.offered import Call, Tool, ToolChoice, calls_of, tools_of
-from wkv.serve.tools.turns import call_lead, call_text, result_text, tools_system
+from wkv.prompting.tool_types import Call, Tool, ToolChoice, calls_of, tools_of
+from wkv.prompting.tools import call_lead, call_text, result_text, tools_system
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 
 NAMES = ("weather", "stop")

@@ -7,9 +7,9 @@ import pytest
 import wkv
 from wkv.cli import main
 from wkv.errors import TrainingError
-from wkv.train.folder import RunFolder
-from wkv.train.initialise import new_config
-from wkv.train.plan import Plan, choose
+from wkv.train.initialize import new_config
+from wkv.train.run_folder import RunFolder
+from wkv.train.settings import Plan, choose
 
 TEXT = "The rain in Spain stays mainly in the plain.\n\n" * 60
 SIZES = ["--layers", "1", "--width", "64", "--vocab-size", "300", "--context", "32"]

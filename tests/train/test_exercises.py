@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wkv.demo.dialogues import conversation, evaluation_set, prompt, segments
-from wkv.demo.exercises import Source, is_held_out, words_of
-from wkv.demo.facts import plural
-from wkv.demo.kinds import KINDS
-from wkv.demo.replies import REPLIES
+from recipes.demo_model.dialogues import conversation, evaluation_set, prompt, segments
+from recipes.demo_model.exercises import Source, is_held_out, words_of
+from recipes.demo_model.facts import plural
+from recipes.demo_model.kinds import KINDS
+from recipes.demo_model.replies import REPLIES
 
 WORDS = words_of(
     " ".join(a + b + c for a in ("", "st", "gr") for b in ("one", "ight", "ail") for c in ends)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wkv.models.rwkv7 import RWKV7
-from wkv.train.initialise import initialise, new_config
+from wkv.train.initialize import initialise, new_config
 
 
 @pytest.fixture(scope="module")

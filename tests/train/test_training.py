@@ -14,7 +14,7 @@ from wkv.errors import TrainingError
 from wkv.train.data import Mixture, Packed, Prose, batch
 from wkv.train.loop import train
 from wkv.train.optimizer import orthogonal
-from wkv.train.plan import Plan
+from wkv.train.settings import Plan
 from wkv.train.text import text_job
 
 TEXT = "The rain in Spain stays mainly in the plain.\n\n" * 60

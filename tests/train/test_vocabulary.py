@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wkv.tokenizers.world import WorldTokenizer
-from wkv.train.vocabulary import make_vocabulary, write_vocabulary
+from wkv.train.make_vocabulary import make_vocabulary, write_vocabulary
 
 TEXT = (
     'The cat sat on the mat.\n\n"Who sat?" said the cat; the mat did not know the cat\'s name.\n\n'

@@ -21,10 +21,10 @@ from wkv.batching import (
     StateCache,
     StateFolder,
 )
-from wkv.batching.tree import Tree
+from wkv.batching.radix_tree import Tree
 from wkv.errors import BusyError, InputError
-from wkv.sampling import Sampling
-from wkv.state import State
+from wkv.inference.sampling import Sampling
+from wkv.models.state import State
 
 FREE = Sampling(temperature=1, top_p=1, presence_penalty=0.1, frequency_penalty=0.1, seed=0)
 
@@ -395,7 +395,7 @@ class CacheMachine(RuleBasedStateMachine):
         return self.time
 
     def state(self, size, value):
-        from wkv.state import LayerState
+        from wkv.models.state import LayerState
 
         tensor = torch.full((1, size), float(value))
         layers = (LayerState(tensor, tensor, tensor),)

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from wkv.catalog import Entry, entries, find, lookup, resolve
-from wkv.catalog.entry import HUB
 from wkv.cli.fetching import in_words
 from wkv.cli.machine import COMPILERS
 from wkv.errors import CatalogError
+from wkv.hub import Entry, entries, find, lookup, resolve
+from wkv.hub.catalog import HUB
 from wkv.models import GENERATIONS
 
 ENTRIES = pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
@@ -156,7 +156,7 @@ def test_doctor_tells_each_kind_of_gpu(monkeypatch):
 
 
 def test_a_disk_too_small_is_told_before_anything_comes(tmp_path, monkeypatch):
-    from wkv.catalog import hub
+    from wkv.hub import download as hub
 
     class Usage:
         free = 99

@@ -5,7 +5,7 @@ import torch
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
-from wkv.conversion import convert
+from wkv.convert.checkpoint_file import convert
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]
 
@@ -92,14 +92,14 @@ def test_what_was_there_is_never_lost(checkpoint_paths, tmp_path, monkeypatch):
         tensors["head.weight"] = tensors["head.weight"] + 1
         torch.serialization.save(tensors, path)
 
-    monkeypatch.setattr("wkv.conversion.torch.save", damaged)
+    monkeypatch.setattr("wkv.convert.checkpoint_file.torch.save", damaged)
     with pytest.raises(wkv.CheckpointError, match=r"1 tensors of the new file differ.*head.weight"):
         convert(source, other, strategy="cpu fp32", overwrite=True)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wkv.conversion.torch.save", full)
+    monkeypatch.setattr("wkv.convert.checkpoint_file.torch.save", full)
     with pytest.raises(wkv.CheckpointError, match=r"could not be written.*No space left"):
         convert(source, other, overwrite=True)
     assert other.read_bytes() == b"precious"
@@ -137,7 +137,7 @@ def test_a_stale_vocabulary_does_not_stay_with_another_model(checkpoint_paths, t
 
 
 def test_a_shard_of_the_source_is_part_of_the_source(checkpoint_paths, tmp_path):
-    from wkv.publish.export import Choices, export
+    from wkv.convert.huggingface.export import Choices, export
 
     folder = export(checkpoint_paths["7"], tmp_path / "s", Choices(shard_size="500KB")).path
     shard = sorted(folder.glob("model-*.safetensors"))[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
-from wkv.writer import StopStrings
+from wkv.inference.sequence import StopStrings
 
 GREEDY = wkv.Sampling(temperature=0, presence_penalty=0, frequency_penalty=0)
 QUESTION = "User: What is 27 + 48?\n\nAssistant:"
@@ -60,7 +60,7 @@ def test_end_of_text_ends_the_text_and_is_not_absorbed(demo, monkeypatch):
     def always_ends(self, logits):
         return 0
 
-    monkeypatch.setattr("wkv.sampling.Sampler.draw", always_ends)
+    monkeypatch.setattr("wkv.inference.sampling.Sampler.draw", always_ends)
     done = wkv.generate(demo, "Alice")
     assert (done.finish_reason, done.token_ids, done.text) == ("stop", [], "")
     assert done.state.tokens_seen == (len(demo.tokenizer.encode("Alice")),)
@@ -123,7 +123,7 @@ def test_characters_that_span_tokens_stream_whole(byte_model):
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wkv.writer.Sampler", Fixed)
+        patch.setattr("wkv.inference.sequence.Sampler", Fixed)
         shown = list(wkv.stream(byte_model, "x", max_tokens=9))
     assert shown == ["é", "😀", "�", "�"]
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint
-from wkv.layouts import FLA7, HUB, OFFICIAL_2026, foreign_tensors
+from wkv.checkpoint.layouts import FLA7, HUB, OFFICIAL_2026, foreign_tensors
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]
 WORDS = {"k": "key", "v": "value", "r": "receptance", "g": "gate"}

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
-from wkv.conversion import convert
-from wkv.loading import describe
+from wkv.checkpoint.packing import unpack
+from wkv.convert.checkpoint_file import convert
+from wkv.convert.quantize import quantise
+from wkv.inference.load import describe
 from wkv.native import library
-from wkv.packing import unpack
-from wkv.quantisation import quantise
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]
 NOTE = "_wkv_packed"
@@ -178,19 +178,19 @@ def test_nothing_is_kept_unless_it_is_proved_and_accepted(checkpoint_paths, tmp_
     done = quantise(checkpoint_paths["7"], tmp_path / "x", to="int4", accept=refuse)
     assert not done.kept
     assert seen == [("cpu fp32", "cpu int4", done.n_bytes)]
-    write = wkv.quantisation.write_safetensors
+    write = wkv.convert.quantize.write_safetensors
 
     def damaged(path, tensors, notes):
         write(path, {n: t + 1 if n == "head.weight" else t for n, t in tensors.items()}, notes)
 
-    monkeypatch.setattr("wkv.quantisation.write_safetensors", damaged)
+    monkeypatch.setattr("wkv.convert.quantize.write_safetensors", damaged)
     with pytest.raises(wkv.CheckpointError, match=r"1 matrices .* differ.*head.weight"):
         quantise(checkpoint_paths["7"], tmp_path / "x", to="int8")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wkv.quantisation.write_safetensors", full)
+    monkeypatch.setattr("wkv.convert.quantize.write_safetensors", full)
     with pytest.raises(wkv.CheckpointError, match="could not be written"):
         quantise(checkpoint_paths["7"], tmp_path / "x", to="int8")
     assert list(tmp_path.iterdir()) == []

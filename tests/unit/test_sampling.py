@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wkv
-from wkv.sampling import Sampler, Sampling, penalised, sample
+from wkv.inference.sampling import Sampler, Sampling, penalised, sample
 
 logit_lists = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40)
 
@@ -42,7 +42,7 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p(logits, top_p):
 @pytest.mark.parametrize("size", [65536, 1000])
 @pytest.mark.parametrize("top_p", [0.3, 0.85, 0.9999, 1.0])
 def test_large_vocabularies_keep_the_same_set_as_a_full_sort(size, top_p):
-    from wkv.sampling import _nucleus
+    from wkv.inference.sampling import _nucleus
 
     p = torch.randn(size, generator=torch.Generator().manual_seed(1)).mul(2).softmax(0)
     _, ids = _nucleus(p, top_p)
@@ -65,7 +65,7 @@ def test_ties_with_the_cutoff_are_kept():
 
 
 def test_ties_with_the_cutoff_are_kept_beyond_the_first_look():
-    from wkv.sampling import _nucleus
+    from wkv.inference.sampling import _nucleus
 
     kept, _ = _nucleus(torch.full((1000,), 1 / 1000), 0.1)
     assert len(kept) == 1000

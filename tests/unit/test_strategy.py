@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import GENERATIONS
-from wkv.conversion import convert
-from wkv.filling import fill
-from wkv.loading import describe
+from wkv.convert.checkpoint_file import convert
+from wkv.inference.load import describe
+from wkv.inference.torch_weights import fill
 from wkv.models.int8 import Int8Linear, quantise
 from wkv.strategy import Placement, Segment, allocate, choose_strategy, read_strategy
-from wkv.strategy.plan import place
+from wkv.strategy.placement import place
 from wkv.strategy.products import linear_for, products_for
 
 BF16, FP32, FP16 = [torch.bfloat16], [torch.float32], [torch.float16]
@@ -190,7 +190,7 @@ def test_memory_that_runs_out_is_told_with_its_size(monkeypatch):
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("wkv.loading.fill", full)
+    monkeypatch.setattr("wkv.inference.load.fill", full)
     with pytest.raises(wkv.StrategyError, match=r"does not fit into the memory of cpu.*GiB"):
         wkv.load(engine="torch")
 

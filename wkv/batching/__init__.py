@@ -5,10 +5,10 @@ Request        a prompt, and how to go on from it
 StateCache     states by the ids that lead to them
 """
 
-from wkv.batching.cache import StateCache
-from wkv.batching.folder import StateFolder
 from wkv.batching.request import Begun, Drawn, Ended, Event, Failed, Piece, Request, Ticket
 from wkv.batching.scheduler import Load, Scheduler
+from wkv.batching.state_cache import StateCache
+from wkv.batching.state_folder import StateFolder
 
 __all__ = [
     "Begun",

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from wkv.errors import WKVError
-from wkv.sampling import Sampling
-from wkv.state import State
-from wkv.writer import Adjust
+from wkv.inference.sampling import Sampling
+from wkv.inference.sequence import Adjust
+from wkv.models.state import State
 
 MOST_WAITING = 256
 """Pieces that may wait for a reader before its sequence is set aside."""

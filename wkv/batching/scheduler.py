@@ -12,13 +12,13 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wkv.batching.cache import StateCache
-from wkv.batching.reading import Readings
+from wkv.batching.decode import PATIENCE_SECONDS, Rows
+from wkv.batching.prefill import Readings
 from wkv.batching.request import Begun, Deliver, Request, Ticket, as_wkv_error
-from wkv.batching.writing import PATIENCE_SECONDS, Rows
+from wkv.batching.state_cache import StateCache
 from wkv.errors import BusyError, InputError
-from wkv.model import TOKENS_AT_ONCE, Model
-from wkv.threads import at_most
+from wkv.inference.model import TOKENS_AT_ONCE, Model
+from wkv.ops.torch_settings import at_most
 
 PIECE_WORK = 2**35
 """Multiplications, about, of the piece of a prompt that is read between two tokens of others."""

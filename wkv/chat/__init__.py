@@ -14,13 +14,13 @@ from wkv.chat.commands import COMMANDS, answer
 from wkv.chat.conversation import Conversation
 from wkv.chat.language import language_named
 from wkv.chat.outcomes import Leave, Notice
-from wkv.chat.presets import PRESETS, preset_for, preset_named
-from wkv.chat.prompts import read_prompt
+from wkv.chat.prompt_files import read_prompt
 from wkv.chat.reply import Reply
+from wkv.chat.saved_chats import Store
 from wkv.chat.session import Session
 from wkv.chat.settings import Settings
-from wkv.chat.store import Store
-from wkv.chat.templates import Template, clean, template_for
+from wkv.prompting.presets import PRESETS, preset_for, preset_named
+from wkv.prompting.template import Template, clean, template_for
 
 __all__ = [
     "COMMANDS",

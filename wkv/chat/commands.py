@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wkv.chat import tasks
-from wkv.chat.inline import Inline, split_options
+from wkv.chat import command_handlers
+from wkv.chat.inline_options import Inline, split_options
 from wkv.chat.outcomes import Leave, Notice, Outcome, Request
 from wkv.chat.session import Session
 from wkv.chat.width import padded
@@ -60,26 +60,26 @@ def _help(session: Session, request: Request) -> Outcome:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("+", tasks.again),
-        Command("+undo", tasks.undo),
-        Command("+reset", tasks.reset),
-        Command("+prompt", tasks.prompt, "path", is_needed=True, is_path=True),
-        Command("+system", tasks.system, "text", is_needed=True),
-        Command("+read", tasks.read, "path", is_needed=True, is_path=True),
-        Command("+save", tasks.save, "name", is_needed=True, is_path=True),
-        Command("+load", tasks.load, "name", is_needed=True, is_path=True),
-        Command("+fork", tasks.fork, "name", is_needed=True, is_path=True),
-        Command("+list", tasks.list_chats),
-        Command("+gen", tasks.generate, "text", is_needed=True),
-        Command("+i", tasks.instruct, "text", is_needed=True),
-        Command("+qq", tasks.ask, "text", is_needed=True),
-        Command("+qa", tasks.ask_in_chat, "text", is_needed=True),
-        Command("+++", tasks.further),
-        Command("++", tasks.generate_again),
-        Command("+think", tasks.think, "amount"),
-        Command("+nothink", tasks.think_nothing),
-        Command("+set", tasks.change, "setting"),
-        Command("+stats", tasks.stats),
+        Command("+", command_handlers.again),
+        Command("+undo", command_handlers.undo),
+        Command("+reset", command_handlers.reset),
+        Command("+prompt", command_handlers.prompt, "path", is_needed=True, is_path=True),
+        Command("+system", command_handlers.system, "text", is_needed=True),
+        Command("+read", command_handlers.read, "path", is_needed=True, is_path=True),
+        Command("+save", command_handlers.save, "name", is_needed=True, is_path=True),
+        Command("+load", command_handlers.load, "name", is_needed=True, is_path=True),
+        Command("+fork", command_handlers.fork, "name", is_needed=True, is_path=True),
+        Command("+list", command_handlers.list_chats),
+        Command("+gen", command_handlers.generate, "text", is_needed=True),
+        Command("+i", command_handlers.instruct, "text", is_needed=True),
+        Command("+qq", command_handlers.ask, "text", is_needed=True),
+        Command("+qa", command_handlers.ask_in_chat, "text", is_needed=True),
+        Command("+++", command_handlers.further),
+        Command("++", command_handlers.generate_again),
+        Command("+think", command_handlers.think, "amount"),
+        Command("+nothink", command_handlers.think_nothing),
+        Command("+set", command_handlers.change, "setting"),
+        Command("+stats", command_handlers.stats),
         Command("+help", _help, "command"),
         Command("+exit", lambda session, request: Leave()),
     )
@@ -97,7 +97,7 @@ def answer(session: Session, line: str) -> Outcome:
     if not name:
         if not argument:
             return Notice(session.say("empty"))
-        return tasks.reply(session, Request(argument, options))
+        return command_handlers.reply(session, Request(argument, options))
     command = COMMANDS.get(name)
     if command is None:
         return _unknown(session, name)

@@ -7,13 +7,17 @@ which one the next turn goes on from.
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from wkv.chat import schedule
-from wkv.chat.presets import ends_at_blank_line
-from wkv.chat.prompts import Prompt
+from wkv.chat import newline_rules
+from wkv.chat.prompt_files import Prompt
 from wkv.chat.reading import Progress, Read, read, with_single_newlines
 from wkv.chat.reply import SLACK, Reply
 from wkv.chat.settings import Settings, default_settings
-from wkv.chat.templates import (
+from wkv.inference.generate import prompt_ids
+from wkv.inference.model import Model
+from wkv.inference.stream import Stream, stream
+from wkv.models.state import State
+from wkv.prompting.presets import ends_at_blank_line
+from wkv.prompting.template import (
     SEPARATOR,
     Template,
     Thinking,
@@ -21,10 +25,6 @@ from wkv.chat.templates import (
     left_to_read,
     template_for,
 )
-from wkv.generation import prompt_ids
-from wkv.model import Model
-from wkv.state import State
-from wkv.streaming import Stream, stream
 
 MOST_UNDONE = 16
 """Turns that can be undone; each keeps a state."""
@@ -277,5 +277,5 @@ class Conversation:
             max_tokens=settings.max_tokens + SLACK,
             stop=SEPARATOR if short else template.next_turn,
             state=reading.state,
-            adjust=schedule.for_chat(tokenizer, reading.last) if scheduled else None,
+            adjust=newline_rules.for_chat(tokenizer, reading.last) if scheduled else None,
         )

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from wkv.chat.prompts import Prompt, prepared
-from wkv.chat.templates import Template
+from wkv.chat.prompt_files import Prompt, prepared
 from wkv.errors import InputError
+from wkv.prompting.template import Template
 
 LANGUAGES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wkv.chat.inline import Inline
+from wkv.chat.inline_options import Inline
 from wkv.chat.reply import Reply
 
 

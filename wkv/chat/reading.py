@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wkv.generation import Prompt, prompt_ids
-from wkv.model import TOKENS_AT_ONCE, Model
-from wkv.state import State
+from wkv.inference.generate import Prompt, prompt_ids
+from wkv.inference.model import TOKENS_AT_ONCE, Model
+from wkv.models.state import State
 from wkv.tokenizers import Tokenizer
 
 Progress = Callable[[int, int], None]

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from wkv.chat.reading import Read
-from wkv.generation import Generation
-from wkv.model import Model
-from wkv.streaming import Stream
+from wkv.inference.generate import Generation
+from wkv.inference.model import Model
+from wkv.inference.stream import Stream
 
 SLACK = 100
 """Tokens that a reply may go over its limit to complete a character."""

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from wkv.chat.conversation import Conversation, TurnReply
-from wkv.chat.free import FreeText
-from wkv.chat.inline import Inline
+from wkv.chat.free_text import FreeText
+from wkv.chat.inline_options import Inline
 from wkv.chat.language import Language, language_named
 from wkv.chat.reading import Progress, Read
 from wkv.chat.reply import Reply
+from wkv.chat.saved_chats import Store, checked_name
 from wkv.chat.settings import Settings
-from wkv.chat.store import Store, checked_name
 from wkv.errors import InputError
-from wkv.model import Model
+from wkv.inference.model import Model
 
 FIRST_NAME = "main"
 """What the first conversation is called."""

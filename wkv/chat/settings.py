@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from wkv.chat.presets import Preset, is_built_in, preset_for, preset_named
-from wkv.chat.templates import Thinking
 from wkv.errors import InputError
-from wkv.model import Model
-from wkv.sampling import Sampling
+from wkv.inference.model import Model
+from wkv.inference.sampling import Sampling
+from wkv.prompting.presets import Preset, is_built_in, preset_for, preset_named
+from wkv.prompting.template import Thinking
 
 SAMPLING_KEYS = {
     "temperature": float,

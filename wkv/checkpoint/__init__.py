@@ -4,7 +4,7 @@ Tensors are memory-mapped: a tensor's bytes are read when it is used. Nothing in
 executed. This room has no idea what the tensors mean.
 """
 
-from wkv.checkpoint.opening import open_checkpoint
+from wkv.checkpoint.open import open_checkpoint
 from wkv.checkpoint.tensors import FLOATS, Checkpoint
 
 __all__ = ["FLOATS", "Checkpoint", "open_checkpoint"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wkv.packing import Packed
+from wkv.checkpoint.packing import Packed
 
 EXPECTED = "expected a .pth or .safetensors checkpoint, or a Hugging Face directory"
 

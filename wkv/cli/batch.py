@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     with needs_serve():
         import asyncio
 
-        from wkv.serve import batch
+        from wkv.serve import batch_files
         from wkv.serve.app import Room, create_app
         from wkv.serve.service import Settings
 
-    lines = batch.read_lines(args.input)
-    done = batch.answered(args.output)
+    lines = batch_files.read_lines(args.input)
+    done = batch_files.answered(args.output)
     if not args.output.parent.is_dir():
         from wkv.errors import InputError
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     for line in left:  # the file says which model was meant; here there is one
         if args.name is None:
             line.body.pop("model", None)
-    width = batch.AHEAD * args.slots
+    width = batch_files.AHEAD * args.slots
     app = create_app(model, Settings(args.name or "wkv"), Room(slots=args.slots, queue=width))
     failed = 0
     with _progress(len(left)) as advance, args.output.open("a", encoding="utf-8") as out:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             advance()
 
         try:
-            asyncio.run(batch.run(app, left, out, width, told))
+            asyncio.run(batch_files.run(app, left, out, width, told))
         except KeyboardInterrupt:
             notice(
                 "interrupted; what was answered is kept, and the same command goes on from there"

@@ -15,8 +15,8 @@ from wkv.cli.options import add_model, load_model
 from wkv.version import __version__
 
 if TYPE_CHECKING:
-    from wkv.model import Model
-    from wkv.speed import Measured, Result, Stream
+    from wkv.bench import Measured, Result, Stream
+    from wkv.inference.model import Model
 
 SUMMARY = "measure speed beside the limit of the memory, and say which kernels ran"
 
@@ -47,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
     """Print what was measured."""
     picture = None
     if args.plot is not None:  # a wrong name is told before minutes are spent
-        from wkv.speed.roofline import picture_path
+        from wkv.bench.roofline import picture_path
 
         picture = picture_path(args.plot)
     model = load_model(args)
 
+    from wkv.bench import measure, plan, stream_for
+    from wkv.bench.report import report_of
     from wkv.cli.machine import memory_bytes
-    from wkv.speed import measure, plan, stream_for
-    from wkv.speed.report import report_of
 
     stream = stream_for(model, memory_bytes()[1])
     tasks, rounds = plan(model), QUICK if args.quick else ROUNDS
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{topic:<{TOPIC}}" + f"\n{' ' * TOPIC}".join(lines))
         _print_table(measured.results)
     if picture is not None:
-        from wkv.speed.roofline import draw
+        from wkv.bench.roofline import draw
 
         draw(measured, picture, title=_title(model), subtitle=_subtitle(model, measured))
         notice(f"drawn: {picture}")
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _facts(model: "Model", stream: "Stream", measured: "Measured") -> dict[str, str]:
     """What stands above the table."""
+    from wkv.bench.engine_info import why
     from wkv.cli.fetching import in_words
     from wkv.cli.machine import processor
-    from wkv.speed.engine import why
 
     reason = f" ({model.strategy.reason})" if model.strategy.reason else ""
     is_small = measured.costs.weight_bytes < IN_CACHE

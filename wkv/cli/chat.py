@@ -15,9 +15,9 @@ from wkv.cli.options import SAMPLING, add_model, add_sampling, load_model, read_
 if TYPE_CHECKING:
     from wkv.chat import Conversation, Session
     from wkv.chat.language import Language
-    from wkv.chat.prompts import Prompt
+    from wkv.chat.prompt_files import Prompt
     from wkv.cli.screen import Screen
-    from wkv.model import Model
+    from wkv.inference.model import Model
 
 SUMMARY = "talk to a model"
 PRESETS = ("chat", "chatrwkv", "creative", "precise", "reason", "exact")
@@ -130,8 +130,8 @@ def _new_conversation(
 ) -> tuple[Conversation, str]:
     """A conversation that begins as the options say, or with the opening that the model gets."""
     from wkv.chat import Conversation
-    from wkv.chat.presets import is_built_in
-    from wkv.state import State
+    from wkv.models.state import State
+    from wkv.prompting.presets import is_built_in
 
     conversation = Conversation(model)
     opening = ""

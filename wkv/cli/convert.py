@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _to_file(args: argparse.Namespace, source: str | Path) -> None:
     """Write a .pth or .safetensors."""
-    from wkv.conversion import PROOF_TOKENS, convert
+    from wkv.convert.checkpoint_file import PROOF_TOKENS, convert
 
     done = convert(
         source,
@@ -107,8 +107,8 @@ def _to_file(args: argparse.Namespace, source: str | Path) -> None:
 
 def _to_folder(args: argparse.Namespace, source: str | Path) -> None:
     """Write a Hugging Face directory, and upload it if that is wanted."""
-    from wkv.publish.export import Choices, export
-    from wkv.publish.upload import check_name, upload
+    from wkv.convert.huggingface.export import Choices, export
+    from wkv.convert.huggingface.upload import check_name, upload
 
     if args.push_to_hub:
         check_name(args.push_to_hub)
@@ -138,7 +138,7 @@ def _to_folder(args: argparse.Namespace, source: str | Path) -> None:
 
 def _to_gguf(args: argparse.Namespace, source: str | Path) -> None:
     """Write a file for llama.cpp."""
-    from wkv.publish.gguf import write_gguf
+    from wkv.convert.gguf.export import write_gguf
 
     done = write_gguf(
         source,

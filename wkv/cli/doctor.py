@@ -174,8 +174,8 @@ def _cache() -> Finding:
 
 def _models() -> Finding:
     """The models of the catalog that are here."""
-    from wkv.catalog import cached, entries
     from wkv.cli.fetching import in_words
+    from wkv.hub import cached, entries
 
     here = [
         f"{entry.name} ({in_words(path.stat().st_size)})"

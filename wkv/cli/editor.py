@@ -18,8 +18,8 @@ from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from wkv.chat import COMMANDS, PRESETS, Session
+from wkv.chat.command_handlers import AMOUNTS
 from wkv.chat.settings import KEYS
-from wkv.chat.tasks import AMOUNTS
 
 MENU_LINES = 6
 """Lines kept free below the prompt for the menu of completions."""

@@ -14,10 +14,10 @@ from wkv.cli.options import add_model, load_model
 
 if TYPE_CHECKING:
     from wkv.evaluate.documents import Documents
-    from wkv.evaluate.harness import ChatForm
     from wkv.evaluate.lambada import Measurement
-    from wkv.evaluate.results import ResultFile
-    from wkv.model import Model
+    from wkv.evaluate.lm_eval_model import ChatForm
+    from wkv.evaluate.results_file import ResultFile
+    from wkv.inference.model import Model
 
 SUMMARY = "measure a model: LAMBADA, or the tasks of lm-eval"
 
@@ -116,7 +116,7 @@ def _run_lambada(args: argparse.Namespace) -> int:
     models = [load_model(argparse.Namespace(**vars(args) | {"model": name})) for name in names]
 
     from wkv.evaluate.lambada import measure
-    from wkv.evaluate.memory import peak_bytes
+    from wkv.evaluate.peak_memory import peak_bytes
 
     results = _result_file(args, models, documents)
     texts = documents.texts[: args.limit]
@@ -176,7 +176,7 @@ def _result_file(
     """The file of --resume, if it was given."""
     if args.resume is None:
         return None
-    from wkv.evaluate.results import ResultFile
+    from wkv.evaluate.results_file import ResultFile
 
     header = {
         "task": "lambada",
@@ -194,7 +194,7 @@ def _report(
     lines: Sequence[Mapping[str, object]],
 ) -> dict[str, object]:
     """The object of --json."""
-    from wkv.evaluate.memory import peak_bytes, peak_gpu_bytes
+    from wkv.evaluate.peak_memory import peak_bytes, peak_gpu_bytes
 
     measured = [
         {
@@ -252,12 +252,12 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 
 def _run_tasks(args: argparse.Namespace) -> int:
     """Run tasks of the harness."""
-    from wkv.evaluate.tasks import check_installed
+    from wkv.evaluate.lm_eval_tasks import check_installed
 
     check_installed()
     model = load_model(args)
 
-    from wkv.evaluate.tasks import run_tasks, table_of
+    from wkv.evaluate.lm_eval_tasks import run_tasks, table_of
 
     results = run_tasks(
         model,
@@ -282,8 +282,8 @@ def _run_tasks(args: argparse.Namespace) -> int:
 def _chat_form(model: "Model") -> "ChatForm":
     """How the chat writes a conversation for this model."""
     from wkv.chat import clean, template_for
-    from wkv.chat.templates import SEPARATOR
-    from wkv.evaluate.harness import ChatForm
+    from wkv.evaluate.lm_eval_model import ChatForm
+    from wkv.prompting.template import SEPARATOR
 
     template = template_for(model)
     speakers = {"system": "System", "user": template.user, "assistant": template.bot}

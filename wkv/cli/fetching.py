@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wkv.catalog import Entry, Report, fetch
 from wkv.cli.notices import notice
+from wkv.hub import Entry, Report, fetch
 
 
 def fetch_shown(entry: Entry) -> Path:

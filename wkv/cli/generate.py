@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     # Bytes as they were given: an argument or a pipe need not be UTF-8.
     prompt = sys.stdin.buffer.read() if args.prompt is None else os.fsencode(args.prompt)
 
-    from wkv.streaming import stream
-    from wkv.writer import check_limits
+    from wkv.inference.sequence import check_limits
+    from wkv.inference.stream import stream
 
     sampling = read_sampling(args)
     check_limits(args.max_tokens, args.stop)  # before the model is loaded

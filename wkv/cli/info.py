@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wkv.cli.options import add_model_path, find_model
 
 if TYPE_CHECKING:
-    from wkv.loading import Description
+    from wkv.inference.load import Description
     from wkv.strategy import Placement
 
 SUMMARY = "say what a checkpoint is"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what the checkpoint is."""
     model = find_model(args.model)
-    from wkv.loading import describe
+    from wkv.inference.load import describe
 
     description = describe(model)
     config = description.config
@@ -78,8 +78,8 @@ def _dtypes(description: "Description") -> str:
 
 def _picture(description: "Description", text: str) -> list[dict[str, object]]:
     """The strategy layer by layer, equal neighbours together."""
-    from wkv.filling import layer_bytes
-    from wkv.loading import strategy_for
+    from wkv.inference.load import strategy_for
+    from wkv.inference.torch_weights import layer_bytes
 
     strategy = strategy_for(description, text, check=False)
     sizes = layer_bytes(description.network, strategy)

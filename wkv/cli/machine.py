@@ -114,7 +114,7 @@ def automatic() -> Finding:
     """What the strategy `auto` picks for a model of the catalog. Needs PyTorch."""
     import torch
 
-    from wkv.catalog import find
+    from wkv.hub import find
     from wkv.native.library import missing
     from wkv.strategy import choose_strategy
 
@@ -160,7 +160,7 @@ def compiler() -> Finding:
 
 def _largest(n_bytes: int) -> str | None:
     """The largest G1 whose weights in bf16 leave a quarter of the memory free."""
-    from wkv.catalog import entries
+    from wkv.hub import entries
 
     fitting = [
         entry.name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wkv.catalog import Entry
+    from wkv.hub import Entry
 
 SUMMARY = "list the models that can be fetched by name"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the catalog."""
-    from wkv.catalog import cached
+    from wkv.hub import cached
 
     listed = [(entry, cached(entry)) for entry in _chosen(args.family)]
     if args.json:
@@ -46,7 +46,7 @@ def _chosen(family: str | None) -> list["Entry"]:
     Raises:
         CatalogError: if there is no such family.
     """
-    from wkv.catalog import entries, find
+    from wkv.hub import entries, find
 
     if family is None:
         return list(entries())

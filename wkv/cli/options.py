@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from wkv.cli.notices import notice
 
 if TYPE_CHECKING:
-    from wkv.model import Model
-    from wkv.sampling import Sampling
+    from wkv.inference.model import Model
+    from wkv.inference.sampling import Sampling
 
 # The defaults are those of Sampling, told without importing it: it needs torch.
 SAMPLING = {
@@ -61,7 +61,7 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
     """The sampling that the options ask for, over a default."""
     from dataclasses import replace
 
-    from wkv.sampling import Sampling
+    from wkv.inference.sampling import Sampling
 
     given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     return replace(default or Sampling(), **given)
@@ -70,7 +70,7 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
 def load_model(args: argparse.Namespace) -> Model:
     """The model that the options name; says on stderr what `auto` picked."""
     file = find_model(args.model)  # before PyTorch is imported: a typo is told at once
-    from wkv.loading import load
+    from wkv.inference.load import load
 
     model = load(file, args.strategy, tokenizer=args.tokenizer, threads=args.threads)
     if model.strategy.reason and args.model is not None:
@@ -92,11 +92,11 @@ def find_model(name: str | None) -> str | Path | None:
     """
     if name is None:
         return None
-    from wkv import catalog
+    from wkv import hub
 
-    entry = catalog.lookup(name)
+    entry = hub.lookup(name)
     if entry is None:
         return name
     from wkv.cli.fetching import fetch_shown
 
-    return catalog.cached(entry) or fetch_shown(entry)
+    return hub.cached(entry) or fetch_shown(entry)

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch one model; its path goes to stdout."""
-    from wkv.catalog import cached, find
     from wkv.cli.fetching import fetch_shown
+    from wkv.hub import cached, find
 
     entry = find(args.name)
     print(cached(entry) or fetch_shown(entry))

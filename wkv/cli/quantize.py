@@ -17,7 +17,7 @@ from wkv.cli.options import find_model
 
 if TYPE_CHECKING:
     from wkv.evaluate.cost import Comparison
-    from wkv.model import Model
+    from wkv.inference.model import Model
 
 SUMMARY = "write a checkpoint with int8 or int4 weights, with a report of what it costs"
 
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     if args.exercises is not None and args.exercises < 0:
         args.usage_error(f"--exercises is {args.exercises}, expected 0 or more")
     source = find_model(args.source) or args.source
+    from wkv.convert.quantize import quantise
     from wkv.errors import InputError
     from wkv.evaluate.cost import read_text
-    from wkv.quantisation import quantise
 
     text = read_text(args.text)
     report: dict[str, object] = {}

@@ -7,9 +7,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from wkv.chat.thoughts import CLOSE, OPEN, Piece, Thoughts
 from wkv.chat.width import columns, width
 from wkv.cli.notices import notice
+from wkv.prompting.thinking import CLOSE, OPEN, Piece, Thoughts
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until the process is told to stop."""
     _check(args)
     with needs_serve():
-        from wkv.serve.running import bind, run
+        from wkv.serve.run import bind, run
 
     if args.ray:
         return _run_on_ray(args)
@@ -108,7 +108,7 @@ def _build(args: argparse.Namespace) -> FastAPI:
 
 def _run_on_ray(args: argparse.Namespace) -> int:
     """Serve as replicas; what they share lies in a folder."""
-    from wkv.serve.cluster import Cluster, run
+    from wkv.serve.ray_cluster import Cluster, run
 
     if args.cache_dir is None:
         args.cache_dir = Path.home() / ".wkv" / "serve"

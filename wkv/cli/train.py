@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _job(args: argparse.Namespace) -> "Job":
     """What the command line asks for; a resumed run has the options that it began with."""
-    from wkv.train.folder import RunFolder
-    from wkv.train.plan import Plan, choose
+    from wkv.train.run_folder import RunFolder
+    from wkv.train.settings import Plan, choose
     from wkv.train.text import text_job
 
     folder = RunFolder(args.out)

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.compat.states import FlatStates
+from wkv.compat.state_lists import FlatStates
 from wkv.errors import InputError
-from wkv.loading import load
-from wkv.model import Model
+from wkv.inference.load import load
+from wkv.inference.model import Model
 
 VERSIONS = {"4": 4, "5.0": 5, "5.1": 5.1, "5.2": 5.2, "6": 6.0, "7": 7.0, "7a": 7.0}
 """Generation to the number that the package calls the model's version."""
@@ -62,7 +62,7 @@ class RWKV:
                 over what is there. The process goes on; the object is of use as any other.
 
         Raises:
-            CheckpointError, StrategyError: as `wkv.load` and `wkv.conversion.convert`.
+            CheckpointError, StrategyError: as `wkv.load` and `wkv.convert.checkpoint_file.convert`.
         """
         path = _path(model)
         if convert_and_save_and_exit is not None:
@@ -84,7 +84,7 @@ class RWKV:
 
         Args:
             tokens: at least one id: a list, a tuple, a 1-D tensor or array, or a single number.
-            state: what was read before, as `wkv.compat.states` lays it out; None is the empty
+            state: what was read before, as `wkv.compat.state_lists` lays it out; None is the empty
                 state. The list is overwritten with the new state, its old tensors stay as they
                 are; copy.deepcopy makes a snapshot.
             full_output: the logits after every token, if there are several.
@@ -140,7 +140,7 @@ def _path(path: str | os.PathLike[str]) -> str:
 
 def _convert(path: str, destination: str, strategy: str, verbose: bool) -> None:
     """Write a checkpoint, prepared for a strategy, for which its devices need not be here."""
-    from wkv.conversion import convert
+    from wkv.convert.checkpoint_file import convert
 
     if not destination.endswith(".pth"):
         destination += ".pth"

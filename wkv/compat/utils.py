@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from wkv.errors import InputError, MissingExtraError
-from wkv.sampling import UNCOUNTED, banned, sample
+from wkv.inference.sampling import UNCOUNTED, banned, sample
 from wkv.tokenizers.interface import StreamDecoder
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE, WorldTokenizer

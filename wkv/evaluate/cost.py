@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from recipes.demo_model.dialogues import evaluation_set
+from recipes.demo_model.evaluate import SEED, accuracy, vocabulary_words
+from recipes.demo_model.exercises import Source
 from wkv.demo import VOCABULARY
-from wkv.demo.dialogues import evaluation_set
-from wkv.demo.evaluate import SEED, accuracy, vocabulary_words
-from wkv.demo.exercises import Source
 from wkv.errors import InputError, TokenizerError
 from wkv.evaluate.lambada import begin_ids
-from wkv.model import Model
+from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.world import WorldTokenizer
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 from wkv.errors import InputError
 from wkv.evaluate.documents import split
-from wkv.evaluate.results import ResultFile
+from wkv.evaluate.results_file import ResultFile
 from wkv.evaluate.scoring import Pair, Score, score
-from wkv.model import Model
+from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wkv.errors import InputError
-from wkv.model import Model
+from wkv.inference.model import Model
 
 LOGITS_AT_ONCE = 2**24
 """Logits of a batch that exist together: 64 MiB, as much again for their log softmax at most."""

@@ -1,6 +1,6 @@
 """`RWKVTokenizer`: a tokenizer class of transformers over wkv's own longest match.
 
-It reads the folders that `wkv.publish.tokenizer` writes, gives the ids that their
+It reads the folders that `wkv.convert.huggingface.tokenizer_files` writes, gives the ids that their
 tokenizer.json gives, and is faster. What it saves loads with and without wkv.
 """
 

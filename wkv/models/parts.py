@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wkv.state import LayerState
+from wkv.models.state import LayerState
 
 GROUP_NORM_EPS = 64e-5
 """Training divides y by 8 and uses 1e-5; on y itself that is 1e-5 * 8^2."""

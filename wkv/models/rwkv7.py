@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from wkv.models import parts
 from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
+from wkv.models.state import LayerState
 from wkv.ops.wkv7 import wkv7
-from wkv.state import LayerState
 
 DECAY_SCALE = math.exp(-0.5)
 """The strongest decay of a step is exp(-DECAY_SCALE) = 0.545."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from wkv.models import parts, rwkv7
 from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
 from wkv.models.rwkv7 import Recurrence
+from wkv.models.state import LayerState
 from wkv.ops.wkv7 import wkv7
-from wkv.state import LayerState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from wkv.errors import StateError
 from wkv.models.parts import Config
+from wkv.models.state import LayerState
 from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
-from wkv.native.memory import StateMemory
 from wkv.native.plan import Plan
+from wkv.native.state_memory import StateMemory
 from wkv.native.weights import Weights
+from wkv.ops.torch_settings import unheld
 from wkv.ops.wkv4 import MINUS_INFINITY
-from wkv.state import LayerState
-from wkv.threads import unheld
 
 LAYERS: dict[str, Callable[..., None]] = {
     "4": rwkv4.add_layer,

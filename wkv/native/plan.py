@@ -7,7 +7,7 @@ can be.
     rows        of activations, one for each token of each sequence
     Buffer      rows of floats
     Inputs      rows in the forms that products read (floats, bf16, int8)
-    Packed      a matrix; see `wkv.packing`
+    Packed      a matrix; see `wkv.checkpoint.packing`
     Tensor      a vector of floats
 
 `source/plan.h` lists the arguments of each kind of step in this order.
@@ -21,9 +21,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from wkv.checkpoint.packing import Format, Packed
 from wkv.errors import WKVError
 from wkv.native.library import library
-from wkv.packing import Format, Packed
 
 ATT_SHIFT, FFN_SHIFT = 0, 2
 """Parts of a layer's state; 1 is that of the recurrence."""

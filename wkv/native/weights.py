@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
-from wkv.packing import Packed, format_for, layout_for, pack
+from wkv.checkpoint.packing import Packed, format_for, layout_for, pack
 from wkv.strategy import Strategy
 
 

@@ -10,22 +10,22 @@ from typing import Any
 from fastapi import FastAPI
 
 from wkv.batching import Scheduler, StateCache, StateFolder
-from wkv.batching.grammar import Grammars
-from wkv.chat.templates import template_for
-from wkv.model import Model
+from wkv.constraints.grammar import Grammars
+from wkv.inference.model import Model
+from wkv.prompting.template import template_for
 from wkv.serve.engine import Engine
 from wkv.serve.errors import add_error_handlers
-from wkv.serve.guard import BodyLimit, Hosts, Keys, SlowReaders
-from wkv.serve.notes import Notes
-from wkv.serve.prompt import Prompts
-from wkv.serve.replies import Replies, speaker
-from wkv.serve.routes import about, chat, completions, embeddings, responses, states
+from wkv.serve.key_value_store import Notes
+from wkv.serve.middleware import BodyLimit, Hosts, Keys, SlowReaders
+from wkv.serve.render import Prompts
+from wkv.serve.reply_memory import Replies, speaker
+from wkv.serve.routes import chat, completions, embeddings, responses, server_info, states
 from wkv.serve.service import Service, Settings
-from wkv.serve.states import KeptStates
+from wkv.serve.user_states import KeptStates
 from wkv.version import __version__
 
 ROUTES = (
-    about.routes,
+    server_info.routes,
     chat.routes,
     completions.routes,
     embeddings.routes,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from wkv.batching import Load
-from wkv.batching.cache import StateCache
+from wkv.batching.state_cache import StateCache
 
 
 @dataclass

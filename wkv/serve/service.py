@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from starlette.requests import Request as HttpRequest
 
 from wkv.batching import Request
-from wkv.batching.grammar import Grammars
-from wkv.chat.presets import Preset, ends_at_blank_line, preset_for
-from wkv.chat.templates import SEPARATOR, Thinking
+from wkv.constraints.grammar import Grammars
 from wkv.errors import BusyError
-from wkv.model import Model
+from wkv.inference.model import Model
+from wkv.prompting.presets import Preset, ends_at_blank_line, preset_for
+from wkv.prompting.template import SEPARATOR, Thinking
 from wkv.serve.engine import Answers, Engine
-from wkv.serve.guard import TENANT
+from wkv.serve.key_value_store import Notes
 from wkv.serve.metrics import Metrics
-from wkv.serve.notes import Notes
-from wkv.serve.prompt import Prompts, Start
-from wkv.serve.states import KeptStates
+from wkv.serve.middleware import TENANT
+from wkv.serve.render import Prompts, Start
+from wkv.serve.user_states import KeptStates
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 

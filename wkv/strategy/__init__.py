@@ -2,6 +2,6 @@
 
 from wkv.strategy.choose import choose_strategy
 from wkv.strategy.language import Segment, read_strategy
-from wkv.strategy.plan import Placement, Strategy, allocate
+from wkv.strategy.placement import Placement, Strategy, allocate
 
 __all__ = ["Placement", "Segment", "Strategy", "allocate", "choose_strategy", "read_strategy"]

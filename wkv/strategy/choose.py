@@ -7,7 +7,7 @@ import torch
 
 from wkv.errors import StrategyError
 from wkv.strategy.language import ADVICE, Segment, read_strategy
-from wkv.strategy.plan import Strategy, place
+from wkv.strategy.placement import Strategy, place
 from wkv.strategy.products import SMALL
 
 MOST_OF_A_GPU, MOST_OF_MEMORY = 0.9, 0.8

@@ -23,7 +23,7 @@ from wkv.errors import StrategyError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PACKED = ("int8", "int4")
-"""Formats of `wkv.packing` that a strategy names; their products are in float32."""
+"""Formats of `wkv.checkpoint.packing` that a strategy names; their products are in float32."""
 
 ADVICE = "such as `cpu fp32`, `cuda fp16i8 *10 -> cpu fp32` or `cuda fp16 *10+`, or `auto`"
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wkv.strategy.plan import Placement, Strategy
-from wkv.threads import at_most
+from wkv.ops.torch_settings import at_most
+from wkv.strategy.placement import Placement, Strategy
 
 SMALL = 64 * 2**20
 """Bytes of weights below which reading them costs nothing: they fit in a processor's cache."""

@@ -23,12 +23,12 @@ from torch import Tensor
 from wkv.errors import TrainingError
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, Rows, batch
-from wkv.train.folder import RunFolder, can_plot
-from wkv.train.initialise import initialise
+from wkv.train.initialize import initialise
 from wkv.train.optimizer import Optimizer, Team
-from wkv.train.plan import Plan, check_same
 from wkv.train.processes import lead
 from wkv.train.recurrence import recurrence
+from wkv.train.run_folder import RunFolder, can_plot
+from wkv.train.settings import Plan, check_same
 
 Z_LOSS = 1e-4
 """Weight of the squared log-sum-exp, which keeps the logits from drifting."""

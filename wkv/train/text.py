@@ -10,11 +10,11 @@ import numpy as np
 from wkv.errors import TrainingError
 from wkv.tokenizers.world import WorldTokenizer
 from wkv.train.data import Prose
-from wkv.train.folder import RunFolder
-from wkv.train.initialise import new_config
+from wkv.train.initialize import new_config
 from wkv.train.loop import Job
-from wkv.train.plan import Plan, check_whole
-from wkv.train.vocabulary import make_vocabulary
+from wkv.train.make_vocabulary import make_vocabulary
+from wkv.train.run_folder import RunFolder
+from wkv.train.settings import Plan, check_whole
 
 
 def read_texts(data: Path) -> list[str]:

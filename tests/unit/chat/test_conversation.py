@@ -8,9 +8,9 @@ import wkv
 from tests.unit.chat.talking import Scripted, same, say
 from wkv.chat import Conversation, Settings, Template, clean, preset_for, template_for
 from wkv.chat.conversation import MOST_UNDONE
-from wkv.chat.presets import CHAT, CHATRWKV, EXACT
-from wkv.chat.prompts import Prompt, prepared
-from wkv.chat.templates import Thinking, left_to_read
+from wkv.chat.prompt_files import Prompt, prepared
+from wkv.prompting.presets import CHAT, CHATRWKV, EXACT
+from wkv.prompting.template import Thinking, left_to_read
 
 
 def _read(model, text):

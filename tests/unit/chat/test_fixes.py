@@ -8,14 +8,14 @@ import torch
 import wkv
 from tests.unit.chat.talking import Wishful, same, say, type_line
 from wkv.chat import Conversation, Session, Settings, Store, preset_for, template_for
-from wkv.chat.free import FreeText, continuation
-from wkv.chat.inline import split_options
-from wkv.chat.presets import CHAT, CHATRWKV, EXACT
-from wkv.chat.prompts import Prompt, prepared, read_prompt
-from wkv.chat.schedule import FORBIDDEN, for_chat, for_free_text, newline_adjustment
+from wkv.chat.free_text import FreeText, continuation
+from wkv.chat.inline_options import split_options
+from wkv.chat.newline_rules import FORBIDDEN, for_chat, for_free_text, newline_adjustment
+from wkv.chat.prompt_files import Prompt, prepared, read_prompt
 from wkv.chat.settings import default_settings
-from wkv.chat.templates import clean
-from wkv.sampling import Sampler
+from wkv.inference.sampling import Sampler
+from wkv.prompting.presets import CHAT, CHATRWKV, EXACT
+from wkv.prompting.template import clean
 
 GREEDY_CHATRWKV = Settings(
     replace(CHATRWKV, name="greedy"),
@@ -84,7 +84,7 @@ def test_fix_top_p_has_an_upper_bound_like_the_other_clamps(line, expected):
 
 def test_fix_top_p_of_one_keeps_all_tokens():
     logits = torch.zeros(65536)
-    drawn = {wkv.sampling.sample(logits, top_p=1.0) for _ in range(20)}
+    drawn = {wkv.inference.sampling.sample(logits, top_p=1.0) for _ in range(20)}
     assert len(drawn) > 10
 
 

@@ -9,8 +9,8 @@ from tests.unit.chat.talking import Scripted, type_line
 from wkv.chat import COMMANDS, Conversation, Leave, Session, Settings, Store, answer, clean
 from wkv.chat.commands import parsed
 from wkv.chat.language import LANGUAGES, language_named
-from wkv.chat.presets import EXACT, PRESETS
-from wkv.chat.thoughts import Thoughts
+from wkv.prompting.presets import EXACT, PRESETS
+from wkv.prompting.thinking import Thoughts
 
 
 def test_letters_make_a_command_and_digits_a_message(session):

@@ -4,7 +4,7 @@ import pytest
 
 import wkv
 from wkv.chat import Template, language_named, read_prompt
-from wkv.chat.prompts import prepared
+from wkv.chat.prompt_files import prepared
 
 GOOD = '''
 """A prompt."""

@@ -6,9 +6,9 @@ import pytest
 
 from tests.unit.chat.talking import Scripted
 from wkv.chat import Conversation, Session, Settings, Store, answer
-from wkv.chat.presets import EXACT
 from wkv.chat.width import padded, width
 from wkv.cli.screen import Screen, WordWrap
+from wkv.prompting.presets import EXACT
 
 
 def _wrapped(text, size, step=1):

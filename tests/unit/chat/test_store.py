@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 import wkv
 from tests.unit.chat.talking import same, say, type_line
 from wkv.chat import Conversation, Store
-from wkv.state import read_header
+from wkv.models.state import read_header
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Begun, Ended, Event, Piece, Request
-from wkv.chat.templates import Thinking
-from wkv.serve.answering import STREAM, now, streamed, usage_body, while_listened
-from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
+from wkv.prompting.template import Thinking
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
-from wkv.serve.fields import ChatRequest
-from wkv.serve.forms import Form, form_of, messages_of
-from wkv.serve.prompt import ChatPrompt, Start
-from wkv.serve.reply import Reply, chances_body
+from wkv.serve.event_stream import STREAM, now, streamed, usage_body, while_listened
+from wkv.serve.parse_reply import Reply, chances_body
+from wkv.serve.render import ChatPrompt, Start
+from wkv.serve.requests import ChatRequest
+from wkv.serve.response_format import Form, form_of, messages_of
+from wkv.serve.sampling_params import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]

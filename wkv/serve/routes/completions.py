@@ -12,16 +12,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
-from wkv.generation import MAX_TOKENS, Prompt, prompt_ids
-from wkv.model import Model
-from wkv.sampling import Sampling
-from wkv.serve.answering import STREAM, now, streamed, usage_body, while_listened
-from wkv.serve.drawing import adjusts_of, check_model, sampling_of, stops_of
+from wkv.inference.generate import MAX_TOKENS, Prompt, prompt_ids
+from wkv.inference.model import Model
+from wkv.inference.sampling import Sampling
+from wkv.models.state import State
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
-from wkv.serve.fields import CompletionRequest
+from wkv.serve.event_stream import STREAM, now, streamed, usage_body, while_listened
+from wkv.serve.requests import CompletionRequest
+from wkv.serve.sampling_params import adjusts_of, check_model, sampling_of, stops_of
 from wkv.serve.service import Service, tenant_of
-from wkv.state import State
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]

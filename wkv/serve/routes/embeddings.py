@@ -18,12 +18,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
-from wkv.model import Model
-from wkv.serve.answering import while_listened
-from wkv.serve.drawing import check_model
+from wkv.inference.model import Model
 from wkv.serve.errors import ApiError
-from wkv.serve.fields import EmbeddingRequest
+from wkv.serve.event_stream import while_listened
+from wkv.serve.requests import EmbeddingRequest
 from wkv.serve.routes.completions import ids_of, prompts_of
+from wkv.serve.sampling_params import check_model
 from wkv.serve.service import Service
 
 

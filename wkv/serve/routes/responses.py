@@ -16,13 +16,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Event
-from wkv.serve.answering import STREAM, now, streamed, while_listened
-from wkv.serve.drawing import check_model
 from wkv.serve.errors import ApiError, validation_error
-from wkv.serve.fields import ChatRequest, ResponseRequest
-from wkv.serve.items import ItemEvents, chat_fields, items_of, messages_of
-from wkv.serve.reply import Reply
+from wkv.serve.event_stream import STREAM, now, streamed, while_listened
+from wkv.serve.parse_reply import Reply
+from wkv.serve.requests import ChatRequest, ResponseRequest
+from wkv.serve.response_items import ItemEvents, chat_fields, items_of, messages_of
 from wkv.serve.routes.chat import Chat, events_of, prepare
+from wkv.serve.sampling_params import check_model
 from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]

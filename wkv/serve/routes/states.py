@@ -6,16 +6,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Ended, Request
-from wkv.chat.templates import SEPARATOR
-from wkv.generation import prompt_ids
-from wkv.sampling import Sampling
-from wkv.serve.answering import while_listened
+from wkv.inference.generate import prompt_ids
+from wkv.inference.sampling import Sampling
+from wkv.models.state import State
+from wkv.prompting.template import SEPARATOR
 from wkv.serve.errors import ApiError
-from wkv.serve.fields import StateRequest
-from wkv.serve.forms import Form, messages_of
+from wkv.serve.event_stream import while_listened
+from wkv.serve.requests import StateRequest
+from wkv.serve.response_format import Form, messages_of
 from wkv.serve.service import Service, tenant_of
-from wkv.serve.states import SUFFIX
-from wkv.state import State
+from wkv.serve.user_states import SUFFIX
 
 FILE = "application/octet-stream"
 

@@ -1,0 +1,183 @@
+"""Measure a demo model: `python -m recipes.demo_model.evaluate [MODEL] [--corpus DIR] [--n 150] [--json]`.
+
+For each kind of exercise the share of held-out questions whose greedy answer is right to the last
+character, and for each book the bits per byte on its last 4 %, which training never sees. Without
+the books the words of the exercises come from the vocabulary, and there are no bits per byte.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from recipes.demo_model.corpus import read_books
+from recipes.demo_model.dialogues import evaluation_set
+from recipes.demo_model.exercises import Source, words_of
+from wkv.demo import WEIGHTS
+from wkv.models.rwkv7 import RWKV7, config_from_shapes
+from wkv.tokenizers import Tokenizer
+from wkv.tokenizers.world import WorldTokenizer
+
+SEED = 4242
+WINDOW = 512
+"""Tokens that a held-out text is cut into for the bits per byte; each window starts afresh."""
+
+SHORTEST = 32
+"""Shorter rests of a text are left out."""
+
+
+class Examined(Protocol):
+    """What `accuracy` must know of a model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        ...
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, V) float32, from the empty state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its tokenizer."""
+
+    model: RWKV7
+    tokenizer: WorldTokenizer
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, V) float32, from the empty state."""
+        X, _ = self.model(ids, self.model.new_layers(len(ids)))
+        return self.model.logits(X)
+
+
+def load(weights: Path) -> Subject:
+    """Read weights, and the vocabulary beside them (`name.vocab.txt`), for float32 arithmetic."""
+    tensors = {name: value.float() for name, value in load_file(weights).items()}
+    model = RWKV7(config_from_shapes({name: tuple(value.shape) for name, value in tensors.items()}))
+    own = set(model.state_dict())  # some files carry v0, v1, v2 of layer 0, which nothing uses
+    model.load_state_dict({name: value for name, value in tensors.items() if name in own})
+    return Subject(model, WorldTokenizer(weights.with_suffix(".vocab.txt")))
+
+
+@torch.no_grad()
+def accuracy(subject: Examined, items: Sequence[tuple[str, str]], batch: int = 50) -> float:
+    """The share of items that a greedy model answers exactly.
+
+    One pass over prompt and answer tells: greedy decoding gives the answer if and only if every
+    token of it is the most likely one after all before it.
+    """
+    right = 0
+    encode = subject.tokenizer.encode
+    for start in range(0, len(items), batch):
+        pairs = [
+            (encode(prompt), encode(f" {answer}\n\n"))
+            for prompt, answer in items[start : start + batch]
+        ]
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+        ids = torch.tensor([[*p, *a, *[0] * (longest - len(p) - len(a))] for p, a in pairs])
+        best = subject.logits(ids[:, :-1]).argmax(-1)
+        for row, (prompt, answer) in enumerate(pairs):
+            end = len(prompt) + len(answer) - 1
+            right += best[row, len(prompt) - 1 : end].tolist() == answer
+    return right / len(items)
+
+
+@torch.no_grad()
+def nats_and_bytes(subject: Subject, text: str, batch: int = 8) -> tuple[float, int]:
+    """The negative log-likelihood of a text in windows, and the bytes it is spread over."""
+    ids = subject.tokenizer.encode(text)
+    nats, size = 0.0, 0
+    for rows in _windows(ids, batch):
+        targets = rows[:, 1:]
+        logits = subject.logits(rows[:, :-1])
+        nats += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+        size += len(subject.tokenizer.decode_bytes(targets.flatten().tolist()))
+    return nats, size
+
+
+def _windows(ids: list[int], batch: int) -> Iterator[Tensor]:
+    """Windows of WINDOW + 1 ids that overlap by one, in batches; the shorter rest comes last."""
+    full = [ids[start : start + WINDOW + 1] for start in range(0, len(ids) - WINDOW, WINDOW)]
+    for start in range(0, len(full), batch):
+        yield torch.tensor(full[start : start + batch])
+    rest = ids[len(full) * WINDOW :]
+    if len(rest) > SHORTEST:
+        yield torch.tensor([rest])
+
+
+def bits_per_byte(subject: Subject, texts: dict[str, str]) -> dict[str, float]:
+    """For each text, and for all of them together."""
+    measured = {name: nats_and_bytes(subject, text) for name, text in texts.items()}
+    all_nats, all_bytes = zip(*measured.values(), strict=True)
+    measured["all"] = sum(all_nats), sum(all_bytes)
+    return {name: nats / size / math.log(2) for name, (nats, size) in measured.items()}
+
+
+def report(subject: Subject, corpus: Path | None, count: int) -> dict[str, dict[str, float]]:
+    """`exact`: share of right answers per kind; `bits_per_byte` per book, empty without books."""
+    if corpus is None:
+        words, held_out = vocabulary_words(subject.tokenizer), {}
+    else:
+        books = read_books(corpus)
+        words = words_of(training for training, _ in books.values())
+        held_out = {name: text for name, (_, text) in books.items()}
+    sets = evaluation_set(Source(words), count, SEED)
+    return {
+        "exact": {kind: accuracy(subject, items) for kind, items in sets.items()},
+        "bits_per_byte": bits_per_byte(subject, held_out) if held_out else {},
+    }
+
+
+def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
+    """Words for exercises, where there are no books to take them from."""
+    tokens = range(1, tokenizer.vocab_size)
+    return words_of(tokenizer.decode([token]).strip() for token in tokens)
+
+
+def table(result: dict[str, dict[str, float]]) -> str:
+    """The result as Markdown."""
+    exact = result["exact"]
+    mean = sum(exact.values()) / len(exact)
+    lines = ["| exercise | exact |", "|---|---|"]
+    lines += [f"| {kind} | {100 * share:.1f} % |" for kind, share in exact.items()]
+    lines += [f"| mean | {100 * mean:.1f} % |"]
+    if result["bits_per_byte"]:
+        lines += ["", "| held-out text | bits per byte |", "|---|---|"]
+        lines += [f"| {name} | {bits:.3f} |" for name, bits in result["bits_per_byte"].items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table, or with --json the numbers."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.demo_model.evaluate", description="Measure a demo model."
+    )
+    parser.add_argument(
+        "model", nargs="?", type=Path, default=WEIGHTS, metavar="MODEL", help="a .safetensors file"
+    )
+    parser.add_argument("--corpus", type=Path, help="folder with the six books as .txt files")
+    parser.add_argument(
+        "--n", type=int, default=150, help="questions per kind (default %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print numbers as JSON")
+    args = parser.parse_args(argv)
+    if args.corpus is None:
+        sys.stderr.write("no --corpus: words from the vocabulary only, and no bits per byte\n")
+    result = report(load(args.model), args.corpus, args.n)
+    sys.stdout.write((json.dumps(result) if args.json else table(result)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

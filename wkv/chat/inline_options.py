@@ -1,0 +1,59 @@
+"""Options inside a message, `-temp=0.7` and `-top_p=0.5`, which hold for this message only."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from wkv.errors import InputError
+from wkv.inference.sampling import Sampling
+
+OPTION = re.compile(r"[ \t]?-(temp|top_p)=(\S*)", re.IGNORECASE)
+FIELDS = {"temp": "temperature", "top_p": "top_p"}
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.2, 5.0
+
+
+@dataclass(frozen=True)
+class Inline:
+    """A message without its options, and what they say.
+
+    Attributes:
+        text: without any option, however its number is written.
+        values: name of a field of Sampling to its value, clamped.
+    """
+
+    text: str
+    values: Mapping[str, float]
+
+    def over(self, sampling: Sampling) -> Sampling:
+        """The sampling with these values."""
+        return replace(
+            sampling,
+            temperature=self.values.get("temperature", sampling.temperature),
+            top_p=self.values.get("top_p", sampling.top_p),
+        )
+
+
+def split_options(line: str) -> Inline:
+    """Take the options out of a line.
+
+    Temperature is clamped to [0.2, 5], top_p to [0, 1].
+
+    Raises:
+        InputError: if a value is no number; nothing should be sent then.
+    """
+    values = {}
+    for match in OPTION.finditer(line):
+        name, written = match[1].lower(), match[2]
+        try:
+            value = float(written)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(
+                f"-{name}={written[:40]} has no number; write it as in -{name}=0.5 (the message "
+                "was not sent)"
+            )
+        low, high = (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if name == "temp" else (0.0, 1.0)
+        values[FIELDS[name]] = min(max(value, low), high)
+    return Inline(OPTION.sub("", line).strip(" \t"), values)

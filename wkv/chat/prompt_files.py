@@ -1,0 +1,135 @@
+"""Prompt files: who talks, and the text that a conversation begins with. Nothing is executed.
+
+ChatRWKV's form is a Python file with the variables `user`, `bot`, `interface` and `init_prompt`.
+Its syntax tree is read, and only texts, f-strings, sums and these names themselves have a meaning.
+A `.toml` file has the same four keys.
+"""
+
+import ast
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from wkv.errors import InputError
+from wkv.prompting.template import SEPARATOR, Template
+
+KEYS = ("user", "bot", "interface", "init_prompt")
+BLANKS = " \t\r\u3000"
+MOST_BYTES = 2**24
+"""A larger prompt file can only be a mistake."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a conversation begins.
+
+    Attributes:
+        template: the speakers.
+        text: what is read first, as `prepared` made it; empty: nothing.
+    """
+
+    template: Template
+    text: str
+
+
+def prepared(text: str) -> str:
+    """An opening text as models read it: no blanks around its lines, a newline before, two after.
+
+    Blanks are spaces, tabs, U+3000 and carriage returns. A text of nothing else becomes "".
+    Source: ChatRWKV, chat.py.
+    """
+    lines = "\n".join(line.strip(BLANKS) for line in text.strip().split("\n")).strip()
+    return f"\n{lines}{SEPARATOR}" if lines else ""
+
+
+def read_prompt(path: str | Path) -> Prompt:
+    """Read a prompt file.
+
+    Raises:
+        InputError: if the file is missing, or holds anything but the four texts; names the line.
+    """
+    path = Path(path)
+    try:
+        data = path.expanduser().read_bytes()[: MOST_BYTES + 1]
+        source = data.decode("utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: the prompt file cannot be read ({error})") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path}: this is too large for a prompt file; +read takes long texts")
+    values = _from_toml(path, source) if path.suffix == ".toml" else _from_python(path, source)
+    for key in ("user", "bot"):
+        if not values.get(key, "").strip() or "\n" in values[key]:
+            raise InputError(f"{path}: {key} must be a name on one line; set {key} = 'NAME'")
+    interface = values.get("interface", ":")
+    if not interface.strip() or "\n" in interface:
+        raise InputError(f"{path}: interface is {interface!r}, expected a mark such as ':'")
+    template = Template(values["user"].strip(), values["bot"].strip(), interface.rstrip(" "))
+    return Prompt(template, prepared(values.get("init_prompt", "")))
+
+
+def _from_toml(path: Path, source: str) -> dict[str, str]:
+    """The four keys of a TOML file."""
+    try:
+        table = tomllib.loads(source)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: this is no TOML ({error})") from error
+    for key, value in table.items():
+        if key not in KEYS or not isinstance(value, str):
+            raise InputError(f"{path}: {key!r} is not a text named {', '.join(KEYS)}")
+    return table
+
+
+def _from_python(path: Path, source: str) -> dict[str, str]:
+    """The four variables of a Python file."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{path}: this is no prompt file ({error})") from error
+    values: dict[str, str] = {}
+    for statement in statements:
+        match statement:
+            case ast.Expr(value=ast.Constant(value=str())):
+                continue  # a text alone is a comment
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in KEYS:
+                try:
+                    values[name] = _text(value, values)
+                except _NotText as error:
+                    raise _refused(path, error.line) from None
+                except RecursionError:
+                    raise _refused(path, statement.lineno) from None
+            case _:
+                raise _refused(path, statement.lineno)
+    return values
+
+
+def _refused(path: Path, line: int) -> InputError:
+    return InputError(
+        f"{path}, line {line}: a prompt file may only set {', '.join(KEYS)} to texts; code is not "
+        "run, write the text itself"
+    )
+
+
+class _NotText(Exception):
+    """An expression that is no text."""
+
+    def __init__(self, node: ast.expr) -> None:
+        super().__init__(ast.dump(node)[:80])
+        self.line = node.lineno
+
+
+def _text(node: ast.expr, known: dict[str, str]) -> str:
+    """The text of a literal, a name that is known, a sum or an f-string of these."""
+    match node:
+        case ast.Constant(value=str() as text):
+            return text
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _text(left, known) + _text(right, known)
+        case ast.JoinedStr(values=parts):
+            return "".join(_text(part, known) for part in parts)
+        case ast.FormattedValue(value=value, conversion=-1, format_spec=None):
+            return _text(value, known)
+    raise _NotText(node)

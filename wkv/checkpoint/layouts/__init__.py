@@ -1,0 +1,58 @@
+"""Other people's names and forms of the tensors, seen as the official ones."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from wkv.checkpoint import Checkpoint
+from wkv.checkpoint.layouts.chatrwkv import is_converted, to_official
+from wkv.checkpoint.layouts.config_file import read_config_file, with_config_file
+from wkv.checkpoint.layouts.fla import FLA7, fla6_to_official, fla7_to_official
+from wkv.checkpoint.layouts.hub import HUB, OFFICIAL_2026
+from wkv.checkpoint.layouts.packed import is_packed, unpacked
+from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
+
+__all__ = [
+    "FLA7",
+    "FOLDER_LAYOUTS",
+    "HUB",
+    "OFFICIAL_2026",
+    "foreign_tensors",
+    "is_folded",
+    "official",
+    "read_config_file",
+    "with_config_file",
+]
+
+FOLDER_LAYOUTS = ("hub", "official", "fla")
+"""Those of Hugging Face directories, which have a config.json."""
+
+LAYOUTS: tuple[tuple[str, str, Callable[[Checkpoint], Checkpoint]], ...] = (
+    (r"rwkv\.blocks\.0\..*", "hub", lambda checkpoint: official_view(checkpoint, HUB)),
+    (r"rwkv7\.blocks\.0\..*", "official", lambda file: official_view(file, OFFICIAL_2026)),
+    (r"model\.layers\.0\.attn\.(x_r|x_x)", "fla", fla7_to_official),
+    (r"model\.layers\.0\.attn\.x_bias", "fla", fla6_to_official),
+)
+"""A name that tells a layout, what it is called, and how it is seen as the official one."""
+
+
+def official(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint as it is, or a view of it with official names and values.
+
+    Raises:
+        CheckpointError: if its form is known and broken.
+    """
+    if is_converted(checkpoint):
+        return to_official(checkpoint)
+    if is_packed(checkpoint):
+        return unpacked(checkpoint)
+    checkpoint = replace(checkpoint, strategy=checkpoint.notes.get("_wkv_strategy"))
+    for pattern, layout, to_view in LAYOUTS:
+        if any(re.fullmatch(pattern, name) for name in checkpoint):
+            return replace(to_view(checkpoint), layout=layout)
+    return checkpoint
+
+
+def is_folded(checkpoint: Checkpoint) -> bool:
+    """Whether the norm ln0 is already applied to the embedding, and no longer in the file."""
+    return checkpoint.strategy is not None and "blocks.0.ln0.weight" not in checkpoint

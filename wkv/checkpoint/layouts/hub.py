@@ -1,0 +1,30 @@
+"""The names of transformers' RWKV-4 and of the hub's own code for 5 and 6: rwkv.blocks.N.attention.
+
+Shapes are official. Sources: transformers, modeling_rwkv.py; the repositories RWKV/rwkv-5-world-*
+and RWKV/rwkv-6-world-* on the hub.
+"""
+
+from wkv.checkpoint.layouts.rules import Rule
+
+_MIXES = {"k": "key", "v": "value", "r": "receptance", "g": "gate"}
+
+HUB = (
+    Rule("emb.weight", "rwkv.embeddings.weight"),
+    Rule("blocks.0.ln0.*", "rwkv.blocks.0.pre_ln.*"),
+    Rule("ln_out.*", "rwkv.ln_out.*"),
+    Rule("head.weight", "head.weight"),
+    *(
+        Rule(f"blocks.N.{ours}.time_mix_{letter}", f"rwkv.blocks.N.{theirs}.time_mix_{word}")
+        for ours, theirs in (("att", "attention"), ("ffn", "feed_forward"))
+        for letter, word in _MIXES.items()
+    ),
+    Rule("blocks.N.att.*", "rwkv.blocks.N.attention.*"),
+    Rule("blocks.N.ffn.*", "rwkv.blocks.N.feed_forward.*"),
+    Rule("blocks.N.*", "rwkv.blocks.N.*"),
+)
+
+OFFICIAL_2026 = (
+    Rule("head.weight", "head.weight"),
+    Rule("*", "rwkv7.*"),
+)
+"""RWKV/RWKV7-*-20260805 on the hub: the official names behind a prefix."""

@@ -1,0 +1,1 @@
+"""Writing checkpoints in other formats, each verified against its source."""

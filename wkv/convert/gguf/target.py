@@ -1,0 +1,235 @@
+"""What a GGUF file of RWKV-6 and 7 is: names and forms of its tensors, its dtypes, its metadata.
+
+Sources: llama.cpp, conversion/rwkv.py, src/models/rwkv6.cpp and rwkv7.cpp, src/llama-quant.cpp;
+the keys and names of the gguf package.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wkv.checkpoint.layouts.rules import FLAT, TRANSPOSED, Form, Rule, foreign_tensors
+from wkv.convert.huggingface.target import LAYER_NORM_EPS, generation_file
+from wkv.convert.huggingface.tokenizer_files import START_OF_TEXT, chat_template_text
+from wkv.errors import InputError
+from wkv.tokenizers.tokenizer_json import special_names
+from wkv.tokenizers.world import WorldTokenizer
+
+KINDS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
+"""What we call a dtype, and GGUF's name of it."""
+
+FILE_TYPES = {"fp32": 0, "fp16": 1, "bf16": 32, "q8_0": 7}
+"""llama.cpp's numbers for files whose matrices are mostly of a dtype."""
+
+BLOCK = 32
+"""Values that share one scale in Q8_0."""
+
+ENDLESS = 2**20
+"""What llama.cpp is told as the context, since it wants to be told one."""
+
+NORMAL, CONTROL, UNUSED = 1, 3, 5
+"""Kinds of tokens in GGUF."""
+
+STACKED = Form(lambda shape: (shape[0], shape[2], shape[1]), *2 * (lambda t: t.transpose(1, 2),))
+"""(5, M, D) officially, (5, D, M) there."""
+
+_SKELETON = (
+    Rule("emb.weight", "token_embd.weight"),
+    Rule("blocks.0.ln0.*", "token_embd_norm.*"),
+    Rule("ln_out.*", "output_norm.*"),
+    Rule("head.weight", "output.weight"),
+    Rule("blocks.N.ln1.*", "blk.N.attn_norm.*"),
+    Rule("blocks.N.ln2.*", "blk.N.attn_norm_2.*"),
+    Rule("blocks.N.att.ln_x.*", "blk.N.time_mix_ln.*"),
+    *(
+        Rule(f"blocks.N.att.{part}.weight", f"blk.N.time_mix_{part}.weight")
+        for part in ("receptance", "key", "value", "gate", "output")
+    ),
+    *(
+        Rule(f"blocks.N.ffn.{part}.weight", f"blk.N.channel_mix_{part}.weight")
+        for part in ("key", "value", "receptance")
+    ),
+)
+
+GGUF6 = (
+    *_SKELETON,
+    Rule("blocks.N.att.time_maa_x", "blk.N.time_mix_lerp_x.weight", FLAT),
+    Rule("blocks.N.att.time_maa_w1", "blk.N.time_mix_w1.weight", TRANSPOSED),
+    Rule("blocks.N.att.time_maa_w2", "blk.N.time_mix_w2.weight", STACKED),
+    Rule("blocks.N.att.time_decay", "blk.N.time_mix_decay.weight", FLAT),
+    Rule("blocks.N.att.time_decay_w1", "blk.N.time_mix_decay_w1.weight", TRANSPOSED),
+    Rule("blocks.N.att.time_decay_w2", "blk.N.time_mix_decay_w2.weight", TRANSPOSED),
+    Rule("blocks.N.att.time_faaaa", "blk.N.time_mix_first.weight"),
+    Rule("blocks.N.ffn.time_maa_*", "blk.N.channel_mix_lerp_*.weight", FLAT),
+)
+
+GGUF7 = (
+    *_SKELETON,
+    *(
+        Rule(f"blocks.N.att.{low_rank}{part}", f"blk.N.time_mix_{low_rank}{part}.weight", form)
+        for low_rank in "wavg"
+        for part, form in enumerate((FLAT, TRANSPOSED, TRANSPOSED))
+    ),
+    *(
+        Rule(f"blocks.N.att.{name}", f"blk.N.time_mix_{name}.weight", FLAT)
+        for name in ("k_k", "k_a", "r_k")
+    ),
+    Rule("blocks.N.ffn.x_k", "blk.N.channel_mix_lerp_k.weight", FLAT),
+)
+
+RULES = {"6": GGUF6, "7": GGUF7}
+
+SHIFTS = {"6": ("time_maa_", "wkvrg"), "7": ("x_", "rwkvag")}
+"""The token shifts that are stacked into one tensor, in llama.cpp's order."""
+
+FUSED = re.compile(r"blk\.(\d+)\.time_mix_lerp_fused\.weight")
+
+IN_FLOAT32 = re.compile(r".*\.time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight")
+"""What llama.cpp reads in float32 alone, besides all tensors of one axis."""
+
+LOW_RANK = re.compile(r".*\.time_mix_[avg][12]\.weight")
+"""What llama.cpp never quantises."""
+
+NOT_USED = re.compile(r"blk\.0\.time_mix_v[012]\.weight")
+"""llama.cpp wants them, in the shapes of a0 to a2, and uses none of them."""
+
+
+def gguf_tensors(generation: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official tensors under the names and in the forms of GGUF."""
+    prefix, letters = SHIFTS[generation]
+    stacks: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    shift = re.compile(rf"blocks\.(\d+)\.att\.{prefix}[{letters}]")
+    for name, tensor in tensors.items():
+        found = shift.fullmatch(name)
+        if found is None:
+            others[name] = tensor
+            continue
+        stack = f"blk.{found[1]}.time_mix_lerp_fused.weight"
+        if stack not in stacks:
+            shifts = (tensors[f"{name[:-1]}{letter}"].reshape(1, 1, -1) for letter in letters)
+            stacks[stack] = torch.stack(tuple(shifts))
+    named = foreign_tensors(others, RULES[generation])
+    if generation == "7":
+        for part in "012":
+            named[f"blk.0.time_mix_v{part}.weight"] = named[f"blk.0.time_mix_a{part}.weight"]
+    return named | stacks
+
+
+def official_tensors(generation: str, name: str, values: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What one tensor of a GGUF file is officially: a name and its values, none or several."""
+    fused = FUSED.fullmatch(name)
+    if fused is not None:
+        prefix, letters = SHIFTS[generation]
+        for letter, row in zip(letters, values, strict=True):
+            yield f"blocks.{fused[1]}.att.{prefix}{letter}", row
+    elif generation == "6" or NOT_USED.fullmatch(name) is None:
+        for rule in RULES[generation]:
+            official = rule.to_official(name)
+            if official is not None:
+                yield official, rule.form.turn(values)
+                return
+
+
+def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> str:
+    """GGUF's dtype of a tensor, in a file whose matrices are of `dtype`."""
+    if len(shape) < 2 or IN_FLOAT32.fullmatch(name):
+        return "F32"
+    if dtype == "q8_0" and (LOW_RANK.fullmatch(name) or shape[-1] % BLOCK):
+        return "F16"
+    return KINDS[dtype]
+
+
+def metadata(config: Any, name: str, dtype: str, tokenizer: WorldTokenizer) -> dict[str, Any]:
+    """The metadata of a file: key to number, text or list.
+
+    Args:
+        config: of an RWKV-6 or 7.
+        name: of the model.
+        dtype: of the matrices, one of `KINDS`.
+        tokenizer: whose vocabulary is written.
+
+    Raises:
+        InputError: if llama.cpp could not use the vocabulary.
+        TokenizerError: if the vocabulary has more ids than the model.
+    """
+    arch, sampling = f"rwkv{config.generation}", generation_file(padding_id=0)
+    sizes = {
+        "context_length": ENDLESS,
+        "embedding_length": config.n_embd,
+        "block_count": config.n_layer,
+        "feed_forward_length": config.dim_ffn,
+        "attention.head_count": 0,  # wanted and not used
+        "attention.layer_norm_epsilon": LAYER_NORM_EPS,
+        "wkv.head_size": config.head_size,
+        **(_ranks_6(config) if config.generation == "6" else _ranks_7(config)),
+    }
+    return {
+        "general.type": "model",
+        "general.name": name,
+        "general.file_type": FILE_TYPES[dtype],
+        "general.quantization_version": 2,
+        "general.sampling.temp": sampling["temperature"],
+        "general.sampling.top_p": sampling["top_p"],
+        "general.sampling.top_k": sampling["top_k"],
+        **{f"{arch}.{key}": value for key, value in sizes.items()},
+        **_vocabulary(tokenizer, config.vocab_size),
+        "tokenizer.chat_template": _chat_template(config.generation),
+    }
+
+
+def _ranks_6(config: Any) -> dict[str, int]:
+    return {
+        "rescale_every_n_layers": 0,  # it would halve what it reads; our weights are not scaled
+        "time_mix_extra_dim": config.mix_rank,
+        "time_decay_extra_dim": config.decay_rank,
+    }
+
+
+def _ranks_7(config: Any) -> dict[str, int]:
+    return {
+        "attention.decay_lora_rank": config.decay_rank,
+        "attention.iclr_lora_rank": config.a_rank,
+        "attention.value_residual_mix_lora_rank": config.value_rank,
+        "attention.gate_lora_rank": config.gate_rank,
+    }
+
+
+def _vocabulary(tokenizer: WorldTokenizer, vocab_size: int) -> dict[str, Any]:
+    """The tokens, spelled in ASCII with Python's escapes, and which of them are special.
+
+    A blank line ends a turn: without it as a sign, a chat in llama.cpp would not end.
+    """
+    entries = tokenizer.entries
+    missing = 256 - len({text for text in entries.values() if len(text) == 1})
+    if missing:
+        raise InputError(
+            f"the vocabulary {tokenizer.name} lacks {missing} of the 256 single bytes, and "
+            "llama.cpp cannot do without; give one that holds all"
+        )
+    names = special_names(entries, vocab_size)
+    spelled = {token: escaped(text) for token, text in entries.items()} | names
+    kinds = dict.fromkeys(entries, NORMAL) | dict.fromkeys(names, UNUSED) | {0: CONTROL}
+    ends_turn = next((token for token, text in entries.items() if text == b"\n\n"), None)
+    return {
+        "tokenizer.ggml.model": "rwkv",
+        "tokenizer.ggml.tokens": [spelled[token] for token in range(vocab_size)],
+        "tokenizer.ggml.token_type": [kinds[token] for token in range(vocab_size)],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 0,
+        **({} if ends_turn is None else {"tokenizer.ggml.eot_token_id": ends_turn}),
+    }
+
+
+def escaped(text: bytes) -> str:
+    r"""Bytes as llama.cpp reads them: printable ASCII as it is, others as \n, \\ or \xff."""
+    return text.decode("latin-1").encode("unicode_escape").decode("ascii")
+
+
+def _chat_template(generation: str) -> str:
+    """Ours; the word in front tells it to a llama.cpp that runs no Jinja."""
+    start = START_OF_TEXT if generation == "7" else ""
+    return "{#- rwkv-world -#}\n" + start + chat_template_text("world")

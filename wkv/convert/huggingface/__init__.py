@@ -1,0 +1,1 @@
+"""Hugging Face directories: weights, configuration, code, tokenizer and model card."""

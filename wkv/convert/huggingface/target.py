@@ -1,0 +1,221 @@
+"""What a Hugging Face directory of each generation is: names of tensors, classes, configuration."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wkv.checkpoint import Checkpoint
+from wkv.checkpoint.layouts import FLA7, FOLDER_LAYOUTS, HUB, OFFICIAL_2026, read_config_file
+from wkv.checkpoint.layouts.rules import Rule
+from wkv.errors import InputError
+from wkv.models import Config
+
+LAYER_NORM_EPS = 1e-5
+
+CONTEXTS = {"4": 1024}
+"""Tokens that models were trained on at a time where a file's name does not tell."""
+
+CONTEXT = 4096
+
+UNKNOWN = "unknown"
+"""The hub's word for a licence that nobody stated."""
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layout to write.
+
+    Attributes:
+        layout: "hub", "fla" or "official".
+        rules: of the names.
+        model_type: for config.json.
+        stem: of the class names, as in `RWKV7ForCausalLM`.
+        module: of our own code that is put beside the weights; None: nobody's code is.
+        fields: the rest of config.json.
+        context_key: what the tokens that it was trained on at a time are called there.
+    """
+
+    layout: str
+    rules: tuple[Rule, ...]
+    model_type: str
+    stem: str
+    module: str | None
+    fields: Callable[[Config], Fields]
+    context_key: str = "max_position_embeddings"
+
+
+def target_for(config: Config, layout: str | None = None) -> Target:
+    """The target of a generation; `layout` "official" is that of 2026-08, for RWKV-7.
+
+    Raises:
+        InputError: for a layout that the generation does not have.
+    """
+    usual = TARGETS[config.generation]
+    if layout is None or layout == usual.layout:
+        return usual
+    if layout == OFFICIAL.layout and config.generation == "7":
+        return OFFICIAL
+    also = " or official" if config.generation == "7" else ""
+    raise InputError(
+        f"RWKV-{config.generation} has no layout {layout!r}; expected {usual.layout}{also}"
+    )
+
+
+def config_file(
+    config: Config, target: Target, *, context: int, dtype: str, padding_id: int
+) -> Fields:
+    """The contents of config.json."""
+    names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+    code: Fields = {}
+    if target.module is not None:
+        code = {auto: f"{target.module}.{target.stem}{ending}" for auto, ending in names.items()}
+    return {
+        "architectures": [f"{target.stem}ForCausalLM"],
+        **({"auto_map": code} if code else {}),
+        "model_type": target.model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.n_embd,
+        "num_hidden_layers": config.n_layer,
+        "intermediate_size": config.dim_ffn,
+        target.context_key: context,
+        **target.fields(config),
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": padding_id,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+
+
+def generation_file(padding_id: int) -> Fields:
+    """The contents of generation_config.json. Source of the values: ChatRWKV, API_DEMO_CHAT."""
+    return {
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": padding_id,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_p": 0.3,
+        "top_k": 0,
+        "max_new_tokens": 512,
+    }
+
+
+def context_of(config: Config, checkpoint: Checkpoint) -> int:
+    """Tokens the model was trained on at a time.
+
+    A directory's config.json tells, or `ctx8192` in a file's name; else it is the usual number.
+    """
+    if checkpoint.layout in FOLDER_LAYOUTS:
+        told = read_config_file(checkpoint.path)
+        for key in ("max_position_embeddings", "context_length"):
+            if type(told.get(key)) is int and told[key] > 0:
+                return int(told[key])
+    named = re.search(r"ctx(\d{3,8})", checkpoint.path.name)
+    return int(named[1]) if named else CONTEXTS.get(config.generation, CONTEXT)
+
+
+def licence_of(checkpoint: Checkpoint) -> str | None:
+    """The licence that a directory's card states; None if there is none."""
+    card = checkpoint.path.with_name("README.md")
+    if checkpoint.layout not in FOLDER_LAYOUTS or not card.is_file():
+        return None
+    header = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    stated = re.search(r"^license: *([\w.-]+) *$", header, re.MULTILINE)
+    return stated[1] if stated and stated[1] != UNKNOWN else None
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is called: its file, or its directory."""
+    path = checkpoint.path.absolute()
+    return path.parent.name if checkpoint.layout in FOLDER_LAYOUTS else path.name
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a JSON file as people read it."""
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _fields_4(config: Config) -> Fields:
+    return {
+        "attention_hidden_size": config.dim_att,
+        "layer_norm_epsilon": LAYER_NORM_EPS,
+        "rescale_every": 0,  # transformers would divide the weights, and save them divided
+    }
+
+
+def _fields_5_and_6(config: Config) -> Fields:
+    return {
+        "attention_hidden_size": config.dim_att,
+        "head_size": config.head_size,
+        "head_size_divisor": 8,
+        "layer_norm_epsilon": LAYER_NORM_EPS,
+        "rescale_every": 0,
+    }
+
+
+def _fields_5(config: Config) -> Fields:
+    return _fields_5_and_6(config) | {"rwkv_generation": config.generation}
+
+
+def _fields_6(config: Any) -> Fields:
+    return _fields_5_and_6(config) | {
+        "lora_rank_tokenshift": config.mix_rank,
+        "lora_rank_decay": config.decay_rank,
+    }
+
+
+def _fields_7(config: Any) -> Fields:
+    return {
+        "attn_mode": "chunk",
+        "hidden_ratio": config.dim_ffn / config.n_embd,
+        "head_dim": config.head_size,
+        "num_heads": config.n_head,
+        "decay_low_rank_dim": config.decay_rank,
+        "a_low_rank_dim": config.a_rank,
+        "v_low_rank_dim": config.value_rank,
+        "gate_low_rank_dim": config.gate_rank,
+        "hidden_act": "sqrelu",
+        "norm_first": True,
+        "norm_bias": True,
+        "norm_eps": LAYER_NORM_EPS,
+        "group_norm_eps": config.group_norm_eps,  # fla takes norm_eps times the head size
+        "attn": None,
+        "fuse_norm": False,
+        "value_dim": [config.dim_att] * config.n_layer,
+        "initializer_range": 0.02,
+    }
+
+
+def _fields_7a(config: Any) -> Fields:
+    return _fields_7(config) | {"deep_embed_rank": config.deep_rank}
+
+
+def _fields_official(config: Any) -> Fields:
+    fields = _fields_7(config)
+    for name in ("attn_mode", "hidden_ratio", "norm_first", "attn", "fuse_norm", "value_dim"):
+        del fields[name]
+    return fields | {"wkv_state_dtype": "float32"}
+
+
+_FIVE = Target("hub", HUB, "rwkv5", "Rwkv5", "modeling_rwkv5", _fields_5)
+
+TARGETS: Mapping[str, Target] = {
+    "4": Target("hub", HUB, "rwkv", "Rwkv", "modeling_rwkv4", _fields_4, "context_length"),
+    "5.0": _FIVE,
+    "5.1": _FIVE,
+    "5.2": _FIVE,
+    "6": Target("hub", HUB, "rwkv6", "Rwkv6", "modeling_rwkv6", _fields_6),
+    "7": Target("fla", FLA7, "rwkv7", "RWKV7", "modeling_rwkv7", _fields_7),
+    "7a": Target("fla", FLA7, "rwkv7a", "RWKV7a", "modeling_rwkv7a", _fields_7a),
+}
+
+OFFICIAL = Target("official", OFFICIAL_2026, "rwkv7", "Rwkv7", None, _fields_official)
+"""The directories of 2026-08, whose code is to come with transformers."""

@@ -1,0 +1,78 @@
+"""The tokenizer files of a directory, by the tokenizer that the model has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from wkv.convert.huggingface.tokenizer_files import (
+    chat_template_text,
+    write_pile_tokenizer,
+    write_tokenizer,
+)
+from wkv.errors import TokenizerError
+from wkv.inference.load import Description
+from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
+from wkv.tokenizers.pile import PileTokenizer
+from wkv.tokenizers.tokenizer_json import padding_id
+from wkv.tokenizers.world import WorldTokenizer
+
+
+def write_vocabulary_of(
+    description: Description,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    notice: Callable[[str], None],
+) -> str | None:
+    """Write the tokenizer of a model into a folder.
+
+    Args:
+        description: of the model.
+        folder: that exists.
+        tokenizer: of the model, as `tokenizer_of` gives it.
+        notice: told if it has no Hugging Face form.
+
+    Returns:
+        The tokenizer's name, or None if nothing was written.
+    """
+    config = description.config
+    if isinstance(tokenizer, WorldTokenizer):
+        write_tokenizer(
+            folder,
+            tokenizer.entries,
+            vocab_size=config.vocab_size,
+            starts_with_end_of_text=config.generation in ("7", "7a"),
+        )
+    elif isinstance(tokenizer, PileTokenizer):
+        is_raven = "raven" in description.checkpoint.path.name.lower()
+        template = chat_template_text("raven") if is_raven else None
+        write_pile_tokenizer(folder, tokenizer.file, chat_template=template)
+    elif tokenizer is not None:
+        notice(f"no tokenizer was written: {tokenizer.name} has no Hugging Face form")
+        return None
+    return None if tokenizer is None else tokenizer.name
+
+
+def padding_id_of(tokenizer: Tokenizer | None, vocab_size: int) -> int:
+    """The id that pads batches of a model, 0 if no other id is free for it."""
+    if isinstance(tokenizer, WorldTokenizer):
+        return padding_id(tokenizer.entries, vocab_size)
+    if isinstance(tokenizer, PileTokenizer):
+        return tokenizer.padding_id
+    return 0
+
+
+def tokenizer_of(
+    description: Description, chosen: Path | None, notice: Callable[[str], None]
+) -> Tokenizer | None:
+    """The tokenizer file that was chosen, or that of the model, or None, of which `notice` is told.
+
+    Raises:
+        TokenizerError: if the chosen one cannot be used.
+    """
+    vocab_size = description.config.vocab_size
+    if chosen is not None:
+        return open_tokenizer(chosen, vocab_size)
+    try:
+        return choose_tokenizer(vocab_size, description.checkpoint.path)
+    except TokenizerError as error:
+        notice(f"no tokenizer was written: {error}")
+        return None

@@ -1,0 +1,163 @@
+"""A folder's tokenizer files, which `AutoTokenizer.from_pretrained` reads without any code of ours.
+
+What is in tokenizer.json, and why the special tokens have their names, is told in
+`wkv.tokenizers.tokenizer_json`.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from wkv.errors import TokenizerError
+from wkv.tokenizers.pile import END_OF_TEXT as PILE_END_OF_TEXT
+from wkv.tokenizers.pile import PADDING as PILE_PADDING
+from wkv.tokenizers.tokenizer_json import (
+    END_OF_TEXT,
+    TOKENIZER_FILE,
+    padding_id,
+    read_tokenizer_json,
+    special_names,
+    special_token,
+    write_tokenizer_json,
+)
+from wkv.tokenizers.world import (
+    VOCABULARY_FILE,
+    WORLD_VOCAB_SIZE,
+    official_vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
+
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+NO_LIMIT = int(1e30)
+"""What transformers takes for "no limit" of a text's length; a recurrent model has none."""
+
+START_OF_TEXT = "{{- bos_token -}}\n"
+"""What a template begins with where a chat begins with id 0."""
+
+
+def write_tokenizer(
+    folder: Path,
+    vocabulary: Mapping[int, bytes] | Path | None = None,
+    *,
+    vocab_size: int = WORLD_VOCAB_SIZE,
+    chat_template: str | None = None,
+    starts_with_end_of_text: bool = False,
+) -> None:
+    """Write tokenizer.json, its configuration, the chat template and the vocabulary file.
+
+    Args:
+        folder: made if it is missing.
+        vocabulary: id to bytes, or a file in World format; None is the official one.
+        vocab_size: rows of the model's embedding.
+        chat_template: Jinja text; None is the World template, "" writes none.
+        starts_with_end_of_text: a chat begins with id 0, as wkv's own does for generation 7.
+
+    Raises:
+        TokenizerError: if the vocabulary cannot be read, or has more ids than the model.
+    """
+    if vocabulary is None:
+        vocabulary = official_vocabulary()
+    entries = read_vocabulary(vocabulary) if isinstance(vocabulary, Path) else dict(vocabulary)
+    names = special_names(entries, vocab_size)  # first, so that nothing is written if it fails
+    if chat_template is None:
+        chat_template = chat_template_text("world")
+    if chat_template and starts_with_end_of_text:
+        chat_template = START_OF_TEXT + chat_template
+    folder.mkdir(parents=True, exist_ok=True)
+    write_vocabulary(entries, folder / VOCABULARY_FILE)
+    write_tokenizer_json(folder, entries, names)
+    added = {str(token): special_token(name) for token, name in names.items()}
+    padding = names[padding_id(entries, vocab_size)]
+    _write_configuration(folder, END_OF_TEXT, padding, added_tokens_decoder=added)
+    _write_template(folder, chat_template)
+
+
+def write_pile_tokenizer(
+    folder: Path, tokenizer_json: Path, *, chat_template: str | None = None
+) -> None:
+    """Copy the 20B tokenizer of Pile and Raven models, with a configuration.
+
+    Args:
+        folder: made if it is missing.
+        tokenizer_json: the file, such as 20B_tokenizer.json.
+        chat_template: Jinja text; None writes none, as Pile models do not chat. Raven's is
+            `chat_template_text("raven")`.
+
+    Raises:
+        TokenizerError: if the file has no `<|endoftext|>`.
+    """
+    try:
+        content = tokenizer_json.read_bytes()
+        added = [token["content"] for token in json.loads(content)["added_tokens"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TokenizerError(f"{tokenizer_json}: this is no tokenizer.json ({error!r})") from error
+    if PILE_END_OF_TEXT not in added:
+        raise TokenizerError(
+            f"{tokenizer_json}: {PILE_END_OF_TEXT} is not among its special tokens; give the "
+            "20B tokenizer, as Pile and Raven models use it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TOKENIZER_FILE).write_bytes(content)
+    padding = PILE_PADDING if PILE_PADDING in added else PILE_END_OF_TEXT
+    _write_configuration(folder, PILE_END_OF_TEXT, padding)
+    _write_template(folder, chat_template or "")
+
+
+def read_tokenizer(folder: Path) -> dict[int, bytes]:
+    """Id to bytes of a folder's tokenizer.json, as `write_tokenizer` took them.
+
+    Raises:
+        TokenizerError: if the file is missing, or its rule is not longest match.
+    """
+    path = folder / TOKENIZER_FILE
+    world = read_tokenizer_json(path)
+    if world is None:
+        raise TokenizerError(
+            f"{path}: this tokenizer does not take the longest match in a World vocabulary; only "
+            "such a tokenizer can become a vocabulary file"
+        )
+    return world.entries
+
+
+def chat_template_text(family: str) -> str:
+    """The Jinja text of a chat template: "world" (User, Assistant) or "raven" (Bob, Alice).
+
+    Raises:
+        TokenizerError: if there is none of the name.
+    """
+    files = {"world": "chat_template.jinja", "raven": "chat_template_raven.jinja"}
+    if family not in files:
+        raise TokenizerError(f"no chat template {family!r}; expected one of {', '.join(files)}")
+    return (resources.files("wkv.convert") / files[family]).read_text(encoding="utf-8")
+
+
+def _write_configuration(folder: Path, end_of_text: str, padding: str, **more: Any) -> None:
+    """Write tokenizer_config.json: one token begins and ends a text, another one pads."""
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # the one name that transformers 4 and 5 know
+        "bos_token": end_of_text,
+        "eos_token": end_of_text,
+        "pad_token": padding,
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": NO_LIMIT,
+        **more,
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def _write_template(folder: Path, template: str) -> None:
+    """Write the chat template, or remove one that was there before."""
+    path = folder / TEMPLATE_FILE
+    if template:
+        path.write_text(template, encoding="utf-8", newline="\n")
+    else:
+        path.unlink(missing_ok=True)

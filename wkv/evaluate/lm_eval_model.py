@@ -1,0 +1,198 @@
+"""A model of wkv as EleutherAI's harness wants it. Importing this needs lm_eval.
+
+    from lm_eval import simple_evaluate
+    simple_evaluate(WKVHarness(wkv.load("model.pth")), tasks=["piqa"])
+
+A context of any length is read whole: a recurrent model has no longest context. Source of the
+interface: lm-evaluation-harness, lm_eval/api/model.py.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.model import TemplateLM
+from tqdm import tqdm
+
+from wkv.evaluate.lambada import begin_ids
+from wkv.evaluate.scoring import Pair, Score, score
+from wkv.inference.generate import generate
+from wkv.inference.model import Model
+from wkv.inference.sampling import Sampling
+
+MAX_TOKENS = 256
+"""Of a task that names no limit, as in the harness."""
+
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""The names that tasks have for that limit."""
+
+
+@dataclass(frozen=True)
+class ChatForm:
+    """How a conversation is written for a model.
+
+    Attributes:
+        render: messages, each a role and a content, and whether a reply is to follow (or else the
+            last message is to be gone on with), to a text.
+        stop: where the user's next turn begins.
+    """
+
+    render: Callable[[Sequence[Mapping[str, str]], bool], str]
+    stop: str
+
+
+class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
+    """Answers the three kinds of requests that the harness makes.
+
+    Attributes:
+        model: any loaded model.
+        batch_size: rows that pass the model together.
+        begin: the ids that are read before each text, see `wkv.evaluate.lambada.begin_ids`.
+        chat: how conversations are written; None where tasks are not put as such.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch_size: int = 8,
+        begin: str = "auto",
+        chat: ChatForm | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.batch_size = batch_size
+        self.begin = begin_ids(model, begin)
+        self.chat = chat
+        self._device = model.device
+
+    @property
+    def eot_token_id(self) -> int:
+        """The id that ends a document; 0 where the vocabulary has none."""
+        return self.model.tokenizer.end_of_text or 0
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the vocabulary; the harness tells its caches apart by it."""
+        return self.model.tokenizer.name
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **ignored: object
+    ) -> list[int]:
+        """Ids of a text; nothing is ever added here."""
+        return self.model.tokenizer.encode(string)
+
+    def apply_chat_template(
+        self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as a text."""
+        if self.chat is None:
+            raise NotImplementedError("no form of a chat was given; give chat=ChatForm(...)")
+        return self.chat.render(chat_history, add_generation_prompt)
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log probability of whole texts, after the id that ends a document."""
+        texts = [request.args[0] for request in requests]
+        pairs = [Pair(self._begun([self.prefix_token_id]), self.tok_encode(text)) for text in texts]
+        sums = [done.log_probability for done in self._scored(pairs, disable_tqdm)]
+        for request, total in zip(requests, sums, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return sums
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model says until one of a request's strings; the string is left out."""
+        answers: dict[int, str] = {}
+        with tqdm(total=len(requests), desc="Generating", disable=disable_tqdm) as bar:
+            for options, places in self._alike(requests):
+                for start in range(0, len(places), self.batch_size):
+                    chosen = places[start : start + self.batch_size]
+                    texts = self._said([requests[place].args[0] for place in chosen], options)
+                    answers.update(zip(chosen, texts, strict=True))
+                    bar.update(len(chosen))
+        for place, request in enumerate(requests):
+            self.cache_hook.add_partial("generate_until", request.args, answers[place])
+        return [answers[place] for place in range(len(requests))]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Context and continuation as ids.
+
+        In a chat the harness leaves out the blank before an answer, since other templates end
+        with a line; here a reply begins with its own.
+        """
+        if self._asks_for_reply(context) and not continuation[:1].isspace():
+            continuation = " " + continuation
+        pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+        return pair
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **ignored: object,
+    ) -> list[tuple[float, bool]]:
+        """For each target after its context: its log probability, and whether greedy gives it."""
+        pairs = [Pair(self._begun(context), target) for _, context, target in requests]
+        scores = self._scored(pairs, disable_tqdm)
+        answers = [(done.log_probability, done.is_greedy) for done in scores]
+        for (texts, _, _), answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return answers
+
+    def _scored(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[Score]:
+        """Score pairs in view of the user."""
+        with tqdm(total=len(pairs), desc="Scoring", disable=disable_tqdm) as bar:
+            return score(self.model, pairs, self.batch_size, bar.update)
+
+    def _begun(self, context: list[int]) -> list[int]:
+        """A context with the ids that are read before it, if it does not begin with them."""
+        begins = context[: len(self.begin)] == self.begin
+        return context if begins else [*self.begin, *context]
+
+    def _asks_for_reply(self, context: str) -> bool:
+        """Whether a context is a conversation that ends where a reply begins."""
+        return self.chat is not None and context.endswith(":")
+
+    def _alike(self, requests: Sequence[Any]) -> Iterable[tuple[Mapping[str, Any], list[int]]]:
+        """Requests by their options, as places in order of the length of their texts."""
+        groups: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
+        for place, request in enumerate(requests):
+            options = request.args[1]
+            groups.setdefault(repr(options), (options, []))[1].append(place)
+        for options, places in groups.values():
+            places.sort(key=lambda place: len(requests[place].args[0]))
+            yield options, places
+
+    def _said(self, contexts: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+        """What the model says after each context, all with the same options of a task."""
+        until = options.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        if self.chat is not None:
+            stops.append(self.chat.stop)
+        limits = [options[name] for name in LENGTHS if options.get(name) is not None]
+        done = generate(
+            self.model,
+            [context or "\n" for context in contexts],
+            sampling=_sampling(options),
+            max_tokens=int(limits[0]) if limits else MAX_TOKENS,
+            stop=[stop for stop in stops if stop],
+        )
+        return [
+            one.text.removeprefix(" ") if self._asks_for_reply(context) else one.text
+            for one, context in zip(done, contexts, strict=True)
+        ]
+
+
+def _sampling(options: Mapping[str, Any]) -> Sampling:
+    """The sampling that a task asks for: greedy, unless it says how to draw. No penalties."""
+    temperature = float(options.get("temperature") or 0)
+    draws = options.get("do_sample", temperature > 0)
+    return Sampling(
+        temperature=temperature if draws else 0,
+        top_p=float(options.get("top_p", 1)),
+        top_k=max(0, int(options.get("top_k") or 0)),
+        presence_penalty=0,
+        frequency_penalty=0,
+        seed=0,
+    )

@@ -1,0 +1,88 @@
+"""From what a user typed to an entry, or to a file on this machine."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from wkv.errors import CatalogError
+from wkv.hub.catalog import Entry, entries
+from wkv.hub.download import cached
+
+NAME = re.compile(r"[\w.+-]{2,}:[\w.+-]+", re.ASCII)
+"""FAMILY:SIZE. A family has two letters or more: `C:model` is a path on Windows."""
+
+SUFFIXES = ("", ".pth", ".safetensors")
+"""What a path may leave out, as `wkv.checkpoint` takes it."""
+
+
+def find(name: str) -> Entry:
+    """The entry of a name, in any case, or of a file's own name with or without `.pth`.
+
+    Raises:
+        CatalogError: if there is none; names the nearest, or the sizes of the family.
+    """
+    wanted = name.strip().lower()
+    for entry in entries():
+        if wanted in (entry.name, entry.file.lower(), entry.file.lower().removesuffix(".pth")):
+            return entry
+    raise CatalogError(f"{name}: {_advice(wanted)}")
+
+
+def lookup(name: str | Path) -> Entry | None:
+    """The entry that is meant, or None if a path is: whatever exists as a file is a path.
+
+    Raises:
+        CatalogError: if it has the form of a name, or is a family's, and is not in the catalog.
+    """
+    try:
+        if any(Path(f"{name}{suffix}").exists() for suffix in SUFFIXES):
+            return None
+    except OSError:  # such as a name too long for a file: whoever opens it says so
+        return None
+    text = str(name).strip()
+    if NAME.fullmatch(text) or text.lower() in _families():
+        return find(text)
+    try:
+        return find(text)
+    except CatalogError:
+        return None
+
+
+def resolve(name: str | Path) -> str | Path:
+    """The cached file of a name; what is no name is given back as it came. Never on the network.
+
+    Raises:
+        CatalogError: if the name is not in the catalog, or its file not on this machine.
+    """
+    entry = lookup(name)
+    if entry is None:
+        return name
+    path = cached(entry)
+    if path is None:
+        raise CatalogError(
+            f"{entry.name} is not on this machine yet, and only a command fetches it; run: wkv "
+            f"pull {entry.name}"
+        )
+    return path
+
+
+def _families() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.family for entry in entries()))
+
+
+def _advice(wanted: str) -> str:
+    """What to say of a name that is not in the catalog."""
+    family, colon, _ = wanted.partition(":")
+    names = [entry.name for entry in entries()]
+    sizes = [name for name in names if name.startswith(f"{family}:")]
+    near = get_close_matches(wanted, names, n=3) or get_close_matches(family, _families(), n=3)
+    if sizes and not colon:
+        return f"this is a family of models, expected one of its sizes: {', '.join(sizes)}"
+    if sizes:
+        nearest = get_close_matches(wanted, sizes, n=1, cutoff=0)[0]
+        return f"the catalog has no such size, did you mean {nearest}? There are {', '.join(sizes)}"
+    if near:
+        return f"the catalog has no such model, did you mean {' or '.join(near)}? (see: wkv models)"
+    return (
+        f"the catalog has no such model, expected one of {', '.join(_families())}; see wkv models"
+    )

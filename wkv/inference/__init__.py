@@ -1,0 +1,1 @@
+"""Running a model: load it, read prompts, sample and decode tokens, generate and stream text."""

@@ -1,0 +1,331 @@
+"""A loaded model: ids and a state in, logits and a new state out.
+
+This is the seam between what computes (a network of `wkv.models`, or the native engine's) and all
+that is above: generation, chat, evaluation and serving use only what is here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from wkv.errors import InputError, StateError
+from wkv.models.parts import Config, Skeleton
+from wkv.models.state import LayerState, State
+from wkv.ops.torch_settings import at_most, unheld
+from wkv.strategy import Strategy
+from wkv.strategy.products import products_for, threads_for
+from wkv.tokenizers import Tokenizer
+
+TOKENS_AT_ONCE = 512
+"""Tokens, over all rows, that pass the network together; bounds memory on long inputs."""
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
+
+
+class Network(Protocol):
+    """What computes: `wkv.models.parts.Skeleton` says what each of these is."""
+
+    @property
+    def config(self) -> Any:
+        """Generation and sizes."""
+        ...
+
+    def __call__(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """Ids (B, T) and a state to the residual stream (B, T, D) and the new state."""
+        ...
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Residual stream (..., D) to logits (..., V) float32."""
+        ...
+
+    def new_layers(self, batch: int) -> tuple[LayerState, ...]:
+        """The empty state for `batch` rows."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The weights by their official names."""
+        ...
+
+
+class NativeNetwork(Network, Protocol):
+    """What the native engine tells of itself; see `wkv.native.network`."""
+
+    weight_bytes: int
+    kernels: str
+    threads: int
+    skip_zeros: bool
+
+
+class Model:
+    """An RWKV model of any generation.
+
+    Attributes:
+        config: generation and sizes.
+        network: what computes; on PyTorch a module with the official attribute names.
+        engine: "torch", or "native".
+        kernels: which of the CPU's instructions the engine uses, such as "avx512_bf16".
+        threads: that compute, on a CPU.
+        weight_bytes: of all weights but the embedding, which a token reads a row of.
+        strategy: device and dtype, and why they were picked.
+        path: the checkpoint it came from.
+        identity: digest of its tensors; states carry it.
+        layout: of the checkpoint, "pth" or "safetensors".
+    """
+
+    def __init__(
+        self,
+        network: Skeleton | NativeNetwork,
+        *,
+        strategy: Strategy,
+        path: Path,
+        identity: str,
+        layout: str,
+        make_tokenizer: Callable[[], Tokenizer],
+        initial_wkv: Sequence[Tensor] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.network: Network = network
+        self.config: Config = network.config
+        self.strategy = strategy
+        self.threads = threads or unheld()
+        if isinstance(network, Skeleton):
+            tensors = network.state_dict()
+            self._n_bytes = sum(tensor.nbytes for tensor in tensors.values())
+            self.engine, self.kernels = "torch", torch.backends.cpu.get_cpu_capability().lower()
+            self.weight_bytes = self._n_bytes - network.emb.weight.nbytes
+        else:
+            self._n_bytes = self.weight_bytes = network.weight_bytes
+            self.engine, self.kernels = "native", network.kernels
+            self.threads = network.threads
+        self.path = path
+        self.identity = identity
+        self.layout = layout
+        self._make_tokenizer = make_tokenizer
+        self._tokenizer: Tokenizer | None = None
+        self._initial_wkv = initial_wkv
+
+    def __repr__(self) -> str:
+        """Generation, sizes and strategy."""
+        config = self.config
+        return (
+            f"<RWKV-{config.generation} L{config.n_layer} D{config.n_embd} "
+            f"V{config.vocab_size}, {self.strategy}, {self.path.name}>"
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, made when it is first used.
+
+        Raises:
+            TokenizerError: if none is known for the vocabulary, or it cannot be had.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        return self._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs; of several devices, that of the first layer."""
+        return self.strategy.device
+
+    def new_state(self, batch_size: int = 1) -> State:
+        """The empty state, or the tuned initial state of a checkpoint that has one."""
+        layers = self.network.new_layers(batch_size)
+        if self._initial_wkv is not None:
+            layers = tuple(
+                LayerState(layer.att_shift, wkv.expand_as(layer.wkv).clone(), layer.ffn_shift)
+                for layer, wkv in zip(layers, self._initial_wkv, strict=True)
+            )
+        return State(layers, (0,) * batch_size, self.config.generation, self.identity)
+
+    def forward(
+        self,
+        ids: Ids,
+        state: State | None = None,
+        *,
+        all_logits: bool = False,
+        lengths: Sequence[int] | Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Read tokens and predict the next. Prefill and decode are this one call.
+
+        Args:
+            ids: a list of T ids or a tensor (T,), for one row; a tensor (B, T) for a batch.
+            state: what was read before, for as many rows; None is the empty state. Not changed.
+            all_logits: the logits after every token instead of after the last.
+            lengths: for a batch, how many tokens of each row are real (at least 1); the rest of
+                the row, on the right, is padding of any valid id. Rows are as if run alone.
+
+        Returns:
+            Logits float32, (V,) or, with all_logits, (T, V); for a batch (B, V) or (B, T, V),
+            where logits at padding have no meaning. And the new state.
+
+        Raises:
+            InputError: for no tokens, ids that are not in the vocabulary, or wrong lengths.
+            StateError: for a state of another model or another number of rows.
+        """
+        tokens, single = self._check_ids(ids)
+        batch = len(tokens)
+        counts = self._check_lengths(lengths, tokens)
+        state = self._check_state(state, batch)
+        added = [tokens.shape[1]] * batch if counts is None else counts.tolist()
+        seen = tuple(old + new for old, new in zip(state.tokens_seen, added, strict=True))
+        with self._settings(tokens.numel()):
+            logits, layers = self._run(tokens, state.layers, counts, all_logits)
+            if all_logits:
+                ends = [count - 1 for count in added]
+                after = logits[torch.arange(batch, device=logits.device), ends]
+            else:
+                after = logits.clone()  # the caller may change the logits; the state must not
+        new_state = State(layers, seen, state.generation, state.identity, after)
+        return (logits[0] if single else logits), new_state
+
+    def hidden(self, ids: Ids, state: State | None = None) -> tuple[Tensor, State]:
+        """The residual stream after each token, before the head.
+
+        Arguments and errors are those of `forward`, without padding.
+
+        Returns:
+            Float32 (T, D), or (B, T, D) for a batch; and the new state, without logits.
+        """
+        tokens, single = self._check_ids(ids)
+        state = self._check_state(state, len(tokens))
+        layers, pieces = state.layers, []
+        with self._settings(tokens.numel()), torch.no_grad():
+            step = max(1, TOKENS_AT_ONCE // len(tokens))
+            for start in range(0, tokens.shape[1], step):
+                X, layers = self.network(tokens[:, start : start + step], layers)
+                pieces.append(X.float().clone())
+        X = torch.cat(pieces, dim=1)
+        seen = tuple(count + tokens.shape[1] for count in state.tokens_seen)
+        new_state = State(layers, seen, state.generation, state.identity)
+        return (X[0] if single else X), new_state
+
+    @property
+    def skip_zeros(self) -> bool:
+        """Whether weights that meet a zero are left unread; the native engine's, to measure it."""
+        return bool(getattr(self.network, "skip_zeros", False))
+
+    @skip_zeros.setter
+    def skip_zeros(self, skip: bool) -> None:
+        if self.engine != "native":
+            raise InputError("only the native engine skips zeros; this model runs on PyTorch")
+        self.network.skip_zeros = skip  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _settings(self, rows: int) -> Iterator[None]:
+        """PyTorch's threads and products as a call with so many rows wants them."""
+        if self.engine == "native":  # whose threads PyTorch's would disturb
+            with at_most(1):
+                yield
+            return
+        with (
+            threads_for(self._n_bytes, self.strategy, self.threads),
+            products_for(rows, self.strategy),
+        ):
+            yield
+
+    @torch.no_grad()
+    def _run(
+        self,
+        tokens: Tensor,
+        layers: tuple[LayerState, ...],
+        counts: Tensor | None,
+        all_logits: bool,
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """Pass (B, T) ids through the network piece by piece."""
+        batch, total = tokens.shape
+        step = max(1, TOKENS_AT_ONCE // batch)
+        pieces: list[Tensor] = []
+        last: Tensor | None = None
+        for start in range(0, total, step):
+            piece = tokens[:, start : start + step]
+            lengths = None if counts is None else (counts - start).clamp(0, piece.shape[1])
+            X, layers = self.network(piece, layers, lengths)
+            if all_logits:
+                pieces.append(self.network.logits(X))
+            elif lengths is None:
+                last = X[:, -1]
+            else:  # the row's last real token may lie in any piece
+                lengths = lengths.to(X.device)
+                at_end = X[torch.arange(batch, device=X.device), (lengths - 1).clamp(min=0)]
+                last = at_end if last is None else torch.where(lengths[:, None] > 0, at_end, last)
+        if all_logits:
+            return torch.cat(pieces, dim=1), layers
+        assert last is not None
+        return self.network.logits(last), layers
+
+    def _check_ids(self, ids: Ids) -> tuple[Tensor, bool]:
+        """Ids as (B, T) int64, and whether they were one row without a batch."""
+        try:
+            tokens = ids if isinstance(ids, Tensor) else torch.tensor(list(ids))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(
+                "ids must be a list of integers or an integer tensor (T,) or (B, T); for rows of "
+                f"different lengths pad them on the right and give lengths= ({error})"
+            ) from error
+        if tokens.numel() == 0:
+            raise InputError("no tokens were given; give at least one id (0 begins a document)")
+        if tokens.dtype not in INTEGERS or tokens.layout != torch.strided or tokens.dim() > 2:
+            raise InputError(
+                f"ids are {tokens.dtype} {tuple(tokens.shape)}, expected integers (T,) or (B, T)"
+            )
+        tokens = tokens.to(torch.int64)
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.config.vocab_size:
+            wrong = low if low < 0 else high
+            raise InputError(
+                f"id {wrong} is not in the vocabulary, this model's ids are 0 to "
+                f"{self.config.vocab_size - 1}; was the text encoded with another tokenizer?"
+            )
+        single = tokens.dim() <= 1
+        return (tokens.reshape(1, -1) if single else tokens), single
+
+    def _check_lengths(
+        self, lengths: Sequence[int] | Tensor | None, tokens: Tensor
+    ) -> Tensor | None:
+        """Lengths as (B,) int64 on the device, or None if nothing is padding."""
+        if lengths is None:
+            return None
+        batch, total = tokens.shape
+        try:
+            counts = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"lengths must be integers, one a row ({error})") from error
+        if counts.dtype not in INTEGERS:
+            raise InputError(f"lengths are {counts.dtype}, expected integers, one a row")
+        counts = counts.to(torch.int64)
+        if counts.shape != (batch,):
+            raise InputError(
+                f"{counts.numel()} lengths were given for {batch} rows; give one a row"
+            )
+        if int(counts.min()) < 1 or int(counts.max()) > total:
+            raise InputError(
+                f"lengths are {counts.tolist()}, each must be 1 to {total}, the width of the batch"
+            )
+        return None if bool((counts == total).all()) else counts.to(self.device)
+
+    def _check_state(self, state: State | None, batch: int) -> State:
+        """The state, or the empty one."""
+        if state is None:
+            return self.new_state(batch)
+        if not isinstance(state, State):
+            raise StateError(f"a state is a wkv.State, {type(state).__name__} was given")
+        if state.identity != self.identity:
+            raise StateError(
+                f"the state belongs to another model (RWKV-{state.generation}, {state.identity}), "
+                f"this one is RWKV-{self.config.generation}, {self.identity}"
+            )
+        if state.batch_size != batch:
+            raise StateError(
+                f"the state has {state.batch_size} rows and {batch} were given; choose rows with "
+                "state.rows or join states with State.stack"
+            )
+        return state

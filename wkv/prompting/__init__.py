@@ -1,0 +1,1 @@
+"""How conversations are written for a model: templates, thinking, tools and presets."""

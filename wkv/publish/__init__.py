@@ -1,1 +1,0 @@
-"""Writes Hugging Face directories: weights, configuration, code, tokenizer, card."""

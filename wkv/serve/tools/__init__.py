@@ -1,1 +1,0 @@
-"""Tools that a model may call: what is offered, how it is told, and how calls are found."""

@@ -1,0 +1,198 @@
+"""The folder of a training run: checkpoint, exported model, loss log and loss plot.
+
+checkpoint.pt       everything a resumed run needs; replaced in one move, so never half written
+model.safetensors   the weights in bfloat16 under their official names
+model.vocab.txt     the vocabulary, where the run has one of its own
+log.jsonl           one line every few steps
+loss.png            the losses of the log
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from wkv.errors import TrainingError
+from wkv.train.make_vocabulary import write_vocabulary
+
+PARTS = {"plan", "config", "model", "optimizer", "step", "seconds"}
+"""What a checkpoint holds: dicts, tensors and numbers only, so it loads with `weights_only`."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reads and writes the files of a run."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        """Where the loss log lies."""
+        return self.path / "log.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """Where the exported model lies."""
+        return self.path / "model.safetensors"
+
+    @property
+    def vocabulary(self) -> Path:
+        """Where the model's vocabulary lies; `wkv.load` finds it there."""
+        return self.path / "model.vocab.txt"
+
+    @property
+    def plotted(self) -> Path:
+        """Where the loss plot lies."""
+        return self.path / "loss.png"
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of a run."""
+        return [self.checkpoint, self.model, self.vocabulary, self.log, self.plotted]
+
+    def check(self, resume: bool) -> None:
+        """Check that there is a run to resume, or nothing that would be lost.
+
+        Raises:
+            TrainingError: if it is the other way round.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise TrainingError(f"{self.path} is a file; give a folder for the run")
+        has_checkpoint = self.checkpoint.exists()
+        if resume and not has_checkpoint:
+            raise TrainingError(
+                f"{self.path} holds no checkpoint.pt to resume from; leave out --resume to start"
+            )
+        found = [path.name for path in self.files if path.exists()]
+        if not resume and has_checkpoint:
+            raise TrainingError(
+                f"{self.path} holds a run already; give --resume to go on, or another folder"
+            )
+        if not resume and found:
+            raise TrainingError(
+                f"{self.path} holds {' and '.join(found)}, which the run would overwrite; "
+                "move that away, or give another folder"
+            )
+
+    def prepare(self, resume: bool, vocabulary: Sequence[bytes] = ()) -> None:
+        """Make the folder with vocabulary and empty log, after the same check."""
+        self.check(resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(
+                f"the folder {self.path} cannot be made ({error.strerror}); give another one"
+            ) from error
+        if not resume:
+            self.log.write_text("")
+            if vocabulary:
+                write_vocabulary(vocabulary, self.vocabulary)
+
+    def clear(self) -> None:
+        """Remove the files of a run that came to nothing."""
+        for path in self.files:
+            path.unlink(missing_ok=True)
+
+    def save(self, state: dict[str, Any], model: nn.Module) -> None:
+        """Write checkpoint, exported model and plot."""
+        _replace(self.checkpoint, lambda path: torch.save(state, path))
+        tensors = {
+            name: value.detach().bfloat16().contiguous()
+            for name, value in model.state_dict().items()
+        }
+        _replace(self.model, lambda path: path.write_bytes(save(tensors)))
+        self.plot()
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint.
+
+        Raises:
+            TrainingError: if it is damaged, or not of this version of wkv.
+        """
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+        except Exception as error:  # a damaged pickle makes the unpickler raise errors of any kind
+            raise TrainingError(
+                f"{self.checkpoint} is damaged ({type(error).__name__}), so the run cannot be "
+                "resumed; restore the file, or start in another folder"
+            ) from error
+        if not isinstance(state, dict) or not set(state) >= PARTS:
+            raise TrainingError(
+                f"{self.checkpoint} is not of this version of wkv, expected was a checkpoint with "
+                f"{', '.join(sorted(PARTS))}; start in another folder"
+            )
+        return state
+
+    def rewind(self, step: int) -> None:
+        """Drop what the log holds beyond a step.
+
+        Raises:
+            TrainingError: if the log is damaged.
+        """
+        entries = [entry for entry in self.entries() if entry["step"] <= step]
+        text = "".join(json.dumps(entry) + "\n" for entry in entries)
+        _replace(self.log, lambda path: path.write_text(text))
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The log so far, but for a last line that a crash has cut short."""
+        try:
+            text = self.log.read_text(encoding="utf-8")
+            entries = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+            if not all({"step", "tokens", "loss"} <= set(entry) for entry in entries):
+                raise ValueError("a line has no step, tokens and loss")
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(
+                f"{self.log} cannot be read as the log of a run ({error}); "
+                "restore it, or put an empty file in its place"
+            ) from error
+        return entries
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add a line to the log."""
+        with self.log.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def plot(self) -> None:
+        """Draw the losses of each source over the tokens seen, where matplotlib is at hand."""
+        if not can_plot():
+            return
+        from matplotlib.figure import Figure
+
+        entries = self.entries()
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for source in sorted({source for entry in entries for source in entry["loss"]}):
+            points = [
+                (entry["tokens"] / 1e6, entry["loss"][source])
+                for entry in entries
+                if source in entry["loss"]
+            ]
+            axes.plot(*zip(*points, strict=True), label=source)
+        axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", yscale="log")
+        if entries:
+            axes.legend()
+        _replace(self.plotted, lambda path: figure.savefig(path, format="png", dpi=120))
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside the target, then move it there."""
+    beside = target.with_name(target.name + ".part")
+    write(beside)
+    os.replace(beside, target)
