@@ -1,4 +1,4 @@
-"""Measure a demo model: `python -m recipes.demo_model.evaluate [MODEL] [--corpus DIR] [--n 150] [--json]`.
+"""Measure a demo model: `python -m recipes.demo_model.evaluate [MODEL] [--corpus DIR] [--json]`.
 
 For each kind of exercise the share of held-out questions whose greedy answer is right to the last
 character, and for each book the bits per byte on its last 4 %, which training never sees. Without
@@ -9,10 +9,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -22,7 +21,8 @@ from torch.nn import functional as F
 from recipes.demo_model.corpus import read_books
 from recipes.demo_model.dialogues import evaluation_set
 from recipes.demo_model.exercises import Source, words_of
-from wkv.demo import WEIGHTS
+from wkv.demo import QUESTIONS, WEIGHTS
+from wkv.evaluate.exercises import accuracy
 from wkv.models.rwkv7 import RWKV7, config_from_shapes
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.world import WorldTokenizer
@@ -33,19 +33,6 @@ WINDOW = 512
 
 SHORTEST = 32
 """Shorter rests of a text are left out."""
-
-
-class Examined(Protocol):
-    """What `accuracy` must know of a model."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
-        ...
-
-    def logits(self, ids: Tensor) -> Tensor:
-        """(B, T) ids to (B, T, V) float32, from the empty state."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,29 +55,6 @@ def load(weights: Path) -> Subject:
     own = set(model.state_dict())  # some files carry v0, v1, v2 of layer 0, which nothing uses
     model.load_state_dict({name: value for name, value in tensors.items() if name in own})
     return Subject(model, WorldTokenizer(weights.with_suffix(".vocab.txt")))
-
-
-@torch.no_grad()
-def accuracy(subject: Examined, items: Sequence[tuple[str, str]], batch: int = 50) -> float:
-    """The share of items that a greedy model answers exactly.
-
-    One pass over prompt and answer tells: greedy decoding gives the answer if and only if every
-    token of it is the most likely one after all before it.
-    """
-    right = 0
-    encode = subject.tokenizer.encode
-    for start in range(0, len(items), batch):
-        pairs = [
-            (encode(prompt), encode(f" {answer}\n\n"))
-            for prompt, answer in items[start : start + batch]
-        ]
-        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-        ids = torch.tensor([[*p, *a, *[0] * (longest - len(p) - len(a))] for p, a in pairs])
-        best = subject.logits(ids[:, :-1]).argmax(-1)
-        for row, (prompt, answer) in enumerate(pairs):
-            end = len(prompt) + len(answer) - 1
-            right += best[row, len(prompt) - 1 : end].tolist() == answer
-    return right / len(items)
 
 
 @torch.no_grad()
@@ -145,6 +109,16 @@ def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
     return words_of(tokenizer.decode([token]).strip() for token in tokens)
 
 
+def write_questions(count: int = 30) -> None:
+    """Write the questions that ship with the built-in model, `count` of each kind."""
+    words = vocabulary_words(WorldTokenizer(WEIGHTS.with_suffix(".vocab.txt")))
+    with QUESTIONS.open("w", encoding="utf-8") as file:
+        for kind, items in evaluation_set(Source(words), count, SEED).items():
+            for question, answer in items[:count]:
+                line = {"kind": kind, "prompt": question, "answer": answer}
+                file.write(json.dumps(line) + "\n")
+
+
 def table(result: dict[str, dict[str, float]]) -> str:
     """The result as Markdown."""
     exact = result["exact"]
@@ -171,7 +145,13 @@ def main(argv: list[str] | None = None) -> int:
         "--n", type=int, default=150, help="questions per kind (default %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print numbers as JSON")
+    parser.add_argument(
+        "--write-questions", action="store_true", help="write the questions that ship with wkv"
+    )
     args = parser.parse_args(argv)
+    if args.write_questions:
+        write_questions()
+        return 0
     if args.corpus is None:
         sys.stderr.write("no --corpus: words from the vocabulary only, and no bits per byte\n")
     result = report(load(args.model), args.corpus, args.n)

@@ -21,8 +21,9 @@ from wkv.prompting.tool_calls import (
     calls_in,
     new_call_id,
 )
-from wkv.prompting.tool_types import Call, Tool, ToolChoice, calls_of, tools_of
+from wkv.prompting.tool_types import Call, Tool, ToolChoice
 from wkv.prompting.tools import call_lead, call_text, result_text, tools_system
+from wkv.serve.tool_requests import calls_of, tools_of
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 
 NAMES = ("weather", "stop")

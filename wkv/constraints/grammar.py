@@ -3,9 +3,9 @@
     grammars = Grammars(tokenizer, vocab_size)
     adjust = grammars.json_schema({"type": "object", ...}).adjust()
 
-`adjust` belongs to one sequence, see `wkv.inference.sequence.Adjust`. llguidance works on bytes, so a character
-may be cut anywhere between tokens. JSON has one blank at most between its parts: with more, a model
-without a clue writes blanks for ever.
+`adjust` belongs to one sequence; see `wkv.inference.sequence.Adjust`. llguidance works on bytes, so
+tokens may split a character. JSON has at most one space between its parts; if more were allowed, a
+weak model could write spaces forever.
 """
 
 import re

@@ -1,9 +1,9 @@
 """Writes a checkpoint with its matrices packed to int8 or int4, which loads at once.
 
-The file holds every matrix but the embedding as the native engine reads it, so that loading packs
-and copies nothing; `wkv.checkpoint.layouts.packed` says how it looks. All else is as it was in the source, the
-embedding too: a token reads one row of it, so it costs no time, and so the new file gives to the
-last bit the logits that packing the source at each load gives.
+The file holds every matrix except the embedding in the form that the native engine reads, so
+loading neither packs nor copies; `wkv.checkpoint.layouts.packed` describes the file. Everything
+else is stored as in the source. The embedding stays as it is because a token reads only one row of
+it. The logits equal those of packing the source at every load, bit for bit.
 
 The new file appears after it was read again and compared with what is in memory, and after the
 caller has seen both models and agreed; or not at all.

@@ -18,11 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.demo_model.dialogues import evaluation_set
-from recipes.demo_model.evaluate import SEED, accuracy, vocabulary_words
-from recipes.demo_model.exercises import Source
 from wkv.demo import VOCABULARY
 from wkv.errors import InputError, TokenizerError
+from wkv.evaluate.exercises import accuracy, questions
 from wkv.evaluate.lambada import begin_ids
 from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
@@ -220,7 +218,7 @@ def exercises(
         count: questions of each kind.
         on_done: told how many kinds of how many are done.
     """
-    sets = evaluation_set(Source(vocabulary_words(before.tokenizer)), count, SEED)
+    sets = questions()
     shares: list[tuple[float, float]] = []
     for items in sets.values():
         some = items[:count]

@@ -1,6 +1,6 @@
 """Sets of sampling values that are known to work, each with its source, and which one a model gets.
 
-A preset also says whether ChatRWKV's rules for newlines and marks apply (`wkv.chat.newline_rules`), and
+A preset also says whether ChatRWKV's rules for newlines apply (`wkv.chat.newline_rules`), and
 whether a reply ends at the first blank line or where the user's next turn would begin.
 """
 

@@ -21,7 +21,8 @@ class Placement:
         dtype: of the matrices and their products; vectors, norms and states are always float32.
         quantised: the matrices are ChatRWKV's int8, with products in `dtype`.
         streamed: the matrices stay in main memory and are copied to the device at each use.
-        packed: "int8" or "int4": the matrices are packed in groups of 32, see `wkv.checkpoint.packing`.
+        packed: "int8" or "int4" if the matrices are packed in groups of 32; see
+            `wkv.checkpoint.packing`.
     """
 
     device: torch.device

@@ -5,9 +5,10 @@ bytes that the engine reads, and the note `_wkv_packed` says what they mean:
 
     {"version": 1, "identity", "matrices": {NAME: {"format", "layout", "outputs", "inputs"}}}
 
-with the identity of the model it was made from, and the names of `wkv.checkpoint.packing`. Low-rank factors,
-whose names do not end in `.weight`, are (inputs, outputs) officially; of a stack (n, inputs,
-outputs), each is there by itself, as `NAME.0` and so on. All else is as in any checkpoint.
+`identity` is that of the model the file was made from; formats and layouts are named as in
+`wkv.checkpoint.packing`. Low-rank factors, whose names do not end in `.weight`, are stored as
+(inputs, outputs) in official files. Each factor of a stack (n, inputs, outputs) is stored on its
+own, as `NAME.0` and so on. All other tensors are stored as in any checkpoint.
 
 Here matrices have their official shapes and are float32, unpacked when they are asked for. Whoever
 reads packed ones asks `Checkpoint.packed`, and gets what is mapped to the file.

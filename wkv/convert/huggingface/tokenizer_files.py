@@ -133,7 +133,7 @@ def chat_template_text(family: str) -> str:
     files = {"world": "chat_template.jinja", "raven": "chat_template_raven.jinja"}
     if family not in files:
         raise TokenizerError(f"no chat template {family!r}; expected one of {', '.join(files)}")
-    return (resources.files("wkv.convert") / files[family]).read_text(encoding="utf-8")
+    return (resources.files("wkv.prompting") / files[family]).read_text(encoding="utf-8")
 
 
 def _write_configuration(folder: Path, end_of_text: str, padding: str, **more: Any) -> None:

@@ -117,7 +117,7 @@ def _sampling_body(sampling: Sampling) -> Json:
 
 def _page() -> dict[str, tuple[bytes, str]]:
     """The page's files by their names, with their kinds; read once, so no name becomes a path."""
-    folder = files("wkv.serve") / "page"
+    folder = files("wkv.page")
     found = {}
     for file in folder.iterdir() if folder.is_dir() else ():
         kind = KINDS.get("." + file.name.rpartition(".")[2])

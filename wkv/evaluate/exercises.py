@@ -1,0 +1,67 @@
+"""The built-in model's held-out questions, each with one right answer.
+
+`questions.jsonl` lies beside the model. `recipes/demo_model` generates it, and keeps its questions
+out of the training text.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wkv.demo import QUESTIONS
+from wkv.tokenizers import Tokenizer
+
+
+class Examined(Protocol):
+    """The part of a model that `accuracy` uses."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        ...
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, V) float32, from the empty state."""
+        ...
+
+
+@cache
+def questions() -> dict[str, list[tuple[str, str]]]:
+    """Prompts and their answers by kind of exercise."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for line in QUESTIONS.read_text(encoding="utf-8").splitlines():
+        item = json.loads(line)
+        kinds.setdefault(item["kind"], []).append((item["prompt"], item["answer"]))
+    return kinds
+
+
+@torch.no_grad()
+def accuracy(model: Examined, items: Sequence[tuple[str, str]], batch: int = 50) -> float:
+    """The share of items that a greedy model answers exactly.
+
+    One pass over prompt and answer is enough: greedy decoding gives the answer if and only if
+    every token of it is the most likely one after all tokens before it.
+
+    Args:
+        model: the model to examine.
+        items: prompts and their answers.
+        batch: rows that are read at once.
+    """
+    right = 0
+    encode = model.tokenizer.encode
+    for start in range(0, len(items), batch):
+        pairs = [
+            (encode(prompt), encode(f" {answer}\n\n"))
+            for prompt, answer in items[start : start + batch]
+        ]
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+        ids = torch.tensor([[*p, *a, *[0] * (longest - len(p) - len(a))] for p, a in pairs])
+        best = model.logits(ids[:, :-1]).argmax(-1)
+        for row, (prompt, answer) in enumerate(pairs):
+            end = len(prompt) + len(answer) - 1
+            right += best[row, len(prompt) - 1 : end].tolist() == answer
+    return right / len(items)
