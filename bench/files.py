@@ -83,7 +83,7 @@ class Files:
         unfinished = path.with_name(f"part-{path.name}")
         if form == "int4":
             source = self.gguf(size, generation, "fp16")
-            command = [str(self._llama_python), "-m", "bench.llama", "quantise"]
+            command = [str(self._llama_python), "-m", "bench.llama", "quantize"]
             command += [str(source), str(unfinished)]
             subprocess.run(
                 command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python's C interface; needs neither PyTorch nor wkv.
 
 python -m bench.llama PATH THREADS              serves tasks, as bench.worker does
-python -m bench.llama quantise F16 Q4_0         writes a Q4_0 file, every matrix of it Q4_0
+python -m bench.llama quantize F16 Q4_0         writes a Q4_0 file, every matrix of it Q4_0
 """
 
 import sys
@@ -18,8 +18,8 @@ BITS = {"F16": 16, "Q8_0": 8.5, "Q4_0": 4.5}
 
 def main() -> None:
     """Do what the arguments say."""
-    if sys.argv[1] == "quantise":
-        quantise(*map(Path, sys.argv[2:]))
+    if sys.argv[1] == "quantize":
+        quantize(*map(Path, sys.argv[2:]))
     else:
         path, threads = sys.argv[1:]
         serve(partial(load, Path(path), int(threads)))
@@ -87,14 +87,14 @@ def load(path: Path, threads: int) -> tuple[dict[str, Task], dict[str, object]]:
     return tasks, facts
 
 
-def quantise(source: Path, destination: Path) -> None:
+def quantize(source: Path, destination: Path) -> None:
     """Write an F16 file as Q4_0, the head and the table of the embedding too."""
     wanted = api.llama_model_quantize_default_params()
     wanted.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_0
     wanted.pure = True
     failed = api.llama_model_quantize(str(source).encode(), str(destination).encode(), wanted)
     if failed:
-        raise RuntimeError(f"llama.cpp cannot quantise {source}")
+        raise RuntimeError(f"llama.cpp cannot quantize {source}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 Importing wkv imports nothing heavy: each name below is loaded when it is first used.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from wkv.errors import (
 from wkv.version import __version__
 
 if TYPE_CHECKING:
-    from wkv.inference.generate import Generation, generate
+    from wkv.inference.generate import Completion, generate
     from wkv.inference.load import load
     from wkv.inference.model import Model
     from wkv.inference.sampling import Sampling
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CatalogError",
     "CheckpointError",
-    "Generation",
+    "Completion",
     "InputError",
     "MissingExtraError",
     "Model",
@@ -52,8 +53,8 @@ __all__ = [
     "stream",
 ]
 
-_HOMES = {
-    "Generation": "wkv.inference.generate",
+_MODULES = {
+    "Completion": "wkv.inference.generate",
     "Model": "wkv.inference.model",
     "Sampling": "wkv.inference.sampling",
     "State": "wkv.models.state",
@@ -65,9 +66,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "Generation":
+        warnings.warn("wkv.Generation is now wkv.Completion", DeprecationWarning, stacklevel=2)
+        name = "Completion"
+    if name not in _MODULES:
         raise AttributeError(f"module 'wkv' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -13,7 +13,7 @@ KINDS: dict[str, tuple[Callable[[Source, Random], Exercise], float]] = {
     "revd": (numbers.reverse_digits, 0.7),
     "copy": (words.copy, 2.4),
     "count": (numbers.count, 0.5),
-    "next": (words.neighbour, 0.4),
+    "next": (words.neighbor, 0.4),
     "upper": (words.uppercase, 1.6),
     "sort": (numbers.sort_digits, 0.8),
     "spell": (words.spell, 1.4),

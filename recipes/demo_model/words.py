@@ -107,7 +107,7 @@ def opposite(source: Source, random: Random) -> Exercise:
     return Exercise(ask(random, templates, a=quoted(random, a)), f'The opposite of "{a}" is "{b}".')
 
 
-def neighbour(source: Source, random: Random) -> Exercise:
+def neighbor(source: Source, random: Random) -> Exercise:
     """The day or month after or before another."""
     cycle, unit = (DAYS, "day") if random.random() < 0.45 else (MONTHS, "month")
     place = random.randrange(len(cycle))

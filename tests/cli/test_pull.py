@@ -322,7 +322,7 @@ def test_an_entry_of_your_own_pinned_to_a_commit(hub, environment):
     code = (
         "from wkv.hub import Entry, cached, fetch\n"
         "e = Entry(name='mine:1m', generation='7', repo='me/mine', file='a.pth', n_params=1,\n"
-        "    n_layer=1, n_embd=1, context=1, languages='en', licence='mit',\n"
+        "    n_layer=1, n_embd=1, context=1, languages='en', license='mit',\n"
         f"    sha256='{hashlib.sha256(content).hexdigest()}', revision='{COMMIT}')\n"
         "told = []\n"
         "path = fetch(e, lambda *progress: told.append(progress))\n"

@@ -143,4 +143,4 @@ def test_a_quantised_model_is_chatted_with_and_told_of(tmp_path, capsys, monkeyp
     assert main(["chat", str(out), "--seed", "1"]) == 0
     assert capsys.readouterr().out.endswith("Your name is Tadeus.\n")
     assert main(["quantize", str(out), str(tmp_path / "y"), "--to", "int4"]) == 1
-    assert "quantised already" in capsys.readouterr().err
+    assert "quantized already" in capsys.readouterr().err

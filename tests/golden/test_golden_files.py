@@ -76,12 +76,12 @@ def test_a_saved_chat(model):
 
 
 def test_stored_responses_and_states(model, tmp_path):
-    from wkv.serve.app import Room, create_app
+    from wkv.serve.app import Limits, create_app
     from wkv.serve.service import Settings
 
     folder = tmp_path / "cache"
     shutil.copytree(FILES / "cache", folder)
-    app = create_app(model, Settings("golden"), Room(cache_bytes=2**24, folder=folder))
+    app = create_app(model, Settings("golden"), Limits(cache_bytes=2**24, folder=folder))
     with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         for stored in EXPECTED["responses"]:
             assert client.get(f"/v1/responses/{stored['id']}").json() == stored

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wkv.checkpoint.packing import GROUP, Format, Layout, layout_for, pack, quantise, unpack
+from wkv.checkpoint.packing import GROUP, Format, Layout, layout_for, pack, quantize, unpack
 
 SHAPES = ((1, 1), (5, 7), (16, 32), (33, 65), (130, 250), (300, 1000))
 WAYS = [
@@ -37,7 +37,7 @@ def test_what_is_read_back_is_what_was_written(format, layout, shape):
     weight = random_weights(*shape)
     back = round_trip(weight, format, layout)
     if format.is_integer:
-        q, scales = quantise(weight, format)
+        q, scales = quantize(weight, format)
         centred = grouped(q.float() - (128 if format is Format.int8 else 8))
         right = (centred * scales.float()[..., None]).flatten(1)[:, : shape[1]]
     else:
@@ -73,7 +73,7 @@ def test_a_matrix_in_rows_that_needs_no_cast_is_not_copied(format, layout):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_int8_is_off_by_half_a_step_at_most(shape):
     weight = random_weights(*shape)
-    scales = quantise(weight, Format.int8)[1].float()[..., None]
+    scales = quantize(weight, Format.int8)[1].float()[..., None]
     error = grouped((round_trip(weight, Format.int8) - weight).abs())
     assert (error <= scales * 0.5001).all()
     # Rounding to bf16 makes a step at most 2^-7 longer than 1/127 of the largest weight.
@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_harm_their_own_group_at_most(format, layout
 
 @each_way
 def test_many_weights_are_packed_like_few(format, layout):
-    """Pieces are quantised side by side."""
+    """Pieces are quantized side by side."""
     weight = random_weights(300, 2100)
     back = round_trip(weight, format, layout)
     for rows in (slice(0, 16), slice(120, 140), slice(299, 300)):

@@ -79,7 +79,7 @@ def mix(x, before, mu):
 
 
 def layer_norm(x, p, name):
-    """Normalise over all channels, with population variance."""
+    """Normalize over all channels, with population variance."""
     x = (x - x.mean()) / np.sqrt(x.var() + LAYER_NORM_EPS)
     return x * p.vector(name + ".weight") + p.vector(name + ".bias")
 

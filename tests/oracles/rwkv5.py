@@ -16,7 +16,7 @@ and 5.1.
 import numpy as np
 
 LAYER_NORM_EPS = 1e-5
-# training normalises y / 8 with eps 1e-5, which is y with eps 1e-5 * 8^2
+# training normalizes y / 8 with eps 1e-5, which is y with eps 1e-5 * 8^2
 GROUP_NORM_EPS = 64e-5
 
 
@@ -104,13 +104,13 @@ def mix(x, before, mu):
 
 
 def layer_norm(x, p, name):
-    """Normalise over all channels, with population variance."""
+    """Normalize over all channels, with population variance."""
     x = (x - x.mean()) / np.sqrt(x.var() + LAYER_NORM_EPS)
     return x * p.vector(name + ".weight") + p.vector(name + ".bias")
 
 
 def group_norm(y, eps):
-    """Normalise each head of y (H, N) on its own, with population variance."""
+    """Normalize each head of y (H, N) on its own, with population variance."""
     return (y - y.mean(axis=1, keepdims=True)) / np.sqrt(y.var(axis=1, keepdims=True) + eps)
 
 

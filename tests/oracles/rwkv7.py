@@ -11,7 +11,7 @@ Source: RWKV-7 paper (arXiv 2503.14456), section 4; RWKV-LM/RWKV-v7/rwkv_v7_nump
 import numpy as np
 
 LAYER_NORM_EPS = 1e-5
-# training normalises y / 8 with eps 1e-5, which is y with eps 1e-5 * 8^2
+# training normalizes y / 8 with eps 1e-5, which is y with eps 1e-5 * 8^2
 GROUP_NORM_EPS = 64e-5
 # training has w = exp(-exp(-softplus(-omega) - 1/2)), which is exp(-DECAY_SCALE sigmoid(omega))
 DECAY_SCALE = np.exp(-0.5)
@@ -106,13 +106,13 @@ def channel_mix(x, layer, p, ffn):
 
 
 def layer_norm(x, p, name):
-    """Normalise over all channels, with population variance."""
+    """Normalize over all channels, with population variance."""
     x = (x - x.mean()) / np.sqrt(x.var() + LAYER_NORM_EPS)
     return x * p.vector(name + ".weight") + p.vector(name + ".bias")
 
 
 def group_norm(y, eps):
-    """Normalise each head of y (H, N) on its own, with population variance."""
+    """Normalize each head of y (H, N) on its own, with population variance."""
     return (y - y.mean(axis=1, keepdims=True)) / np.sqrt(y.var(axis=1, keepdims=True) + eps)
 
 

@@ -34,7 +34,7 @@ def test_layers_lie_where_the_package_puts_them(checkpoint_paths):
             [
                 str(layer.device),
                 str(layer.dtype),
-                "torch.uint8" if layer.quantised else str(layer.dtype),
+                "torch.uint8" if layer.quantized else str(layer.dtype),
                 layer.streamed,
             ]
             for layer in layers

@@ -104,7 +104,7 @@ def test_directories_work_where_there_is_no_wkv(exported, models, tmp_path):
 
 def test_dtype_shards_layout_and_licence_can_be_chosen(checkpoint_paths, tmp_path):
     choices = Choices(
-        dtype="bf16", shard_size="500KB", licence="apache-2.0", layout="official", context=8192
+        dtype="bf16", shard_size="500KB", license="apache-2.0", layout="official", context=8192
     )
     done = export(checkpoint_paths["7"], tmp_path / "official", choices)
     assert done.proof.by_transformers is None
@@ -244,7 +244,7 @@ def test_a_dtype_can_be_chosen_in_the_usual_layout(checkpoint_paths, tmp_path, g
 
 
 def test_a_directory_keeps_its_facts_when_it_is_exported_again(demo, tmp_path):
-    first = export(demo.path, tmp_path / "first", Choices(licence="mit", context=999))
+    first = export(demo.path, tmp_path / "first", Choices(license="mit", context=999))
     second = export(first.path, tmp_path / "second")
     card = (second.path / "README.md").read_text()
     assert "license: mit" in card

@@ -33,12 +33,12 @@ def running(app):
 @pytest.fixture(scope="module")
 def serve():
     """Give a function to serve a model: `with serve(model, **settings) as (address, service)`."""
-    from wkv.serve.app import Room, create_app
+    from wkv.serve.app import Limits, create_app
     from wkv.serve.service import Settings
 
     @contextmanager
     def serving(model, room=None, **settings):
-        app = create_app(model, Settings("test", **settings), room or Room(cache_bytes=2**26))
+        app = create_app(model, Settings("test", **settings), room or Limits(cache_bytes=2**26))
         with running(app) as address:
             yield address, app.state.service
 

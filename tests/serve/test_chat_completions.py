@@ -144,16 +144,18 @@ def test_parts_of_a_message_are_joined(client):
 
 
 def test_thoughts_are_told_apart():
-    from wkv.batching import Piece
+    from wkv.batching import TextEvent
     from wkv.serve.parse_reply import Reply
 
-    for lead, text in (
+    for assistant_prefix, text in (
         (" <think", "> Hm\n\nhm </think>\nYes."),
         ("", " <think>Hm\n\nhm</think> Yes."),
     ):
         for cut in range(len(text)):
-            reply = Reply(lead)
-            deltas = reply.push(Piece(0, text[:cut], 1)) + reply.push(Piece(0, text[cut:], 2))
+            reply = Reply(assistant_prefix)
+            deltas = reply.push(TextEvent(0, text[:cut], 1)) + reply.push(
+                TextEvent(0, text[cut:], 2)
+            )
             deltas += reply.finish("stop")
             assert (reply.reasoning, reply.content) == ("Hm\n\nhm", "Yes.")
             assert "".join(delta.get("reasoning", "") for delta in deltas) == "Hm\n\nhm"

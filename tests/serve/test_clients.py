@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.serve.wire import ENDLESS, HELLO, is_idle, slow, until
-from wkv.serve.app import Room
+from wkv.serve.app import Limits
 
 openai = pytest.importorskip("openai")
 
@@ -167,7 +167,7 @@ def test_a_wrong_key_has_its_type(serve, demo):
 
 def test_who_is_refused_tries_again_and_is_answered(serve, demo, monkeypatch):
     slow(monkeypatch, demo, 0.01)
-    with serve(demo, Room(slots=1, queue=1, cache_bytes=2**24)) as (address, service):
+    with serve(demo, Limits(slots=1, queue=1, cache_bytes=2**24)) as (address, service):
         url = f"{address}/v1"
         fields = {"model": "test", "messages": HELLO, "max_tokens": 10}
 

@@ -1,4 +1,4 @@
-"""Completions over HTTP: texts and ids, several at once, echoed, with chances, streamed."""
+"""Completions over HTTP: texts and ids, several at once, echoed, with top_logprobs, streamed."""
 
 import pytest
 

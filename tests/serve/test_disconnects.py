@@ -50,14 +50,14 @@ def leave(served, path, body, arrived):
 @pytest.mark.parametrize("path", PATHS)
 def test_a_slot_is_free_soon_after_its_client_has_gone(served, service, path, streams):
     body = PATHS[path] | {"stream": streams}
-    took = leave(served, path, body, lambda: service.engine.load.writing == 1)
+    took = leave(served, path, body, lambda: service.engine.load.running == 1)
     assert took < SECONDS
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 def test_several_choices_and_prompts_are_given_up_together(served, service, streams):
     body = PATHS["/v1/completions"] | {"stream": streams, "prompt": ["a", "b"], "n": 3}
-    took = leave(served, "/v1/completions", body, lambda: service.engine.load.writing == 6)
+    took = leave(served, "/v1/completions", body, lambda: service.engine.load.running == 6)
     assert took < SECONDS
 
 
@@ -67,28 +67,28 @@ def test_who_goes_away_while_the_prompt_is_read_is_not_read_on(
 ):
     slow(monkeypatch, demo, 0.05)  # some 5 s in all
     body = ENDLESS | {"stream": streams, "messages": [{"role": "user", "content": LONG * 4}]}
-    took = leave(served, "/v1/chat/completions", body, lambda: service.engine.load.reading == 1)
+    took = leave(served, "/v1/chat/completions", body, lambda: service.engine.load.prefilling == 1)
     assert took < SECONDS
 
 
 def test_who_goes_away_while_a_state_is_made_is_not_read_on(served, service, demo, monkeypatch):
     slow(monkeypatch, demo, 0.05)
     body = {"prompt": LONG * 4}
-    assert leave(served, "/v1/states", body, lambda: service.engine.load.reading == 1) < SECONDS
+    assert leave(served, "/v1/states", body, lambda: service.engine.load.prefilling == 1) < SECONDS
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 def test_who_goes_away_in_the_queue_leaves_it(serve, demo, monkeypatch, streams):
-    from wkv.serve.app import Room
+    from wkv.serve.app import Limits
 
     slow(monkeypatch, demo, 0.01)
     with (
-        serve(demo, Room(slots=1, cache_bytes=2**24)) as (address, service),
+        serve(demo, Limits(slots=1, cache_bytes=2**24)) as (address, service),
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         alone = text_of(stream(client, **DRAWN))
         first = Background(stream, client, **DRAWN)
-        until(lambda: service.engine.load.writing == 1)
+        until(lambda: service.engine.load.running == 1)
         with Caller(address) as caller:
             caller.send("/v1/chat/completions", ENDLESS | {"stream": streams})
             until(lambda: service.engine.load.queued == 1)
@@ -102,12 +102,12 @@ def test_a_client_that_goes_away_changes_nobody_elses_text(
 ):
     alone = text_of(stream(client, **DRAWN))
     slow(monkeypatch, demo, 0.01)
-    neighbour = Background(stream, client, **DRAWN)
+    neighbor = Background(stream, client, **DRAWN)
     for streams in (True, False):
         with Caller(served[0]) as caller:
             caller.send("/v1/chat/completions", ENDLESS | {"stream": streams})
-            until(lambda: service.engine.load.writing >= 2)
-    assert text_of(neighbour.result()) == alone
+            until(lambda: service.engine.load.running >= 2)
+    assert text_of(neighbor.result()) == alone
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
@@ -119,9 +119,9 @@ def test_who_waits_for_the_same_beginning_gets_it_when_its_reader_goes_away(
     slow(monkeypatch, demo, 0.1)
     with Caller(served[0]) as caller:
         caller.send("/v1/chat/completions", body | {"stream": streams})
-        until(lambda: service.engine.load.reading == 1)
+        until(lambda: service.engine.load.prefilling == 1)
         waiting = [Background(client.post, "/v1/chat/completions", json=body) for _ in range(3)]
-        until(lambda: service.engine.load.reading == 4)
+        until(lambda: service.engine.load.prefilling == 4)
     answers = [one.result().json() for one in waiting]
     service.engine.scheduler.cache.clear()
     alone = client.post("/v1/chat/completions", json=body).json()
@@ -166,12 +166,12 @@ def test_an_embedding_that_nobody_waits_for_fails_nobody_else(
         return hidden(*args)
 
     monkeypatch.setattr(demo, "hidden", slowly)
-    neighbour = Background(stream, client, **DRAWN)
-    until(lambda: service.engine.load.writing == 1)
+    neighbor = Background(stream, client, **DRAWN)
+    until(lambda: service.engine.load.running == 1)
     with Caller(served[0]) as caller:
         caller.send("/v1/embeddings", {"input": "Hello"})
         until(lambda: begun)
-    chunks = neighbour.result()
+    chunks = neighbor.result()
     assert not [chunk for chunk in chunks if "error" in chunk]
     assert text_of(chunks) == alone
 

@@ -53,8 +53,8 @@ def test_no_numbers_in_one_slot_fail_it_alone(fresh, demo, monkeypatch, streams,
     alone = text_of(stream(client, **long))
     service.engine.scheduler.cache.clear()
     slow(monkeypatch, demo, 0.05)
-    neighbour = Background(stream, client, **long)
-    until(lambda: service.engine.load.writing == 1)
+    neighbor = Background(stream, client, **long)
+    until(lambda: service.engine.load.running == 1)
     two = {"when": lambda wide: wide.shape == (2, 1), "after": 3}
     spoil(monkeypatch, demo, [1], value=value, **two)
     body = DRAWN | {"messages": OTHER, "temperature": 1}
@@ -66,7 +66,7 @@ def test_no_numbers_in_one_slot_fail_it_alone(fresh, demo, monkeypatch, streams,
         answer = client.post(CHAT, json=body)
         assert answer.status_code == 500, answer.text
         assert answer.json()["error"]["type"] == "server_error"
-    assert text_of(neighbour.result()) == alone
+    assert text_of(neighbor.result()) == alone
     until(lambda: is_idle(service))
     monkeypatch.undo()
     for kept in service.engine.scheduler.cache._nodes.values():
@@ -117,7 +117,7 @@ def test_a_model_that_raises_ends_each_stream_with_an_error(fresh, demo, monkeyp
     client, service = fresh
     slow(monkeypatch, demo, 0.02)
     streams = [Background(stream, client, **DRAWN | {"seed": seed}) for seed in range(3)]
-    until(lambda: service.engine.load.writing == 3)
+    until(lambda: service.engine.load.running == 3)
     fail_once(monkeypatch, demo, "forward", RuntimeError("boom"))
     for one in streams:
         chunks = one.result(20)
@@ -137,7 +137,7 @@ def test_a_cache_that_raises_leaves_nobody_waiting(fresh, monkeypatch, where):
 
 def test_a_writer_that_cannot_begin_leaves_nobody_waiting(fresh, monkeypatch):
     client, service = fresh
-    fail_once(monkeypatch, service.engine.scheduler._rows, "add", RuntimeError("damaged"))
+    fail_once(monkeypatch, service.engine.scheduler._decode, "add", RuntimeError("damaged"))
     answer = Background(client.post, CHAT, json=DRAWN).result(20)
     assert answer.status_code == 500
     assert client.post(CHAT, json=DRAWN).status_code == 200
@@ -147,13 +147,13 @@ def test_an_embedding_that_fails_is_told_and_fails_nobody_else(fresh, demo, monk
     client, service = fresh
     alone = text_of(stream(client, **DRAWN))
     slow(monkeypatch, demo, 0.01)
-    neighbour = Background(stream, client, **DRAWN)
-    until(lambda: service.engine.load.writing == 1)
+    neighbor = Background(stream, client, **DRAWN)
+    until(lambda: service.engine.load.running == 1)
     fail_once(monkeypatch, demo, "hidden", RuntimeError("boom"))
     answer = client.post("/v1/embeddings", json={"input": "Hello"})
     assert answer.status_code == 500
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    assert text_of(neighbour.result()) == alone
+    assert text_of(neighbor.result()) == alone
 
 
 def test_a_disk_that_is_full_is_told(fresh, monkeypatch):

@@ -19,7 +19,7 @@ from wkv.constraints.grammar import Grammars, inline_json
 from wkv.constraints.schema_limits import MOST_BYTES, MOST_CHOICES
 from wkv.errors import BusyError, InputError, MissingExtraError
 from wkv.inference.sampling import Sampling
-from wkv.inference.sequence import Writer
+from wkv.inference.sequence import RunningSequence
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 from wkv.tokenizers.world import WorldTokenizer
 
@@ -161,12 +161,14 @@ def _parts(value, schema, root):
     return True
 
 
-def write(grammars, tokenizer, vocab_size, adjust, seed, max_tokens=600):
+def write(grammars, tokenizer, vocab_size, logits_processor, seed, max_tokens=600):
     """Let a model without a clue write: every token is as likely as any other."""
     random = torch.Generator().manual_seed(seed)
-    writer = Writer(tokenizer, Sampling(temperature=0), max_tokens, grammars.stops, adjust)
+    writer = RunningSequence(
+        tokenizer, Sampling(temperature=0), max_tokens, grammars.stops, logits_processor
+    )
     while writer.finish_reason is None:
-        writer.advance(torch.randn(vocab_size, generator=random))
+        writer.sample(torch.randn(vocab_size, generator=random))
     return writer
 
 
@@ -195,7 +197,7 @@ def setting(request):
 def test_any_text_fits_the_schema(setting, name):
     grammar = setting[0].json_schema(SCHEMAS[name])
     for seed in range(3):
-        writer = write(*setting, grammar.adjust(), seed)
+        writer = write(*setting, grammar.logits_processor(), seed)
         raw = setting[1].decode_bytes(writer.token_ids)
         assert raw.decode("utf-8").removesuffix("\x03") == writer.text
         assert writer.finish_reason == "stop", writer.text
@@ -222,7 +224,7 @@ def test_a_json_object_is_one(setting):
     grammar = setting[0].json_object()
     done = 0
     for seed in range(8):
-        writer = write(*setting, grammar.adjust(), seed, 400)
+        writer = write(*setting, grammar.logits_processor(), seed, 400)
         assert writer.text.startswith("{")
         assert "\n" not in writer.text
         if writer.finish_reason == "stop":
@@ -232,28 +234,31 @@ def test_a_json_object_is_one(setting):
 
 
 def test_no_more_than_one_blank_and_only_between_parts(plain):
-    adjust = plain[0].json_schema(SCHEMAS["list"]).adjust()
+    logits_processor = plain[0].json_schema(SCHEMAS["list"]).logits_processor()
     for text, allowed in (("[1, ", "2-"), ("[1,", " 2-"), ("[", "2-")):
-        logits = adjust(torch.zeros(256), list(text.encode()))
-        adjust = plain[0].json_schema(SCHEMAS["list"]).adjust()
+        logits = logits_processor(torch.zeros(256), list(text.encode()))
+        logits_processor = plain[0].json_schema(SCHEMAS["list"]).logits_processor()
         assert all(logits[ord(character)] == 0 for character in allowed)
         assert logits[ord(" ")] == (0 if " " in allowed else -torch.inf)
 
 
 def test_at_the_end_only_the_end_can_be_drawn(setting):
     grammars, tokenizer, vocab_size = setting
-    adjust = grammars.json_schema({"const": [1]}).adjust()
+    logits_processor = grammars.json_schema({"const": [1]}).logits_processor()
     end = 3 if tokenizer.end_of_text is None else tokenizer.end_of_text
     given = torch.zeros(vocab_size)
-    logits = adjust(given, tokenizer.encode("[1]"))
+    logits = logits_processor(given, tokenizer.encode("[1]"))
     assert (logits == 0).nonzero().flatten().tolist() == [end]
     assert bool((given == 0).all())
 
 
 def test_ids_that_stand_for_no_text_are_never_allowed(demo):
     grammars = Grammars(demo.tokenizer, 2100)
-    for adjust in (grammars.json_object().adjust(), grammars.lark("start: /(?s:.*)/").adjust()):
-        logits = adjust(torch.zeros(2100), [])
+    for logits_processor in (
+        grammars.json_object().logits_processor(),
+        grammars.lark("start: /(?s:.*)/").logits_processor(),
+    ):
+        logits = logits_processor(torch.zeros(2100), [])
         assert bool((logits[2048:] == -torch.inf).all())
         assert bool((logits[1:2048] == 0).any())
 
@@ -261,7 +266,7 @@ def test_ids_that_stand_for_no_text_are_never_allowed(demo):
 def test_two_rows_do_not_share_a_matcher(small):
     grammars, tokenizer, vocab_size = small
     grammar = grammars.json_schema(SCHEMAS["person"])
-    one, two = grammar.adjust(), grammar.adjust()
+    one, two = grammar.logits_processor(), grammar.logits_processor()
     ids = tokenizer.encode('{"name": "x')
     first = two(torch.zeros(vocab_size), [])
     for count in range(len(ids) + 1):
@@ -272,27 +277,27 @@ def test_two_rows_do_not_share_a_matcher(small):
 
 
 def test_logits_keep_their_dtype(small):
-    adjust = small[0].json_object().adjust()
+    logits_processor = small[0].json_object().logits_processor()
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        assert adjust(torch.zeros(small[2], dtype=dtype), []).dtype == dtype
+        assert logits_processor(torch.zeros(small[2], dtype=dtype), []).dtype == dtype
 
 
 def test_a_text_that_left_the_grammar_and_a_wrong_size_are_told(small):
     grammars, tokenizer, vocab_size = small
     with pytest.raises(InputError, match="left the grammar"):
-        grammars.json_object().adjust()(torch.zeros(vocab_size), tokenizer.encode("You"))
+        grammars.json_object().logits_processor()(torch.zeros(vocab_size), tokenizer.encode("You"))
     with pytest.raises(InputError, match="shape"):
-        grammars.json_object().adjust()(torch.zeros(vocab_size - 1), [])
+        grammars.json_object().logits_processor()(torch.zeros(vocab_size - 1), [])
 
 
 def test_the_built_in_model_writes_valid_json(demo, small):
     for seed in range(3):
-        adjust = small[0].json_schema(SCHEMAS["person"]).adjust()
+        logits_processor = small[0].json_schema(SCHEMAS["person"]).logits_processor()
         stream = wkv.stream(
             demo,
             "User: Who are you?\n\nAssistant:",
             sampling=Sampling(seed=seed),
-            adjust=adjust,
+            logits_processor=logits_processor,
         )
         text = "".join(stream)
         assert stream.result.finish_reason == "stop"
@@ -308,7 +313,9 @@ def test_a_tokenizer_that_cannot_end_a_text_is_refused():
 
 def test_a_vocabulary_without_the_bytes_of_json_is_an_input_error():
     with pytest.raises(InputError):
-        Grammars(WorldTokenizer({1: b"a", 2: b"b"}), 3).json_object().adjust()(torch.zeros(3), [])
+        Grammars(WorldTokenizer({1: b"a", 2: b"b"}), 3).json_object().logits_processor()(
+            torch.zeros(3), []
+        )
 
 
 def deep(levels):
@@ -366,7 +373,7 @@ BOMBS = {
     "bad type": {"type": "strin"},
     "number as type": {"type": 5},
     "list as properties": {"type": "object", "properties": [1]},
-    "format": {"type": "string", "format": "colour"},
+    "format": {"type": "string", "format": "color"},
     "huge number": {"const": 10**400},
     "far range": {"type": "number", "minimum": 1e-300, "maximum": 1e300},
     "nan": {"const": float("nan")},
@@ -411,7 +418,7 @@ values = st.recursive(
 @given(values)
 def test_anything_gives_a_grammar_or_an_input_error(small, schema):
     with contextlib.suppress(InputError):
-        write(*small, small[0].json_schema(schema).adjust(), 0, 20)
+        write(*small, small[0].json_schema(schema).logits_processor(), 0, 20)
 
 
 def test_messages_say_what_is_wrong(small):
@@ -430,7 +437,7 @@ def test_messages_say_what_is_wrong(small):
 
 def test_lenient_ignores_what_cannot_be_followed(small):
     schema = {"type": "array", "uniqueItems": True, "items": SMALL, "maxItems": 2}
-    writer = write(*small, small[0].json_schema(schema, lenient=True).adjust(), 0)
+    writer = write(*small, small[0].json_schema(schema, lenient=True).logits_processor(), 0)
     assert isinstance(json.loads(writer.text), list)
 
 
@@ -444,7 +451,7 @@ def test_costly_schemas_that_are_allowed_stay_cheap_while_they_are_followed(smal
     ):
         begun = time.perf_counter()
         with contextlib.suppress(InputError):  # its limits may be reached, which is told
-            write(*small, small[0].json_schema(schema).adjust(), 0, 50)
+            write(*small, small[0].json_schema(schema).logits_processor(), 0, 50)
         assert time.perf_counter() - begun < 5
 
 
@@ -529,7 +536,7 @@ def test_a_grammar_of_ones_own(plain):
     source = f'start: "say " (number | word)\nnumber: {inline_json(SMALL)}\nword: "é" | "no"'
     grammar = plain[0].lark(source)
     for seed in range(5):
-        text = write(*plain, grammar.adjust(), seed).text
+        text = write(*plain, grammar.logits_processor(), seed).text
         assert re.fullmatch(r"say (-?\d+|é|no)", text)
     with pytest.raises(InputError, match="bytes"):
         plain[0].lark("start: " + "x" * 200_000)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.serve.wire import ENDLESS, HELLO, Caller, is_idle, stream, until
-from wkv.serve.app import Room
+from wkv.serve.app import Limits
 
 CHAT = "/v1/chat/completions"
 LINE = re.compile(r"(# (TYPE|HELP) wkv_[a-z_]+ .*|wkv_[a-z_]+ [0-9.e+-]+)")
@@ -22,7 +22,7 @@ def counted(client):
 def fresh(serve, demo):
     """Give a client and a service of which nobody has asked anything."""
     with (
-        serve(demo, Room(slots=2, queue=1, cache_bytes=2**24)) as (address, service),
+        serve(demo, Limits(slots=2, queue=1, cache_bytes=2**24)) as (address, service),
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         yield client, service
@@ -82,7 +82,7 @@ def test_what_goes_on_and_what_is_refused_is_counted(fresh):
     address = str(client.base_url)
     with Caller(address) as one, Caller(address) as two:
         one.send(CHAT, ENDLESS | {"n": 2})
-        until(lambda: service.engine.load.writing == 2)
+        until(lambda: service.engine.load.running == 2)
         two.send(CHAT, ENDLESS)
         until(lambda: service.engine.load.queued == 1)
         assert client.post(CHAT, json={"messages": HELLO}).status_code == 429

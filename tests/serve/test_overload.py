@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.serve.wire import HELLO, Background, is_idle, slow, stream, until
-from wkv.serve.app import Room
+from wkv.serve.app import Limits
 
 CHAT = "/v1/chat/completions"
 SLOTS = 4
@@ -22,7 +22,7 @@ def crowded(serve, demo, monkeypatch):
     slow(monkeypatch, demo, 0.02)
     limits = httpx.Limits(max_connections=100)
     with (
-        serve(demo, Room(slots=SLOTS, queue=4, cache_bytes=2**22)) as (address, service),
+        serve(demo, Limits(slots=SLOTS, queue=4, cache_bytes=2**22)) as (address, service),
         httpx.Client(base_url=address, timeout=60, limits=limits) as client,
     ):
         yield client, service
@@ -64,7 +64,7 @@ def test_who_is_refused_hears_it_at_once(crowded):
     client, service = crowded
     fill = BODY | {"max_tokens": 100, "ignore_eos": True, "n": SLOTS}
     one = Background(client.post, CHAT, json=fill)
-    until(lambda: service.engine.load.writing == SLOTS)
+    until(lambda: service.engine.load.running == SLOTS)
     waiting = [Background(client.post, CHAT, json=BODY) for _ in range(4)]
     until(lambda: service.engine.load.queued == 4)
     times = []
@@ -82,7 +82,7 @@ def test_who_is_refused_hears_it_at_once(crowded):
 def test_many_prompts_at_once_are_answered_by_few_slots(serve, demo):
     prompts = [f"{number}" for number in range(60)]
     with (
-        serve(demo, Room(slots=2, queue=4, cache_bytes=2**22)) as (address, service),
+        serve(demo, Limits(slots=2, queue=4, cache_bytes=2**22)) as (address, service),
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         body = {"max_tokens": 3, "temperature": 0}
@@ -101,7 +101,7 @@ def test_many_prompts_at_once_are_answered_by_few_slots(serve, demo):
 
 def test_a_server_without_a_queue_serves_who_comes_first(serve, demo):
     with (
-        serve(demo, Room(slots=1, queue=0, cache_bytes=2**22)) as (address, _),
+        serve(demo, Limits(slots=1, queue=0, cache_bytes=2**22)) as (address, _),
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         assert client.post(CHAT, json=BODY).status_code == 200
@@ -110,7 +110,7 @@ def test_a_server_without_a_queue_serves_who_comes_first(serve, demo):
 def test_a_cache_without_room_changes_no_answer(serve, demo, client):
     want = client.post(CHAT, json=BODY).json()["choices"]
     with (
-        serve(demo, Room(cache_bytes=0)) as (address, service),
+        serve(demo, Limits(cache_bytes=0)) as (address, service),
         httpx.Client(base_url=address, timeout=60) as other,
     ):
         for _ in range(2):
@@ -150,14 +150,14 @@ def test_a_list_of_prompts_ends_when_the_server_does(serve, demo, monkeypatch, s
     slow(monkeypatch, demo, 0.01)
     body = {"prompt": ["a"] * 60, "max_tokens": 10, "ignore_eos": True}
     with (
-        serve(demo, Room(slots=2, queue=4, cache_bytes=2**24)) as (address, service),
+        serve(demo, Limits(slots=2, queue=4, cache_bytes=2**24)) as (address, service),
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         if streams:
             one = Background(stream, client, "/v1/completions", **body)
         else:
             one = Background(client.post, "/v1/completions", json=body)
-        until(lambda: service.engine.load.writing == 2)
+        until(lambda: service.engine.load.running == 2)
         service.engine.is_closing = True
         told = one.result(15)
         if streams:

@@ -796,21 +796,21 @@ def test_every_language_has_every_text(visit):
 
 
 CONTRAST = """() => {
-    const parse = (colour) => {
+    const parse = (color) => {
         const canvas = document.createElement("canvas").getContext("2d");
-        canvas.fillStyle = colour;
+        canvas.fillStyle = color;
         canvas.fillRect(0, 0, 1, 1);
         return [...canvas.getImageData(0, 0, 1, 1).data];
     };
-    const light = (colour) => {
+    const light = (color) => {
         const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-        const [r, g, b] = colour.map((c) => linear(c / 255));
+        const [r, g, b] = color.map((c) => linear(c / 255));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
     const behind = (node) => {
         for (; node; node = node.parentElement) {
-            const colour = parse(getComputedStyle(node).backgroundColor);
-            if (colour[3] === 255) return colour;
+            const color = parse(getComputedStyle(node).backgroundColor);
+            if (color[3] === 255) return color;
         }
     };
     const poor = [];

@@ -2,13 +2,13 @@
 
 import pytest
 
-from wkv.batching import Piece
+from wkv.batching import TextEvent
 from wkv.prompting.template import Template
 from wkv.serve.key_value_store import Notes
 from wkv.serve.parse_reply import Reply
 from wkv.serve.render import Message, Prompts, Start
 from wkv.serve.reply_memory import Replies
-from wkv.serve.response_format import Form
+from wkv.serve.response_format import ReplyFormat
 
 ASK = Message("user", "How much is 2 + 2?")
 START = Start("somebody")
@@ -19,12 +19,12 @@ def prompts(demo):
     return Prompts(demo, Template(), Replies(Notes(), demo.identity))
 
 
-def say(prompts, demo, drawn, told=None, lead="", form=None, messages=(ASK,)):
+def say(prompts, demo, drawn, told=None, assistant_prefix="", form=None, messages=(ASK,)):
     """Let a reply of drawn text be made, of which `told` were given out; as the server does."""
-    prompt = prompts.reply_to(messages, START, lead=lead)
-    reply = Reply(lead, form=form or Form())
+    prompt = prompts.reply_to(messages, START, assistant_prefix=assistant_prefix)
+    reply = Reply(assistant_prefix, form=form or ReplyFormat())
     ids = demo.tokenizer.encode(drawn)
-    reply.push(Piece(0, drawn if told is None else told, ids[0]))
+    reply.push(TextEvent(0, drawn if told is None else told, ids[0]))
     reply.token_ids[:] = ids
     reply.finish("stop")
     if reply.is_whole:
@@ -59,7 +59,9 @@ def test_newlines_at_the_end_of_a_reply_are_read_once(prompts, demo):
 
 def test_thoughts_that_hold_the_answer_are_no_part_of_it(prompts, demo):
     drawn = "> 2 + 2 is 4, so 4. </think>\n4\n\nUser:"
-    reply, _ = say(prompts, demo, drawn, drawn.removesuffix("\n\nUser:"), lead=" <think")
+    reply, _ = say(
+        prompts, demo, drawn, drawn.removesuffix("\n\nUser:"), assistant_prefix=" <think"
+    )
     assert (reply.reasoning, reply.content) == ("2 + 2 is 4, so 4.", "4")
     read = text(prompts, demo, after(reply))
     assert read.count("User:") == 2
@@ -76,7 +78,7 @@ def test_what_stands_behind_a_stop_string_is_forgotten(prompts, demo):
 
 
 def test_calls_that_were_not_told_are_forgotten(prompts, demo):
-    form = Form(names=("f",))
+    form = ReplyFormat(names=("f",))
     drawn = '{"name": "f", "arguments": {"x":1}}\nSo: {"name": "f", "arguments": {"x":2}}'
     reply, _ = say(prompts, demo, drawn, form=form)
     assert len(reply.calls) == 1

@@ -309,8 +309,8 @@ def test_a_state_that_was_made_up_harms_nobody_else(client, served, demo, monkey
     drawn = {"messages": HELLO, "seed": 7, "temperature": 1.5, "top_p": 1, "max_tokens": 150}
     alone = text_of(stream(client, **drawn))
     slow(monkeypatch, demo, 0.01)
-    neighbour = Background(stream, client, **drawn)
-    until(lambda: served[1].engine.load.writing == 1)
+    neighbor = Background(stream, client, **drawn)
+    until(lambda: served[1].engine.load.running == 1)
     for number, file in enumerate(forged):
         answer = upload(client, file)
         assert answer.status_code in (201, 400), (number, answer.text)
@@ -327,7 +327,7 @@ def test_a_state_that_was_made_up_harms_nobody_else(client, served, demo, monkey
             told = client.post(path, json=body | limit | {"state": state})
             assert told.status_code in (200, 201, 400, 500), (number, told.text)
             assert told.json()
-    chunks = neighbour.result()
+    chunks = neighbor.result()
     assert not [chunk for chunk in chunks if "error" in chunk]
     assert text_of(chunks) == alone
     monkeypatch.undo()
@@ -349,10 +349,10 @@ def test_a_file_that_was_damaged_on_the_disk_is_told(client, served):
 
 
 def test_a_tenant_has_so_much_room_and_no_more(serve, demo):
-    from wkv.serve.app import Room
+    from wkv.serve.app import Limits
 
     with (
-        serve(demo, Room(cache_bytes=2**24, disk_bytes=10**6)) as (address, _),
+        serve(demo, Limits(cache_bytes=2**24, disk_bytes=10**6)) as (address, _),
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         kept = [make(client, prompt=f"text {number}")["id"] for number in range(3)]

@@ -22,7 +22,7 @@ from wkv.prompting.tool_calls import (
     new_call_id,
 )
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
-from wkv.prompting.tools import call_lead, call_text, result_text, tools_system
+from wkv.prompting.tools import call_prefix, call_text, result_text, tools_system
 from wkv.serve.tool_requests import calls_of, tools_of
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 
@@ -124,8 +124,8 @@ def test_the_turns_are_those_the_models_know():
         "Return only a JSON function call, or a JSON list of them, or answer in words if no tool "
         "helps."
     )
-    assert call_lead(ToolChoice("required")) == " ```json"
-    assert call_lead(ToolChoice("auto")) == ""
+    assert call_prefix(ToolChoice("required")) == " ```json"
+    assert call_prefix(ToolChoice("auto")) == ""
     assert result_text('{"temperature":\n\n 3}\n') == 'Function output:\n{"temperature":\n 3}'
     assert result_text(" ") == "Function output:\nnull"
     one = Call("weather", '{"city":  "Paris"}')
@@ -175,9 +175,9 @@ def test_calls_of_a_message():
             calls_of(wrong)
 
 
-def read(pieces, lead=""):
+def read(pieces, assistant_prefix=""):
     """Text and calls of a reply, in order, neighbouring text joined."""
-    parser = ToolCallParser(NAMES, lead=lead, new_id=lambda: "id")
+    parser = ToolCallParser(NAMES, assistant_prefix=assistant_prefix, new_id=lambda: "id")
     events = [event for piece in pieces for event in parser.push(piece)] + parser.flush()
     found = []
     for event in events:
@@ -339,9 +339,9 @@ def test_text_does_not_wait():
 
 
 def test_the_lead_belongs_to_the_reply():
-    lead = call_lead(ToolChoice("required"))
-    assert read(["\n", CALL, "\n```"], lead) == [WANTED]
-    assert read(["\nno"], lead) == [" ```json\nno"]
+    assistant_prefix = call_prefix(ToolChoice("required"))
+    assert read(["\n", CALL, "\n```"], assistant_prefix) == [WANTED]
+    assert read(["\nno"], assistant_prefix) == [" ```json\nno"]
 
 
 def test_reading_takes_time_in_proportion():
@@ -397,18 +397,20 @@ def test_the_built_in_model_calls_when_it_must(demo, grammars, choice, parallel)
     }
     tools = tools_of([entry(parameters=parameters), entry("stop")])
     grammar = calls_grammar(grammars, tools, choice, parallel=parallel)
-    prompt = f"System: {tools_system(tools)}\n\nUser: Is it cold?\n\nAssistant:{call_lead(choice)}"
+    prompt = (
+        f"System: {tools_system(tools)}\n\nUser: Is it cold?\n\nAssistant:{call_prefix(choice)}"
+    )
     for seed in range(3):
         stream = wkv.stream(
             demo,
             prompt,
             sampling=Sampling(seed=seed, temperature=2, top_p=1),
             max_tokens=1000,
-            adjust=grammar.adjust(),
+            logits_processor=grammar.logits_processor(),
         )
         pieces = list(stream)
         assert stream.result.finish_reason == "stop"
-        found = read(pieces, call_lead(choice))
+        found = read(pieces, call_prefix(choice))
         assert 1 <= len(found) <= (8 if parallel else 1)
         for name, arguments in found:
             values = json.loads(arguments)
@@ -417,7 +419,7 @@ def test_the_built_in_model_calls_when_it_must(demo, grammars, choice, parallel)
             assert name == "stop" or len(values["city"]) <= 8
         if not stream.result.text.startswith("\n["):
             written = call_text([Call(*call) for call in found])
-            assert f"{call_lead(choice)}{stream.result.text}" == f" {written}"
+            assert f"{call_prefix(choice)}{stream.result.text}" == f" {written}"
 
 
 def test_a_free_reply_has_no_grammar(grammars):
@@ -445,8 +447,8 @@ def test_many_tools_and_references_of_their_own(grammars):
     ]
     tools = tools_of([entry(f"tool-{i}", parameters=p) for i, p in enumerate(parameters)])
     plain = Grammars(BytesTokenizer(), 256)
-    adjust = calls_grammar(plain, tools, ToolChoice("required")).adjust()
+    logits_processor = calls_grammar(plain, tools, ToolChoice("required")).logits_processor()
     text = b'\n{"name": "tool-77", "arguments": {"a": 77}}\n```'
     for count in range(len(text)):
-        assert adjust(torch.zeros(256), list(text[:count]))[text[count]] == 0
-    assert adjust(torch.zeros(256), list(text)).argmax() == 3
+        assert logits_processor(torch.zeros(256), list(text[:count]))[text[count]] == 0
+    assert logits_processor(torch.zeros(256), list(text)).argmax() == 3

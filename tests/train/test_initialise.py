@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wkv.models.rwkv7 import RWKV7
-from wkv.train.initialize import initialise, new_config
+from wkv.train.initialize import initialize, new_config
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def model():
     model = RWKV7(new_config(vocab_size=300, n_layer=3, n_embd=128))
     for parameter in model.parameters():
         parameter.data.fill_(math.nan)
-    initialise(model, seed=1)
+    initialize(model, seed=1)
     return model
 
 
@@ -25,7 +25,7 @@ def test_every_tensor_gets_a_value(model):
 
 def test_same_seed_gives_same_weights(model):
     other = RWKV7(model.config)
-    initialise(other, seed=1)
+    initialize(other, seed=1)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0)
 

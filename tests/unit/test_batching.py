@@ -12,14 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.batching import (
-    Begun,
-    Ended,
-    Failed,
-    Piece,
+    ChoiceDone,
+    PrefillDone,
     Request,
+    RequestFailed,
     Scheduler,
     StateCache,
     StateFolder,
+    TextEvent,
 )
 from wkv.batching.radix_tree import Tree
 from wkv.errors import BusyError, InputError
@@ -47,25 +47,27 @@ class Heard:
 
     @property
     def cached(self):
-        return next(event.cached for event in self.events if isinstance(event, Begun))
+        return next(event.cached for event in self.events if isinstance(event, PrefillDone))
 
     def ids(self, choice=0):
-        return [e.token for e in self.events if isinstance(e, Piece) and e.choice == choice]
+        return [e.token for e in self.events if isinstance(e, TextEvent) and e.choice == choice]
 
     @property
     def ended(self):
-        return [event for event in self.events if isinstance(event, Ended)]
+        return [event for event in self.events if isinstance(event, ChoiceDone)]
 
     @property
     def error(self):
-        return next((event.error for event in self.events if isinstance(event, Failed)), None)
+        return next(
+            (event.error for event in self.events if isinstance(event, RequestFailed)), None
+        )
 
 
 def ask(scheduler, text, **fields):
     heard = Heard()
     settings = {"sampling": FREE, "max_tokens": 12} | fields
     ids = tuple(text.encode()) if isinstance(text, str) else tuple(text)
-    heard.ticket = scheduler.submit(Request(ids=ids, **settings), heard.events.append)
+    heard.handle = scheduler.submit(Request(ids=ids, **settings), heard.events.append)
     return heard
 
 
@@ -92,8 +94,8 @@ def test_a_request_says_what_generate_says(small):
     heard = alone(small, "Once upon", sampling=sampling, max_tokens=30)
     done = wkv.generate(small, "Once upon", sampling=sampling, max_tokens=30)
     assert heard.ids() == done.token_ids
-    assert "".join(e.text for e in heard.events if isinstance(e, Piece)) == done.text
-    assert [e.reason for e in heard.ended] == [done.finish_reason]
+    assert "".join(e.text for e in heard.events if isinstance(e, TextEvent)) == done.text
+    assert [e.finish_reason for e in heard.ended] == [done.finish_reason]
 
 
 @given(st.data())
@@ -102,7 +104,9 @@ def test_company_changes_nothing(small, data):
         st.lists(st.text("abc ", min_size=1, max_size=200), min_size=1, max_size=8), "texts"
     )
     pauses = data.draw(st.lists(st.integers(0, 4), min_size=len(texts), max_size=len(texts)))
-    scheduler = make(small, slots=data.draw(st.integers(1, 4)), piece=data.draw(st.integers(1, 40)))
+    scheduler = make(
+        small, slots=data.draw(st.integers(1, 4)), prefill_chunk=data.draw(st.integers(1, 40))
+    )
     together = []
     for number, (text, pause) in enumerate(zip(texts, pauses, strict=True)):
         together.append(ask(scheduler, text, sampling=Sampling(top_p=1, seed=number)))
@@ -118,7 +122,7 @@ def test_company_changes_nothing(small, data):
 def test_every_generation_is_served(checkpoint_paths, generation, engine):
     model = wkv.load(checkpoint_paths[generation], "cpu fp32", tokenizer="bytes", engine=engine)
     sampling = Sampling(top_p=0.5, seed=4, banned=tuple(range(256, 300)))
-    scheduler = make(model, piece=8)
+    scheduler = make(model, prefill_chunk=8)
     texts = ["a", "some text", "some text that is longer than the others are"]
     together = [ask(scheduler, text, sampling=sampling) for text in texts]
     finish(scheduler)
@@ -170,7 +174,7 @@ def test_a_common_beginning_is_kept_on_second_sight(small):
 
 
 def test_a_prefix_is_read_once_by_those_who_come_together(small):
-    scheduler = make(small, piece=16)
+    scheduler = make(small, prefill_chunk=16)
     read = []
     forward = small.forward
 
@@ -191,13 +195,13 @@ def test_a_prefix_is_read_once_by_those_who_come_together(small):
 
 @pytest.mark.parametrize("when", range(0, 40, 3))
 def test_who_waits_for_a_prefix_survives_the_one_who_reads_it(small, when):
-    scheduler = make(small, piece=16)
+    scheduler = make(small, prefill_chunk=16)
     busy = ask(scheduler, "zz", max_tokens=100)  # keeps the pieces small
     first = ask(scheduler, "p" * 400 + "a")
     second = ask(scheduler, "p" * 400 + "b")
     for _ in range(when):
         scheduler.step()
-    first.ticket.cancel()
+    first.handle.cancel()
     finish(scheduler)
     assert second.ids() == alone(small, "p" * 400 + "b").ids()
     assert busy.ids() == alone(small, "zz", max_tokens=100).ids()
@@ -215,7 +219,7 @@ def _fields(sampling):
 
 
 def test_a_long_prompt_does_not_stall_others(small):
-    scheduler = make(small, piece=16)
+    scheduler = make(small, prefill_chunk=16)
     talking = ask(scheduler, "hi", max_tokens=1000)
     scheduler.step()
     ask(scheduler, "x" * 5000)
@@ -246,10 +250,10 @@ def test_cancelling_frees_the_slot_and_disturbs_nobody(small):
     scheduler = make(small, slots=2)
     gone, stays = ask(scheduler, "gone", max_tokens=1000), ask(scheduler, "stays")
     scheduler.step()
-    gone.ticket.cancel()
+    gone.handle.cancel()
     scheduler.step()
     heard = len(gone.events)
-    assert scheduler.load.writing == 1
+    assert scheduler.load.running == 1
     finish(scheduler)
     assert len(gone.events) == heard
     assert stays.ids() == alone(small, "stays").ids()
@@ -258,27 +262,27 @@ def test_cancelling_frees_the_slot_and_disturbs_nobody(small):
 def test_a_reader_who_is_behind_is_set_aside_and_taken_back(small):
     scheduler = make(small)
     slow, fast = ask(scheduler, "slow", max_tokens=300), ask(scheduler, "fast", max_tokens=400)
-    slow.ticket.taken()
+    slow.handle.acknowledge()
     for heard in iter(lambda: scheduler.step() and not fast.ended, False):
         assert heard
-        while fast.ticket.is_behind:
-            fast.ticket.taken()
+        while fast.handle.is_behind:
+            fast.handle.acknowledge()
     assert not slow.ended
     assert len(slow.events) < 300
     while not slow.ended:
-        slow.ticket.taken()
+        slow.handle.acknowledge()
         scheduler.step()
     assert slow.ids() == alone_read(small, "slow", 300)
 
 
 def test_a_reader_who_never_comes_back_is_given_up(small):
-    scheduler = make(small, patience=0.05)
+    scheduler = make(small, reader_timeout=0.05)
     slow = ask(scheduler, "slow", max_tokens=1000)
     finish(scheduler)
-    assert scheduler.load.writing == 1
+    assert scheduler.load.running == 1
     time.sleep(0.06)
     finish(scheduler)
-    assert scheduler.load.writing == 0
+    assert scheduler.load.running == 0
     assert "read" in str(slow.error)
 
 
@@ -286,8 +290,8 @@ def alone_read(model, text, count):
     scheduler = make(model)
     heard = ask(scheduler, text, max_tokens=count)
     while scheduler.step():
-        while heard.ticket.is_behind:
-            heard.ticket.taken()
+        while heard.handle.is_behind:
+            heard.handle.acknowledge()
     return heard.ids()
 
 
@@ -295,8 +299,9 @@ def test_numbers_that_are_none_fail_one_request_only(small):
     scheduler = make(small)
     bad, good = ask(scheduler, "bad", max_tokens=50), ask(scheduler, "good", max_tokens=50)
     scheduler.step()
-    place = next(i for i, row in enumerate(scheduler._rows.active) if row.ticket is bad.ticket)
-    state = scheduler._rows._state
+    running = scheduler._decode.running
+    place = next(i for i, choice in enumerate(running) if choice.handle is bad.handle)
+    state = scheduler._decode.batch.state
     state.layers[0].wkv[place] = torch.nan
     finish(scheduler)
     assert "finite" in str(bad.error)
@@ -356,14 +361,14 @@ def test_a_folder_outlives_the_cache(byte_model, tmp_path):
     said = (*b"Tell me", *first.ids())
     # Another process, which knows where the messages end.
     other = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))
-    again = ask(other, [*said, *b" more"], borders=(len(said),))
+    again = ask(other, [*said, *b" more"], message_boundaries=(len(said),))
     finish(other)
     assert again.cached == len(said) - 1
     other.cache.folder.flush()
     for file in folder.folder.iterdir():  # damage is no more than a state that is not there
         file.write_bytes(file.read_bytes()[:100])
     third = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))
-    again = ask(third, [*said, *b" more"], borders=(len(said),))
+    again = ask(third, [*said, *b" more"], message_boundaries=(len(said),))
     finish(third)
     assert again.cached == 0
 

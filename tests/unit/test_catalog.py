@@ -26,7 +26,7 @@ def test_entries_are_well_formed(entry):
     assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
     assert entry.revision == "main" or re.fullmatch(r"[0-9a-f]{40}", entry.revision)
     assert entry.context in (1024, 4096, 8192, 16384, 25600)
-    assert entry.licence == "apache-2.0"
+    assert entry.license == "apache-2.0"
     assert entry.languages
 
 
@@ -116,7 +116,7 @@ def test_addresses_are_quoted():
 def test_an_entry_of_your_own():
     facts = {"n_params": 10, "n_layer": 1, "n_embd": 1, "context": 8, "languages": "en"}
     entry = Entry(
-        name="mine:1m", generation="7", repo="me/it", file="a.pth", licence="mit", **facts
+        name="mine:1m", generation="7", repo="me/it", file="a.pth", license="mit", **facts
     )
     assert (entry.family, entry.disk_bytes, entry.memory_bytes(4)) == ("mine", 20, 40)
 

@@ -60,7 +60,7 @@ def test_end_of_text_ends_the_text_and_is_not_absorbed(demo, monkeypatch):
     def always_ends(self, logits):
         return 0
 
-    monkeypatch.setattr("wkv.inference.sampling.Sampler.draw", always_ends)
+    monkeypatch.setattr("wkv.inference.sampling.Sampler.sample", always_ends)
     done = wkv.generate(demo, "Alice")
     assert (done.finish_reason, done.token_ids, done.text) == ("stop", [], "")
     assert done.state.tokens_seen == (len(demo.tokenizer.encode("Alice")),)
@@ -116,7 +116,7 @@ def test_characters_that_span_tokens_stream_whole(byte_model):
         def __init__(self, *_):
             pass
 
-        def draw(self, logits):
+        def sample(self, logits):
             return next(ids)
 
         def record(self, token, text):

@@ -1,4 +1,4 @@
-"""Quantised files: the logits of packing at each load, mapped, like any checkpoint to all else."""
+"""Quantized files: the logits of packing at each load, mapped, like any checkpoint to all else."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.checkpoint.packing import unpack
 from wkv.convert.checkpoint_file import convert
-from wkv.convert.quantize import quantise
+from wkv.convert.quantize import quantize
 from wkv.inference.load import describe
 from wkv.native import library
 
@@ -22,14 +22,14 @@ NOTE = "_wkv_packed"
 
 
 @pytest.fixture(scope="module")
-def quantised(checkpoint_paths, tmp_path_factory):
-    """Give a function for the quantised file of a generation, made once."""
-    folder, made = tmp_path_factory.mktemp("quantised"), {}
+def quantized(checkpoint_paths, tmp_path_factory):
+    """Give a function for the quantized file of a generation, made once."""
+    folder, made = tmp_path_factory.mktemp("quantized"), {}
 
     def file(generation, to="int8"):
         path = folder / f"{generation}-{to}.safetensors"
         if path not in made:
-            made[path] = quantise(checkpoint_paths[generation], path, to=to)
+            made[path] = quantize(checkpoint_paths[generation], path, to=to)
         return made[path].path
 
     return file
@@ -38,9 +38,9 @@ def quantised(checkpoint_paths, tmp_path_factory):
 @pytest.mark.parametrize("to", ["int8", "int4"])
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_file_gives_the_logits_of_packing_at_each_load(
-    checkpoint_paths, quantised, generation, to
+    checkpoint_paths, quantized, generation, to
 ):
-    path = quantised(generation, to)
+    path = quantized(generation, to)
     expected, state = wkv.load(checkpoint_paths[generation], f"cpu {to}").forward(
         IDS, all_logits=True
     )
@@ -54,18 +54,18 @@ def test_a_file_gives_the_logits_of_packing_at_each_load(
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_without_the_engine_the_weights_are_the_same(
-    checkpoint_paths, quantised, generation, monkeypatch
+    checkpoint_paths, quantized, generation, monkeypatch
 ):
     monkeypatch.setattr(library, "missing", lambda: "it was not built")
     expected = wkv.load(checkpoint_paths[generation], "cpu int4").forward(IDS)[0]
-    model = wkv.load(quantised(generation, "int4"))
+    model = wkv.load(quantized(generation, "int4"))
     assert model.engine == "torch"
     assert torch.equal(model.forward(IDS)[0], expected)
 
 
 @pytest.mark.parametrize("generation", ["4", "6", "7", "7a"])
-def test_to_all_else_it_is_a_checkpoint(quantised, checkpoint_paths, tmp_path, generation):
-    path, source = quantised(generation), torch.load(checkpoint_paths[generation])
+def test_to_all_else_it_is_a_checkpoint(quantized, checkpoint_paths, tmp_path, generation):
+    path, source = quantized(generation), torch.load(checkpoint_paths[generation])
     description = describe(path)
     assert description.checkpoint.layout == "packed"
     assert description.checkpoint.strategy == "cpu int8"
@@ -84,8 +84,8 @@ def test_to_all_else_it_is_a_checkpoint(quantised, checkpoint_paths, tmp_path, g
     assert again.identity != model.identity
 
 
-def test_matrices_begin_where_the_engine_reads_well(quantised):
-    path = quantised("7")
+def test_matrices_begin_where_the_engine_reads_well(quantized):
+    path = quantized("7")
     packed = describe(path).checkpoint.packed
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")
@@ -98,8 +98,8 @@ def test_matrices_begin_where_the_engine_reads_well(quantised):
     assert sorted(header) == sorted(safe_open(path, framework="pt").keys())
 
 
-def test_factors_of_odd_ranks_and_stacks_come_back(checkpoint_paths, quantised):
-    checkpoint, source = describe(quantised("6")).checkpoint, torch.load(checkpoint_paths["6"])
+def test_factors_of_odd_ranks_and_stacks_come_back(checkpoint_paths, quantized):
+    checkpoint, source = describe(quantized("6")).checkpoint, torch.load(checkpoint_paths["6"])
     name = "blocks.1.att.time_maa_w2"
     assert checkpoint.shapes[name] == tuple(source[name].shape)
     for number in range(5):
@@ -107,17 +107,17 @@ def test_factors_of_odd_ranks_and_stacks_come_back(checkpoint_paths, quantised):
         assert torch.equal(checkpoint[name][number], part)
 
 
-def test_states_and_conversations_go_on(quantised, tmp_path):
-    model = wkv.load(quantised("7"))
+def test_states_and_conversations_go_on(quantized, tmp_path):
+    model = wkv.load(quantized("7"))
     _, state = model.forward(IDS[:5])
     state.save(tmp_path / "state.safetensors")
-    again = wkv.load(quantised("7"))
+    again = wkv.load(quantized("7"))
     loaded = wkv.State.load(tmp_path / "state.safetensors", again)
     assert torch.equal(again.forward(IDS[5:], loaded)[0], model.forward(IDS[5:], state)[0])
 
 
 def test_the_vocabulary_and_tuned_states_come_along(demo, tmp_path):
-    done = quantise(demo.path, tmp_path / "demo8", to="int8")
+    done = quantize(demo.path, tmp_path / "demo8", to="int8")
     model = wkv.load(done.path)
     assert model.tokenizer.encode("Alice") == demo.tokenizer.encode("Alice")
     greedy = wkv.Sampling(temperature=0, presence_penalty=0, frequency_penalty=0)
@@ -127,19 +127,19 @@ def test_the_vocabulary_and_tuned_states_come_along(demo, tmp_path):
     for layer in range(3):
         tuned[f"blocks.{layer}.att.time_state"] = torch.randn(4, 32, 32)
     save_pth(tuned, tmp_path / "tuned.pth")
-    done = quantise(tmp_path / "tuned.pth", tmp_path / "tuned8", to="int8")
+    done = quantize(tmp_path / "tuned.pth", tmp_path / "tuned8", to="int8")
     expected = wkv.load(tmp_path / "tuned.pth", "cpu int8").forward(IDS)[0]
     assert torch.equal(wkv.load(done.path).forward(IDS)[0], expected)
 
 
-def test_a_folded_file_of_chatrwkv_can_be_quantised(checkpoint_paths, tmp_path):
+def test_a_folded_file_of_chatrwkv_can_be_quantized(checkpoint_paths, tmp_path):
     folded = convert(checkpoint_paths["4"], tmp_path / "plain", strategy="cpu fp32").path
-    done = quantise(folded, tmp_path / "eight", to="int8")
+    done = quantize(folded, tmp_path / "eight", to="int8")
     expected = wkv.load(checkpoint_paths["4"], "cpu int8").forward(IDS)[0]
     assert torch.equal(wkv.load(done.path).forward(IDS)[0], expected)
 
 
-def test_what_is_refused(checkpoint_paths, quantised, tmp_path):
+def test_what_is_refused(checkpoint_paths, quantized, tmp_path):
     source = tmp_path / "model.safetensors"
     source.write_bytes(
         convert(checkpoint_paths["4"], tmp_path / "4", to="safetensors").path.read_bytes()
@@ -147,20 +147,20 @@ def test_what_is_refused(checkpoint_paths, quantised, tmp_path):
     (tmp_path / "4.safetensors").unlink()
     before = source.read_bytes()
     with pytest.raises(wkv.InputError, match="the checkpoint itself"):
-        quantise(source, source, to="int8", overwrite=True)
-    with pytest.raises(wkv.InputError, match="quantised to int8 or int4, not to 'int3'"):
-        quantise(source, tmp_path / "x", to="int3")
+        quantize(source, source, to="int8", overwrite=True)
+    with pytest.raises(wkv.InputError, match="quantized to int8 or int4, not to 'int3'"):
+        quantize(source, tmp_path / "x", to="int3")
     (tmp_path / "there.safetensors").write_bytes(b"precious")
     with pytest.raises(wkv.InputError, match="the file exists"):
-        quantise(source, tmp_path / "there", to="int8")
-    with pytest.raises(wkv.CheckpointError, match="quantised already"):
-        quantise(quantised("4"), tmp_path / "x", to="int4")
+        quantize(source, tmp_path / "there", to="int8")
+    with pytest.raises(wkv.CheckpointError, match="quantized already"):
+        quantize(quantized("4"), tmp_path / "x", to="int4")
     small = convert(checkpoint_paths["4"], tmp_path / "i8", strategy="cpu fp32i8").path
     with pytest.raises(wkv.CheckpointError, match="ChatRWKV's int8"):
-        quantise(small, tmp_path / "x", to="int8")
+        quantize(small, tmp_path / "x", to="int8")
     small.unlink()
     with pytest.raises(wkv.StrategyError, match="wkv quantize"):
-        convert(quantised("4"), tmp_path / "x", strategy="cpu int8")
+        convert(quantized("4"), tmp_path / "x", strategy="cpu int8")
     assert source.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "model.safetensors",
@@ -175,7 +175,7 @@ def test_nothing_is_kept_unless_it_is_proved_and_accepted(checkpoint_paths, tmp_
         seen.append((str(before.strategy), str(after.strategy), file.stat().st_size))
         return False
 
-    done = quantise(checkpoint_paths["7"], tmp_path / "x", to="int4", accept=refuse)
+    done = quantize(checkpoint_paths["7"], tmp_path / "x", to="int4", accept=refuse)
     assert not done.kept
     assert seen == [("cpu fp32", "cpu int4", done.n_bytes)]
     write = wkv.convert.quantize.write_safetensors
@@ -185,14 +185,14 @@ def test_nothing_is_kept_unless_it_is_proved_and_accepted(checkpoint_paths, tmp_
 
     monkeypatch.setattr("wkv.convert.quantize.write_safetensors", damaged)
     with pytest.raises(wkv.CheckpointError, match=r"1 matrices .* differ.*head.weight"):
-        quantise(checkpoint_paths["7"], tmp_path / "x", to="int8")
+        quantize(checkpoint_paths["7"], tmp_path / "x", to="int8")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("wkv.convert.quantize.write_safetensors", full)
     with pytest.raises(wkv.CheckpointError, match="could not be written"):
-        quantise(checkpoint_paths["7"], tmp_path / "x", to="int8")
+        quantize(checkpoint_paths["7"], tmp_path / "x", to="int8")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,8 +231,8 @@ HEAD, PART = "head.weight", "blocks.0.att.time_maa_w2.3"
         (lambda note: _told(note, lambda m: m[HEAD].update(inputs=120)), "misshapen"),
     ],
 )
-def test_a_file_that_lies_about_itself_is_one_clear_error(quantised, tmp_path, lie, match):
-    with safe_open(quantised("6"), framework="pt") as file:
+def test_a_file_that_lies_about_itself_is_one_clear_error(quantized, tmp_path, lie, match):
+    with safe_open(quantized("6"), framework="pt") as file:
         notes = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     notes[NOTE] = lie(notes[NOTE])
@@ -243,8 +243,8 @@ def test_a_file_that_lies_about_itself_is_one_clear_error(quantised, tmp_path, l
     assert len(str(told.value)) < 600
 
 
-def test_a_truncated_file_is_one_clear_error(quantised, tmp_path):
-    whole = quantised("7").read_bytes()
+def test_a_truncated_file_is_one_clear_error(quantized, tmp_path):
+    whole = quantized("7").read_bytes()
     for size in (9, 1000, len(whole) - 1):
         (tmp_path / "cut.safetensors").write_bytes(whole[:size])
         with pytest.raises(wkv.CheckpointError, match="truncated or damaged"):
@@ -271,7 +271,7 @@ print(loaded, anonymous() - before, seconds, model.weight_bytes)
 def test_loading_maps_the_file_and_packs_nothing(tmp_path):
     sizes = {"n_layer": 4, "n_embd": 512, "head_size": 64, "vocab_size": 16000}
     save_pth(random_checkpoint("7", **sizes), tmp_path / "big.pth")
-    path = quantise(tmp_path / "big.pth", tmp_path / "big8", to="int8").path
+    path = quantize(tmp_path / "big.pth", tmp_path / "big8", to="int8").path
     command = [sys.executable, "-c", MEASURE, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     loaded, used, _, weights = map(float, done.stdout.split())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wkv
-from wkv.inference.sampling import Sampler, Sampling, penalised, sample
+from wkv.inference.sampling import Sampler, Sampling, penalized, sample
 
 logit_lists = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40)
 
@@ -96,7 +96,7 @@ def test_penalties_are_taken_and_fade():
         sampler.record(token, text)
     assert sampler.weights == {7: 1.25, 3: 0.0}
     logits = torch.zeros(10)
-    after = penalised(logits, sampler.weights, sampling)
+    after = penalized(logits, sampler.weights, sampling)
     assert after[7] == -1.75
     assert after[3] == -0.5  # blanks and digits are present, but not counted
     assert not logits.any()
@@ -105,7 +105,7 @@ def test_penalties_are_taken_and_fade():
 def test_seeds_repeat_and_differ():
     def draws(seed):
         sampler = Sampler(Sampling(seed=seed, top_p=1.0))
-        return [sampler.draw(torch.zeros(1000)) for _ in range(10)]
+        return [sampler.sample(torch.zeros(1000)) for _ in range(10)]
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
@@ -114,7 +114,7 @@ def test_seeds_repeat_and_differ():
 
 def test_banned_tokens_are_never_drawn():
     sampler = Sampler(Sampling(banned=(0, 2), temperature=0))
-    assert sampler.draw(torch.tensor([9.0, 1.0, 8.0, 2.0])) == 3
+    assert sampler.sample(torch.tensor([9.0, 1.0, 8.0, 2.0])) == 3
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])

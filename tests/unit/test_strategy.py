@@ -13,7 +13,7 @@ from tests.checkpoints import GENERATIONS
 from wkv.convert.checkpoint_file import convert
 from wkv.inference.load import describe
 from wkv.inference.torch_weights import fill
-from wkv.models.int8 import Int8Linear, quantise
+from wkv.models.int8 import Int8Linear, quantize
 from wkv.strategy import Placement, Segment, allocate, choose_strategy, read_strategy
 from wkv.strategy.placement import place
 from wkv.strategy.products import linear_for, products_for
@@ -307,7 +307,7 @@ def test_int8_is_within_half_a_step_of_the_matrix(shape, seed, kind):
         weight[0] = 0.25
     elif kind == "constant column":
         weight[:, 0] = -0.25
-    parts = quantise(weight)
+    parts = quantize(weight)
     step = 16 * 16 * parts["weight_rx"][:, None] * parts["weight_ry"] / 256
     q = parts["weight"].float() + 128.5
     again = q / 256 * (256 * step) + parts["weight_mx"][:, None] + parts["weight_my"]
@@ -319,8 +319,8 @@ def test_int8_is_within_half_a_step_of_the_matrix(shape, seed, kind):
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_int8_products_equal_the_matrix_they_stand_for(dtype, rows):
     weight, x = torch.randn(200, 96), torch.randn(1, rows, 96)
-    layer = Int8Linear(96, 200, Placement(CPU, dtype, quantised=True))
-    parts = quantise(weight)
+    layer = Int8Linear(96, 200, Placement(CPU, dtype, quantized=True))
+    parts = quantize(weight)
     layer.load_state_dict(parts)
     q = parts["weight"].float() + 128.5
     stands_for = q * parts["weight_rx"][:, None] * parts["weight_ry"]
@@ -352,8 +352,8 @@ def test_an_int8_file_cannot_become_floats_again(checkpoint_paths, tmp_path):
 
 def test_int8_products_in_fp16_do_not_overflow():
     weight = torch.randn(64, 512) * 0.02
-    layer = Int8Linear(512, 64, Placement(CPU, torch.float16, quantised=True))
-    layer.load_state_dict(quantise(weight))
+    layer = Int8Linear(512, 64, Placement(CPU, torch.float16, quantized=True))
+    layer.load_state_dict(quantize(weight))
     for size in (1.0, 30.0, 1000.0):  # squares of hidden units are large
         x = torch.relu(torch.randn(2, 512) * size) ** 2
         expected = x @ weight.t()

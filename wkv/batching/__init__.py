@@ -1,26 +1,35 @@
-"""Continuous batching: requests in at any time, text out, states kept for those who come back.
+"""Continuous batching: requests arrive at any time and share the model; states are cached.
 
-Scheduler      takes requests and does a step at a time
-Request        a prompt, and how to go on from it
-StateCache     states by the ids that lead to them
+Scheduler      accepts requests and advances all of them, one step at a time
+Request        a prompt and the parameters of its continuation
+StateCache     states by the ids that were read to reach them
+
+The package knows nothing about HTTP.
 """
 
-from wkv.batching.request import Begun, Drawn, Ended, Event, Failed, Piece, Request, Ticket
+from wkv.batching.request import (
+    ChoiceDone,
+    Event,
+    PrefillDone,
+    Request,
+    RequestFailed,
+    RequestHandle,
+    TextEvent,
+)
 from wkv.batching.scheduler import Load, Scheduler
 from wkv.batching.state_cache import StateCache
 from wkv.batching.state_folder import StateFolder
 
 __all__ = [
-    "Begun",
-    "Drawn",
-    "Ended",
+    "ChoiceDone",
     "Event",
-    "Failed",
     "Load",
-    "Piece",
+    "PrefillDone",
     "Request",
+    "RequestFailed",
+    "RequestHandle",
     "Scheduler",
     "StateCache",
     "StateFolder",
-    "Ticket",
+    "TextEvent",
 ]

@@ -1,190 +1,168 @@
-"""Sequences that are being written: one token each at every step, all in one batch."""
+"""The scheduler's running sequences: one token each at every step, all in one batch."""
 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
-from wkv.batching.prefill import Reading
-from wkv.batching.request import Ended, Piece, Request, Ticket, as_wkv_error, likeliest
+from wkv.batching.prefill import PrefillJob
+from wkv.batching.request import ChoiceDone, Request, RequestHandle, TextEvent, as_wkv_error
 from wkv.batching.state_cache import StateCache
-from wkv.errors import InputError, WKVError
+from wkv.errors import InputError
+from wkv.inference.decode import RunningBatch, SampleEvent
 from wkv.inference.model import Model
-from wkv.inference.sequence import Writer
+from wkv.inference.sequence import RunningSequence
 from wkv.models.state import State
 
-PATIENCE_SECONDS = 60.0
-"""How long a sequence is kept for a reader who takes nothing."""
+READER_TIMEOUT_SECONDS = 60.0
+"""How long a paused sequence waits for a client that reads nothing."""
 
 
-@dataclass(eq=False)
-class Row:
-    """A sequence being written.
+class Choice(RunningSequence):
+    """A sequence that belongs to a request.
 
     Attributes:
-        ticket: whose it is.
-        choice: its number among the ticket's.
-        writer: draws its tokens and makes text of them.
-        seen: tokens that its state had seen when its writing began.
+        handle: the request.
+        number: of the choice within the request.
     """
 
-    ticket: Ticket
-    choice: int
-    writer: Writer
-    seen: int
+    def __init__(self, model: Model, handle: RequestHandle, number: int) -> None:
+        request = handle.request
+        sampling = request.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + number)
+        processors = request.logits_processors
+        super().__init__(
+            model.tokenizer,
+            sampling,
+            request.max_tokens,
+            request.stops,
+            processors[number] if processors else None,
+            request.top_logprobs,
+        )
+        self.handle = handle
+        self.number = number
+
+    @property
+    def request(self) -> Request:
+        """The request that this is a choice of."""
+        return self.handle.request
 
 
 @dataclass(frozen=True)
-class Aside:
-    """The state of a sequence that was set aside, and since when it is."""
+class Paused:
+    """The state of a paused sequence, and the time at which it was paused."""
 
     state: State
     since: float
 
 
-class Rows:
-    """The sequences that are being written.
+class DecodeQueue:
+    """The sequences that are being generated.
 
     Attributes:
-        active: one for each row of the state.
-        aside: those whose readers do not keep up.
-        patience: seconds after which they are given up.
+        batch: those that grow at every step; all of them are of type Choice.
+        paused: those whose clients do not read fast enough.
+        reader_timeout: seconds after which a paused sequence is given up.
     """
 
-    def __init__(self, model: Model, cache: StateCache, patience: float = PATIENCE_SECONDS) -> None:
-        self.active: list[Row] = []
-        self.aside: dict[Row, Aside] = {}
-        self.patience = patience
-        self._state: State | None = None
+    def __init__(
+        self, model: Model, cache: StateCache, reader_timeout: float = READER_TIMEOUT_SECONDS
+    ) -> None:
+        self.batch = RunningBatch(model)
+        self.paused: dict[Choice, Paused] = {}
+        self.reader_timeout = reader_timeout
         self._model = model
         self._cache = cache
 
     def __len__(self) -> int:
-        """Sequences, also those set aside."""
-        return len(self.active) + len(self.aside)
+        """Return the number of sequences, including paused ones."""
+        return len(self.batch.sequences) + len(self.paused)
 
-    def add(self, readings: Sequence[Reading]) -> None:
-        """Begin the choices of prompts that were read; at once, as joining copies all states."""
-        rows: list[Row] = []
+    @property
+    def running(self) -> list[Choice]:
+        """The sequences of the batch."""
+        return [one for one in self.batch.sequences if isinstance(one, Choice)]
+
+    def add(self, jobs: Sequence[PrefillJob]) -> None:
+        """Start the choices of finished prompts; together, because joining copies all states."""
+        choices: list[Choice] = []
         states: list[State] = []
-        for reading in readings:
-            assert reading.state is not None
-            ticket, seen = reading.ticket, reading.state.tokens_seen[0]
-            for choice in range(ticket.request.choices):
-                rows.append(Row(ticket, choice, self._writer(ticket.request, choice), seen))
-                states.append(reading.state)
-        if rows:
-            self._join(rows, states)
+        for job in jobs:
+            assert job.state is not None
+            for number in range(job.request.choices):
+                choices.append(Choice(self._model, job.handle, number))
+                states.append(job.state)
+        if choices:
+            self.batch.add(choices, states)
 
     def step(self) -> bool:
-        """Write a token of each sequence; false if there was nothing to write."""
-        self._look_after_readers()
-        if self._state is None:
+        """Generate a token of each sequence; returns False if there is no sequence."""
+        self._pause_and_resume()
+        if not self.batch.sequences:
             return False
-        going_on = [place for place in range(len(self.active)) if self._advance(place)]
-        self._keep_only(going_on)
-        if self._state is not None:
-            tokens = torch.tensor([[row.writer.token_ids[-1]] for row in self.active])
-            _, self._state = self._model.forward(tokens, self._state)
+        failed = {self._report(event) for event in self.batch.sample()}
+        self.batch.remove([one for one in self.running if one.handle in failed])
+        self._end([one for one in self.running if one.finish_reason is not None])
+        if self.batch.sequences:
+            self.batch.forward()
         return True
 
-    def drop(self, tickets: Iterable[Ticket]) -> None:
-        """End the sequences of tickets; their states are kept as far as they came."""
-        gone = set(tickets)
-        for row in [row for row in self.aside if row.ticket in gone]:
-            self._keep_state(row, self.aside.pop(row).state)
-        for place, row in enumerate(self.active):
-            if row.ticket in gone and self._state is not None:
-                self._keep_state(row, self._state.rows([place]))
-        self._keep_only([p for p, row in enumerate(self.active) if row.ticket not in gone])
+    def drop(self, handles: Iterable[RequestHandle]) -> None:
+        """End the sequences of requests; their states are cached as far as they are."""
+        gone = set(handles)
+        for choice in [one for one in self.paused if one.handle in gone]:
+            self._cache_state(choice, self.paused.pop(choice).state)
+        running = [one for one in self.running if one.handle in gone]
+        for choice, state in zip(running, self.batch.remove(running), strict=True):
+            self._cache_state(choice, state)
 
-    def tickets(self) -> set[Ticket]:
-        """Whose sequences these are."""
-        return {row.ticket for row in (*self.active, *self.aside)}
+    def handles(self) -> set[RequestHandle]:
+        """Return the requests that these sequences belong to."""
+        return {choice.handle for choice in (*self.running, *self.paused)}
 
     def clear(self) -> None:
         """Forget all sequences and their states."""
-        self.active, self.aside, self._state = [], {}, None
+        self.batch, self.paused = RunningBatch(self._model), {}
 
-    def _writer(self, request: Request, choice: int) -> Writer:
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + choice)
-        adjust = request.adjusts[choice] if request.adjusts else None
-        tokenizer = self._model.tokenizer
-        return Writer(tokenizer, sampling, request.max_tokens, request.stops, adjust)
+    def _report(self, event: SampleEvent) -> RequestHandle | None:
+        """Deliver the outcome of a sampling; returns the request if that failed."""
+        choice = event.sequence
+        assert isinstance(choice, Choice)
+        if event.error is not None:
+            choice.handle.fail(as_wkv_error(event.error))
+            return choice.handle
+        if event.text or event.token is not None:
+            text = TextEvent(choice.number, event.text, event.token, event.logprobs)
+            choice.handle.send(text)
+        return None
 
-    def _advance(self, place: int) -> bool:
-        """Draw the next token of a sequence; false if it has ended."""
-        row = self.active[place]
-        writer, ticket = row.writer, row.ticket
-        if ticket.is_cancelled:  # another of its choices has failed
-            return False
-        count = len(writer.token_ids)
-        if writer.finish_reason is None:
-            assert self._state is not None
-            assert self._state.logits is not None
-            logits = self._state.logits[place]
-            try:
-                text = writer.advance(logits)
-            except Exception as error:  # whatever it is, it is this sequence's alone
-                # Numbers that are none are no mistake of who asked.
-                is_ours = not bool(torch.isfinite(logits).all())
-                ticket.fail(WKVError(str(error)) if is_ours else as_wkv_error(error))
-                return False
-            if len(writer.token_ids) > count:
-                token = writer.token_ids[-1]
-                chances = ticket.request.chances
-                drawn = None if chances is None else likeliest(logits, token, chances)
-                ticket.send(Piece(row.choice, text, token, drawn))
-            elif text:
-                ticket.send(Piece(row.choice, text))
-        if writer.finish_reason is None:
-            return True
-        assert self._state is not None
-        self._end(row, self._state.rows([place]))
-        return False
+    def _end(self, choices: Sequence[Choice]) -> None:
+        """Deliver the end of choices, and cache their states."""
+        for choice, state in zip(choices, self.batch.remove(choices), strict=True):
+            self._cache_state(choice, state)
+            ids, reason = tuple(choice.token_ids), choice.finish_reason or ""
+            choice.handle.send(ChoiceDone(choice.number, reason, ids, state))
 
-    def _end(self, row: Row, state: State) -> None:
-        self._keep_state(row, state)
-        ids = tuple(row.writer.token_ids)
-        row.ticket.send(Ended(row.choice, row.writer.finish_reason or "", ids, state))
-
-    def _keep_state(self, row: Row, state: State) -> None:
-        """Put the state of a sequence that ends into the cache: the next turn goes on from it."""
-        request = row.ticket.request
-        written = state.tokens_seen[0] - row.seen
-        if request.keeps and written > 0:
-            ids = (*request.ids, *row.writer.token_ids[:written])
+    def _cache_state(self, choice: Choice, state: State) -> None:
+        """Cache the state of a sequence that ends, for the next turn of the conversation."""
+        request = choice.request
+        generated = state.tokens_seen[0] - choice.tokens_before
+        if request.cache and generated > 0:
+            ids = (*request.ids, *choice.token_ids[:generated])
             self._cache.put(request.tenant, ids, state, lasting=True)
 
-    def _look_after_readers(self) -> None:
-        """Set sequences aside whose readers are behind, and take them back when they are not."""
-        full = [place for place, row in enumerate(self.active) if row.ticket.is_full]
-        for place in full:
-            assert self._state is not None
-            self.aside[self.active[place]] = Aside(self._state.rows([place]), time.monotonic())
-        self._keep_only([p for p, row in enumerate(self.active) if not row.ticket.is_full])
-        back = [row for row in self.aside if not row.ticket.is_behind]
+    def _pause_and_resume(self) -> None:
+        """Pause sequences whose clients are behind, and resume those whose clients caught up."""
+        full = [one for one in self.running if one.handle.is_backpressured]
+        now = time.monotonic()
+        for choice, state in zip(full, self.batch.remove(full), strict=True):
+            self.paused[choice] = Paused(state, now)
+        back = [choice for choice in self.paused if not choice.handle.is_behind]
         if back:
-            self._join(back, [self.aside.pop(row).state for row in back])
-        late = time.monotonic() - self.patience
-        given_up = {row.ticket for row, aside in self.aside.items() if aside.since < late}
-        for ticket in given_up:
-            ticket.fail(InputError("nothing was read for too long; the answer was ended"))
+            self.batch.add(back, [self.paused.pop(choice).state for choice in back])
+        late = now - self.reader_timeout
+        given_up = {one.handle for one, paused in self.paused.items() if paused.since < late}
+        for handle in given_up:
+            handle.fail(InputError("nothing was read for too long; the answer was ended"))
         if given_up:
             self.drop(given_up)
-
-    def _join(self, rows: list[Row], states: list[State]) -> None:
-        before = [] if self._state is None else [self._state]
-        together = [*before, *states]
-        self._state = State.stack(together) if len(together) > 1 else together[0]
-        self.active += rows
-
-    def _keep_only(self, places: list[int]) -> None:
-        if len(places) == len(self.active):
-            return
-        self.active = [self.active[place] for place in places]
-        assert self._state is not None
-        self._state = self._state.rows(places) if places else None

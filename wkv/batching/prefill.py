@@ -1,198 +1,202 @@
-"""Prompts that are being read: piece by piece, beside others that speak, each prefix only once."""
+"""The scheduler's prefill: prompts are read in chunks, and each shared prefix only once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from wkv.batching.request import Ticket
+from wkv.batching.request import Request, RequestHandle
 from wkv.batching.state_cache import StateCache
 from wkv.inference.model import TOKENS_AT_ONCE, Model
+from wkv.inference.prefill import read_rows
 from wkv.models.state import State
 
-KEEP_EVERY = 2048
-"""Tokens of a long prompt after which its state is kept whatever stands there."""
+CACHE_INTERVAL = 2048
+"""Tokens of a long prompt after which its state is cached, even within a message."""
 
-WORTH_KEEPING = 64
-"""A state is not kept for fewer tokens than this beyond the last one: they are read as fast."""
+MIN_CACHED_TOKENS = 64
+"""A state is cached only if it is this many tokens beyond the last cached one."""
 
-WORTH_WAITING = 32
-"""A prompt waits for another that reads so many tokens, or more, which it would read as well."""
+MIN_SHARED_TOKENS = 32
+"""A prompt waits for another one that reads at least this many tokens of it."""
 
 
 @dataclass(eq=False)
-class Reading:
-    """A prompt on its way.
+class PrefillJob:
+    """A prompt that is being read.
 
     Attributes:
-        ticket: whose it is.
-        position: ids that were read.
-        state: after them; None at the beginning.
-        cached: ids that were not read because the cache knew the state after them.
-        stops_at: positions at which states are kept, the end of the prompt last.
-        kept: the last position at which one was kept.
-        ahead: another reading whose state at `awaited` serves this one too.
+        handle: the request.
+        position: number of ids that were read.
+        state: the state after them; None at the beginning.
+        cached: ids that were skipped because the cache had the state after them.
+        stops_at: positions at which states are cached; the end of the prompt is the last one.
+        cached_at: the last position at which a state was cached.
+        waits_for: another job whose state at `awaited` serves this job too.
+        awaited: position in `waits_for`.
     """
 
-    ticket: Ticket
+    handle: RequestHandle
     position: int = 0
     state: State | None = None
     cached: int = 0
     stops_at: list[int] = field(default_factory=list)
-    kept: int = 0
-    ahead: "Reading | None" = None
+    cached_at: int = 0
+    waits_for: "PrefillJob | None" = None
     awaited: int = 0
+
+    @property
+    def request(self) -> Request:
+        """The request whose prompt is read."""
+        return self.handle.request
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The whole prompt."""
-        return self.ticket.request.ids
+        return self.request.ids
 
     @property
     def is_done(self) -> bool:
-        """Whether all was read."""
+        """Whether the whole prompt was read."""
         return self.position == len(self.ids)
 
     def stop_at(self, position: int) -> None:
-        """Keep a state at a position that is still to come."""
+        """Cache a state at a position that was not reached yet."""
         if self.position < position and position not in self.stops_at:
             self.stops_at = sorted([*self.stops_at, position])
 
 
-class Readings:
-    """The prompts that are being read, which take turns.
+class PrefillQueue:
+    """The prompts that are being read, in turn.
 
     Attributes:
-        active: all of them; the next one's turn is first.
+        jobs: all of them; the next one in turn comes first.
     """
 
     def __init__(self, model: Model, cache: StateCache) -> None:
-        self.active: list[Reading] = []
+        self.jobs: list[PrefillJob] = []
         self._model = model
         self._cache = cache
 
-    def add(self, ticket: Ticket) -> None:
-        """Begin to read a prompt, or wait for one that begins with the same ids."""
-        reading = Reading(ticket, state=ticket.request.start)
-        self._begin(reading)
-        self.active.append(reading)
+    def add(self, handle: RequestHandle) -> None:
+        """Start to read a prompt, or wait for one that begins with the same ids."""
+        job = PrefillJob(handle, state=handle.request.start)
+        self._start(job)
+        self.jobs.append(job)
 
-    def drop(self, reading: Reading) -> None:
-        """Give a prompt up; what was read of it serves those that wait for it."""
-        self.active.remove(reading)
-        if reading.state is not None and reading.position - reading.kept >= WORTH_KEEPING:
-            self._keep(reading)
+    def drop(self, job: PrefillJob) -> None:
+        """Remove a job; the part that was read serves the jobs that wait for it."""
+        self.jobs.remove(job)
+        if job.state is not None and job.position - job.cached_at >= MIN_CACHED_TOKENS:
+            self._cache_state(job)
 
-    def step(self, budget: int) -> list[Reading]:
-        """Read at most about `budget` tokens of one or several prompts; returns whose turn it was.
+    def step(self, budget: int) -> list[PrefillJob]:
+        """Read at most about `budget` tokens of one or several prompts.
 
-        Those that are done remain among the active ones until they are taken away.
+        Returns:
+            The jobs whose turn it was. Finished jobs stay in `jobs` until the caller removes them.
 
         Raises:
-            Exception: whatever the model raises; nothing has changed then.
+            Exception: any exception of the model; nothing has changed then.
         """
-        for reading in self.active:
-            if reading.ahead is not None and self._is_over(reading.ahead, reading.awaited):
-                self._begin(reading)
-        chosen, counts = self._chosen(min(budget, TOKENS_AT_ONCE))
+        for job in self.jobs:
+            other = job.waits_for
+            if other is not None and (other.position >= job.awaited or other not in self.jobs):
+                self._start(job)
+        chosen, counts = self._choose(min(budget, TOKENS_AT_ONCE))
         unread = [place for place, count in enumerate(counts) if count]
         if unread:
             self._read([chosen[place] for place in unread], [counts[place] for place in unread])
-        for reading in chosen:  # they go to the end of the line
-            self.active.remove(reading)
-            self.active.append(reading)
+        for job in chosen:  # they go to the end of the line
+            self.jobs.remove(job)
+            self.jobs.append(job)
         return chosen
 
-    def _chosen(self, budget: int) -> tuple[list[Reading], list[int]]:
-        """Whose turn it is, and how many tokens of each are read; about equally many."""
-        chosen: list[Reading] = []
+    def _choose(self, budget: int) -> tuple[list[PrefillJob], list[int]]:
+        """Choose jobs and how many tokens of each to read; the numbers are similar."""
+        chosen: list[PrefillJob] = []
         counts: list[int] = []
-        for reading in self.active:
-            if reading.ahead is not None:
+        for job in self.jobs:
+            if job.waits_for is not None:
                 continue
-            count = 0 if reading.is_done else reading.stops_at[0] - reading.position
+            count = 0 if job.is_done else job.stops_at[0] - job.position
             count = min(count, max(counts, default=budget) or budget)
             if chosen and (len(chosen) + 1) * max(*counts, count) > budget:
                 continue
-            chosen.append(reading)
+            chosen.append(job)
             counts.append(count)
         return chosen, counts
 
-    def _read(self, readings: Sequence[Reading], counts: Sequence[int]) -> None:
-        """Pass the next `counts` tokens of each prompt through the model, as one batch."""
-        width = max(counts)
+    def _read(self, jobs: Sequence[PrefillJob], counts: Sequence[int]) -> None:
+        """Read the next `counts` tokens of each prompt, as one batch."""
         rows = [
-            [*reading.ids[reading.position : reading.position + count], *[0] * (width - count)]
-            for reading, count in zip(readings, counts, strict=True)
+            job.ids[job.position : job.position + count]
+            for job, count in zip(jobs, counts, strict=True)
         ]
-        states = [reading.state or self._model.new_state() for reading in readings]
+        states = [job.state or self._model.new_state() for job in jobs]
         state = State.stack(states) if len(states) > 1 else states[0]
-        _, state = self._model.forward(torch.tensor(rows), state, lengths=counts)
-        for place, (reading, count) in enumerate(zip(readings, counts, strict=True)):
-            reading.state = state.rows([place]) if len(readings) > 1 else state
-            reading.position += count
-            if reading.stops_at[0] == reading.position:
-                del reading.stops_at[0]
-                self._keep(reading)
+        state = read_rows(self._model, rows, state)
+        for place, (job, count) in enumerate(zip(jobs, counts, strict=True)):
+            job.state = state.rows([place]) if len(jobs) > 1 else state
+            job.position += count
+            if job.stops_at[0] == job.position:
+                del job.stops_at[0]
+                self._cache_state(job)
 
-    def _begin(self, reading: Reading) -> None:
-        """Find where to go on, and whom to wait for."""
-        request = reading.ticket.request
-        reading.ahead = None
+    def _start(self, job: PrefillJob) -> None:
+        """Find the state to continue from, or the job to wait for."""
+        request = job.request
+        job.waits_for = None
         end = len(request.ids)
         common = 0
-        if request.keeps:
-            # The last token of what was written may not have been read.
-            places = [place - lacks for place in (*request.borders, end) for lacks in (0, 1)]
+        if request.cache:
+            # The state after a reply may lack the last token of the reply.
+            boundaries = (*request.message_boundaries, end)
+            places = [place - lacks for place in boundaries for lacks in (0, 1)]
             found = self._cache.find(request.tenant, request.ids, places)
-            if found.position > reading.position:
-                reading.position, reading.state = found.position, found.state
-                reading.cached = reading.kept = found.position
+            if found.position > job.position:
+                job.position, job.state = found.position, found.state
+                job.cached = job.cached_at = found.position
             common = found.common
-            self._wait(reading)
-        reading.stops_at = self._stops(reading, common)
+            self._wait(job)
+        job.stops_at = self._stops(job, common)
 
-    def _wait(self, reading: Reading) -> None:
-        """Wait for another prompt that will have read a good part of this one."""
-        request = reading.ticket.request
-        for other in self.active:
-            theirs = other.ticket.request
-            if other is reading or other.ahead is not None or not theirs.keeps:
+    def _wait(self, job: PrefillJob) -> None:
+        """Wait for another job that will have read a large part of this prompt."""
+        request = job.request
+        for other in self.jobs:
+            theirs = other.request
+            if other is job or other.waits_for is not None or not theirs.cache:
                 continue
             if theirs.tenant != request.tenant:
                 continue
             common = _common(theirs.ids, request.ids)
-            if common > other.position and common - reading.position >= WORTH_WAITING:
+            if common > other.position and common - job.position >= MIN_SHARED_TOKENS:
                 other.stop_at(common)
-                reading.ahead, reading.awaited = other, common
+                job.waits_for, job.awaited = other, common
                 return
 
-    def _is_over(self, ahead: Reading, awaited: int) -> bool:
-        return ahead.position >= awaited or ahead not in self.active
-
-    def _stops(self, reading: Reading, common: int) -> list[int]:
-        """Where to keep states of what is still to be read: not too near to each other."""
-        request = reading.ticket.request
+    def _stops(self, job: PrefillJob, common: int) -> list[int]:
+        """Return the positions at which to cache states, at least MIN_CACHED_TOKENS apart."""
+        request = job.request
         end = len(request.ids)
-        if not request.keeps:
-            return [end] if reading.position < end else []
-        wanted = {common, *request.borders, *range(KEEP_EVERY, end, KEEP_EVERY)}
-        stops, last = [], reading.position
+        if not request.cache:
+            return [end] if job.position < end else []
+        wanted = {common, *request.message_boundaries, *range(CACHE_INTERVAL, end, CACHE_INTERVAL)}
+        stops, last = [], job.position
         for position in sorted(wanted):
-            if position - last >= WORTH_KEEPING and position < end:
+            if position - last >= MIN_CACHED_TOKENS and position < end:
                 stops.append(position)
                 last = position
-        return [*stops, end] if reading.position < end else []
+        return [*stops, end] if job.position < end else []
 
-    def _keep(self, reading: Reading) -> None:
-        request = reading.ticket.request
-        if request.keeps and reading.state is not None:
-            self._cache.put(request.tenant, reading.ids[: reading.position], reading.state)
-            reading.kept = reading.position
+    def _cache_state(self, job: PrefillJob) -> None:
+        request = job.request
+        if request.cache and job.state is not None:
+            self._cache.put(request.tenant, job.ids[: job.position], job.state)
+            job.cached_at = job.position
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
+    """Return the length of the common prefix of two sequences of ids."""
     length = min(len(first), len(second))
     if first[:length] == second[:length]:
         return length

@@ -1,4 +1,4 @@
-"""What is asked of the scheduler, and what it answers."""
+"""Requests to the scheduler, and the events that it answers them with."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from wkv.errors import WKVError
-from wkv.inference.sampling import Sampling
-from wkv.inference.sequence import Adjust
+from wkv.inference.sampling import SampledToken, Sampling
+from wkv.inference.sequence import LogitsProcessor
 from wkv.models.state import State
 
-MOST_WAITING = 256
-"""Pieces that may wait for a reader before its sequence is set aside."""
+MAX_UNREAD_EVENTS = 256
+"""Events that may wait for a client before its sequences are paused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt, and how to go on from it.
+    """A prompt and the parameters of its continuation.
 
     Attributes:
-        ids: the whole prompt; what of it was read before is found in the cache.
-        sampling: how tokens are drawn; choice i of several has the seed plus i.
-        max_tokens: of each choice.
+        ids: the whole prompt; the cache supplies the state of a prefix that was read before.
+        sampling: the sampling parameters; choice i of several uses the seed plus i.
+        max_tokens: the largest number of tokens of each choice.
         stops: strings that end a choice.
-        choices: how many continuations.
-        borders: positions in `ids` where a message ends; states are kept there.
-        tenant: whose states these are; others neither find nor disturb them.
-        start: the state that the prompt goes on from. It belongs into the tenant's name.
-        adjusts: for each choice, what changes the logits before each draw; or empty.
-        chances: how many of the likeliest tokens to tell beside each token drawn; None: no chances.
-        keeps: whether states are kept in the cache at all.
+        choices: number of continuations.
+        message_boundaries: positions in `ids` at which messages end; states are cached there.
+        tenant: owner of the cached states; other tenants never see them.
+        start: the state that the prompt continues from. The tenant's name must include it.
+        logits_processors: one for each choice, or empty.
+        top_logprobs: number of alternatives to return per token, or None for no logprobs.
+        cache: whether states are cached at all.
     """
 
     ids: tuple[int, ...]
@@ -40,144 +38,119 @@ class Request:
     max_tokens: int
     stops: tuple[str, ...] = ()
     choices: int = 1
-    borders: tuple[int, ...] = ()
+    message_boundaries: tuple[int, ...] = ()
     tenant: str = ""
     start: State | None = None
-    adjusts: tuple[Adjust, ...] = ()
-    chances: int | None = None
-    keeps: bool = True
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    top_logprobs: int | None = None
+    cache: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
-    """A token and the logarithm of its probability, before penalties and temperature."""
-
-    token: int
-    log_probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A token that was drawn, its chance, and the likeliest ones in its place."""
-
-    token: int
-    log_probability: float
-    likeliest: tuple[Chance, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The prompt was read; `cached` of its tokens had been read before."""
+class PrefillDone:
+    """The prompt was read; the state of `cached` of its tokens came from the cache."""
 
     cached: int
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Text that a choice goes on with; it may be empty where a token completes no character.
+class TextEvent:
+    """A choice has grown; the text is empty if the token completes no character.
 
     Attributes:
-        choice: its number.
-        text: without half characters and stop strings.
-        token: that was drawn, or None for text that was held back until the end.
-        drawn: the token's chances, where they were asked for.
+        choice: number of the choice.
+        text: without incomplete characters and stop strings.
+        token: the sampled id, or None for text that was held back until the end.
+        logprobs: those of the token, if the request asks for them.
     """
 
     choice: int
     text: str
     token: int | None = None
-    drawn: Drawn | None = None
+    logprobs: SampledToken | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChoiceDone:
     """A choice has ended.
 
     Attributes:
-        choice: its number.
-        reason: "stop" or "length".
-        token_ids: all that was drawn, without an end of text.
-        state: has read the prompt and `token_ids`, or all of them but the last.
+        choice: number of the choice.
+        finish_reason: "stop" or "length".
+        token_ids: all sampled ids, without an end of text.
+        state: the state that has read the prompt and `token_ids`, or all of them but the last.
     """
 
     choice: int
-    reason: str
+    finish_reason: str
     token_ids: tuple[int, ...]
     state: State
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """The request has ended with an error; nothing comes after this."""
+class RequestFailed:
+    """The request has ended with an error; no event follows."""
 
     error: WKVError
 
 
-Event = Begun | Piece | Ended | Failed
+Event = PrefillDone | TextEvent | ChoiceDone | RequestFailed
 Deliver = Callable[[Event], None]
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A request on its way: what its owner holds to stop it. All methods may be called anywhere.
+class RequestHandle:
+    """A submitted request, as its client holds it. All methods are thread-safe.
 
     Attributes:
-        request: what was asked.
-        deliver: takes the events; called by the scheduler's thread.
+        request: the request.
+        deliver: receives the events, in the scheduler's thread.
     """
 
     request: Request
     deliver: Deliver
     _cancelled: threading.Event = field(default_factory=threading.Event)
-    _waiting: int = 0
+    _unread: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cancel(self) -> None:
-        """Stop at the next token; nothing is delivered after it."""
+        """Stop at the next token; no event is delivered after it."""
         self._cancelled.set()
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether its owner wants no more."""
+        """Whether the client has cancelled the request."""
         return self._cancelled.is_set()
 
     def send(self, event: Event) -> None:
-        """Deliver an event, unless nobody wants it."""
+        """Deliver an event, unless the request was cancelled."""
         if self.is_cancelled:
             return
         with self._lock:
-            self._waiting += 1
+            self._unread += 1
         self.deliver(event)
 
     def fail(self, error: WKVError) -> None:
-        """Tell the owner of an error, and that nothing comes after it."""
-        self.send(Failed(error))
+        """Deliver an error as the last event."""
+        self.send(RequestFailed(error))
         self.cancel()
 
-    def taken(self) -> None:
-        """Say that one event has reached the reader."""
+    def acknowledge(self) -> None:
+        """Count one event as read by the client."""
         with self._lock:
-            self._waiting -= 1
+            self._unread -= 1
 
     @property
-    def is_full(self) -> bool:
-        """Whether the reader is so far behind that more would only pile up."""
-        return self._waiting >= MOST_WAITING
+    def is_backpressured(self) -> bool:
+        """Whether so many events are unread that the sequences must pause."""
+        return self._unread >= MAX_UNREAD_EVENTS
 
     @property
     def is_behind(self) -> bool:
-        """Whether the reader has not yet caught up so far that going on is worth it."""
-        return self._waiting >= MOST_WAITING // 2
-
-
-def likeliest(logits: Tensor, token: int, count: int) -> Drawn:
-    """The chance of a token and the `count` likeliest ones, from logits (V,)."""
-    chances = logits.float().log_softmax(-1)
-    values, ids = chances.topk(count)
-    top = tuple(map(Chance, ids.tolist(), values.tolist()))
-    return Drawn(token, float(chances[token]), top)
+        """Whether too many events are unread to resume paused sequences."""
+        return self._unread >= MAX_UNREAD_EVENTS // 2
 
 
 def as_wkv_error(error: Exception) -> WKVError:
-    """An error as its owner is told it; one that is not ours is the server's."""
+    """Return an error for the client; an unexpected one is reported as the model's."""
     return error if isinstance(error, WKVError) else WKVError(f"the model failed: {error!r}")

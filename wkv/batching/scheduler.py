@@ -1,7 +1,7 @@
-"""Continuous batching: requests come and go at any time, and the model is always busy with all.
+"""The scheduler: requests come and go at any time, and all of them share each pass of the model.
 
-A step reads a piece of the prompts that wait, then writes one token of each sequence. So a long
-prompt delays the others' tokens by a piece at most, and all rows share each read of the weights.
+A step reads a chunk of the waiting prompts, then generates one token of each running sequence. So
+a long prompt delays the tokens of others by one chunk at most.
 """
 
 import threading
@@ -12,55 +12,55 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wkv.batching.decode import PATIENCE_SECONDS, Rows
-from wkv.batching.prefill import Readings
-from wkv.batching.request import Begun, Deliver, Request, Ticket, as_wkv_error
+from wkv.batching.decode import READER_TIMEOUT_SECONDS, DecodeQueue
+from wkv.batching.prefill import PrefillQueue
+from wkv.batching.request import Deliver, PrefillDone, Request, RequestHandle, as_wkv_error
 from wkv.batching.state_cache import StateCache
 from wkv.errors import BusyError, InputError
 from wkv.inference.model import TOKENS_AT_ONCE, Model
 from wkv.ops.torch_settings import at_most
 
-PIECE_WORK = 2**35
-"""Multiplications, about, of the piece of a prompt that is read between two tokens of others."""
+CHUNK_WORK = 2**35
+"""Multiplications, about, of the chunk of a prompt that is read between two decode steps."""
 
-SMALLEST_PIECE = 16
+MIN_CHUNK = 16
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much a scheduler has to do.
+    """The amount of work of a scheduler.
 
     Attributes:
-        writing: sequences that are being written.
-        reading: prompts that are being read.
+        running: sequences that are being generated.
+        prefilling: prompts that are being read.
         queued: requests that wait for a slot.
         tasks: other work that is done between the steps.
-        slots: sequences that can be written at once.
+        slots: sequences that can run at once.
     """
 
-    writing: int
-    reading: int
+    running: int
+    prefilling: int
     queued: int
     tasks: int
     slots: int
 
     @property
-    def is_nothing(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.writing or self.reading or self.queued or self.tasks)
+        return not (self.running or self.prefilling or self.queued or self.tasks)
 
 
 class Scheduler:
-    """Takes requests from any thread; `step` is called by one.
+    """Accepts requests from any thread; one thread calls `step`.
 
     Attributes:
-        model: what all requests are answered by.
+        model: the model that answers.
         cache: states that were reached before.
-        slots: sequences that are read or written at once.
-        queue: requests that may wait beyond them.
-        piece: tokens of prompts that are read between two tokens of others.
+        slots: sequences that are read or generated at once.
+        queue: requests that may wait in addition.
+        prefill_chunk: tokens of prompts that are read between two decode steps.
     """
 
     def __init__(
@@ -70,33 +70,38 @@ class Scheduler:
         *,
         slots: int = 16,
         queue: int = 64,
-        piece: int | None = None,
-        patience: float = PATIENCE_SECONDS,
+        prefill_chunk: int | None = None,
+        reader_timeout: float = READER_TIMEOUT_SECONDS,
     ) -> None:
         self.model = model
         self.cache = cache
         self.slots = slots
         self.queue = queue
-        self.piece = piece_for(model) if piece is None else piece
-        self._readings = Readings(model, cache)
-        self._rows = Rows(model, cache, patience)
-        self._queued: deque[Ticket] = deque()
+        self.prefill_chunk = prefill_chunk or default_prefill_chunk(model)
+        self._prefill = PrefillQueue(model, cache)
+        self._decode = DecodeQueue(model, cache, reader_timeout)
+        self._queued: deque[RequestHandle] = deque()
         self._tasks: deque[tuple[Generator[None, None, Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._is_woken = False
 
     @property
     def load(self) -> Load:
-        """How much there is to do now."""
-        reading, tasks = len(self._readings.active), len(self._tasks)
-        return Load(len(self._rows), reading, len(self._queued), tasks, self.slots)
+        """The amount of work at present."""
+        return Load(
+            running=len(self._decode),
+            prefilling=len(self._prefill.jobs),
+            queued=len(self._queued),
+            tasks=len(self._tasks),
+            slots=self.slots,
+        )
 
-    def submit(self, request: Request, deliver: Deliver) -> Ticket:
-        """Take a request; `deliver` gets its events, in the thread that steps.
+    def submit(self, request: Request, deliver: Deliver) -> RequestHandle:
+        """Accept a request; `deliver` receives its events, in the thread that calls `step`.
 
         Raises:
-            InputError: if there is nothing to read, or there are fewer slots than choices.
-            BusyError: if too many wait already.
+            InputError: if the prompt is empty, or there are fewer slots than choices.
+            BusyError: if too many requests wait already.
         """
         known = request.start is not None and request.start.logits is not None
         if not request.ids and not known:
@@ -105,24 +110,24 @@ class Scheduler:
             raise InputError(
                 f"{request.choices} choices were asked for, expected 1 to {self.slots}"
             )
-        ticket = Ticket(request, deliver)
+        handle = RequestHandle(request, deliver)
         with self._changed:
             if len(self._queued) >= self.queue + max(0, self.slots - self._taken()):
                 raise BusyError(
-                    f"{self.slots} sequences are being written and {len(self._queued)} requests "
+                    f"{self.slots} sequences are being generated and {len(self._queued)} requests "
                     "wait already; try again later"
                 )
-            self._queued.append(ticket)
+            self._queued.append(handle)
             self._changed.notify()
-        return ticket
+        return handle
 
     def run_task(self, task: Generator[None, None, Result]) -> "Future[Result]":
-        """Advance a generator once in each step, in the thread that steps.
+        """Advance a generator once in each step, in the thread that calls `step`.
 
-        The future gets what it returns. If the future is cancelled, it is not advanced any more.
+        The future receives the generator's return value. Cancelling the future stops the task.
 
         Raises:
-            BusyError: if too many wait already.
+            BusyError: if too many tasks wait already.
         """
         future: Future[Any] = Future()
         with self._changed:
@@ -133,7 +138,7 @@ class Scheduler:
         return future
 
     def wake(self) -> None:
-        """Look again at what there is to do: a ticket was cancelled, or a reader caught up."""
+        """Interrupt `wait`: a request was cancelled, or a client caught up."""
         with self._changed:
             self._is_woken = True
             self._changed.notify()
@@ -146,81 +151,81 @@ class Scheduler:
             self._is_woken = False
 
     def step(self) -> bool:
-        """Do a little of everything; false if there was nothing to do."""
-        # What is done between the engine's calls is small, and PyTorch's threads, once they are
-        # awake, take the cores from the engine's own for milliseconds.
+        """Advance all work a little; returns False if there was nothing to do."""
+        # The work between the engine's calls is small. PyTorch's threads, once awake, would take
+        # the cores from the engine's own threads for milliseconds.
         quiet = at_most(1) if self.model.engine == "native" else nullcontext()
         try:
             with quiet:
                 self._drop_cancelled()
                 self._admit()
-                worked = self._read()
-                worked = self._rows.step() or worked
-                return self._do_task() or worked
+                worked = self._step_prefill()
+                worked = self._decode.step() or worked
+                return self._step_task() or worked
         except Exception as error:
             self.fail_all(error)
             return True
 
     def fail_all(self, error: Exception) -> None:
-        """End all that goes on, with an error; what comes later is as if nothing had happened."""
-        told = as_wkv_error(error)
+        """End all present work with an error; later requests are not affected."""
+        reported = as_wkv_error(error)
         with self._changed:
-            tickets = {*self._queued, *self._rows.tickets()}
+            handles = {*self._queued, *self._decode.handles()}
             self._queued.clear()
             tasks = list(self._tasks)
             self._tasks.clear()
         for _, future in tasks:
             with suppress(InvalidStateError):
-                future.set_exception(told)
-        tickets |= {reading.ticket for reading in self._readings.active}
-        self._readings.active.clear()
-        self._rows.clear()
-        for ticket in tickets:
-            ticket.fail(told)
+                future.set_exception(reported)
+        handles |= {job.handle for job in self._prefill.jobs}
+        self._prefill.jobs.clear()
+        self._decode.clear()
+        for handle in handles:
+            handle.fail(reported)
 
     def _taken(self) -> int:
-        """Slots that are taken."""
-        reading = list(self._readings.active)
-        return len(self._rows) + sum(one.ticket.request.choices for one in reading)
+        """Return the number of slots that are in use."""
+        jobs = list(self._prefill.jobs)
+        return len(self._decode) + sum(job.request.choices for job in jobs)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            if any(ticket.is_cancelled for ticket in self._queued):
-                left = [ticket for ticket in self._queued if not ticket.is_cancelled]
+            if any(handle.is_cancelled for handle in self._queued):
+                left = [handle for handle in self._queued if not handle.is_cancelled]
                 self._queued = deque(left)
-        for reading in [r for r in self._readings.active if r.ticket.is_cancelled]:
-            self._readings.drop(reading)
-        gone = {ticket for ticket in self._rows.tickets() if ticket.is_cancelled}
-        if gone:
-            self._rows.drop(gone)
+        for job in [job for job in self._prefill.jobs if job.handle.is_cancelled]:
+            self._prefill.drop(job)
+        cancelled = {handle for handle in self._decode.handles() if handle.is_cancelled}
+        if cancelled:
+            self._decode.drop(cancelled)
 
     def _admit(self) -> None:
-        """Begin to read what waits, as far as there are slots."""
+        """Start to read queued prompts while there are free slots."""
         taken = self._taken()
         while True:
             with self._changed:
                 if not self._queued or taken + self._queued[0].request.choices > self.slots:
                     return
-                ticket = self._queued.popleft()
-            taken += ticket.request.choices
+                handle = self._queued.popleft()
+            taken += handle.request.choices
             try:
-                self._readings.add(ticket)
-            except Exception as error:  # a disk, or memory, fails for this one
-                ticket.fail(as_wkv_error(error))
+                self._prefill.add(handle)
+            except Exception as error:  # such as a failing disk; it concerns this request only
+                handle.fail(as_wkv_error(error))
 
-    def _read(self) -> bool:
-        """Read a piece; prompts that are done begin to be written."""
-        if not self._readings.active:
+    def _step_prefill(self) -> bool:
+        """Read a chunk of the prompts; those that are complete start to be decoded."""
+        if not self._prefill.jobs:
             return False
-        budget = self.piece if self._rows.active else TOKENS_AT_ONCE
-        done = [reading for reading in self._readings.step(budget) if reading.is_done]
-        self._rows.add(done)
-        for reading in done:
-            reading.ticket.send(Begun(reading.cached))
-            self._readings.active.remove(reading)
+        budget = self.prefill_chunk if self._decode.running else TOKENS_AT_ONCE
+        done = [job for job in self._prefill.step(budget) if job.is_done]
+        self._decode.add(done)
+        for job in done:
+            job.handle.send(PrefillDone(job.cached))
+            self._prefill.jobs.remove(job)
         return True
 
-    def _do_task(self) -> bool:
+    def _step_task(self) -> bool:
         """Advance the first task, which then goes to the end of the line."""
         with self._changed:
             if not self._tasks:
@@ -235,7 +240,7 @@ class Scheduler:
 
 
 def _advance(task: Generator[None, None, Any], future: "Future[Any]") -> bool:
-    """Advance a task once; true if it has ended, and its future knows how."""
+    """Advance a task once; returns True if it has ended and its future is set."""
     try:
         next(task)
     except StopIteration as end:
@@ -249,11 +254,11 @@ def _advance(task: Generator[None, None, Any], future: "Future[Any]") -> bool:
     return True
 
 
-def piece_for(model: Model) -> int:
-    """Tokens between two of others: some 0.1 s on a small CPU; all at once on a GPU."""
+def default_prefill_chunk(model: Model) -> int:
+    """Return the tokens to read between two decode steps: about 0.1 s of work on a small CPU."""
     if model.device.type != "cpu":
         return TOKENS_AT_ONCE
     config = model.config
     multiplications = config.n_layer * (12 * config.n_embd**2)
-    piece = PIECE_WORK // multiplications
-    return max(SMALLEST_PIECE, min(TOKENS_AT_ONCE, piece))
+    chunk = CHUNK_WORK // multiplications
+    return max(MIN_CHUNK, min(TOKENS_AT_ONCE, chunk))

@@ -11,7 +11,7 @@ from wkv.errors import InputError, MissingExtraError
 SUFFIXES = (".png", ".svg", ".pdf")
 
 ROOF, DECODE, PREFILL, QUIET = "#222222", "#1f6fb4", "#d1632a", "#767676"
-"""Colours: dark enough to read on white, and different for those who do not see all colours."""
+"""Colours: dark enough to read on white, and different for those who do not see all colors."""
 
 NEAR = 14
 """Points of the picture, at 72 to the inch, within which two labels would touch."""
@@ -156,7 +156,7 @@ def _touching(axes: Any, results: list[Result]) -> list[list[Result]]:
     return groups
 
 
-def _label(axes: Any, text: str, place: float, speed: float, colour: str, side: str) -> None:
+def _label(axes: Any, text: str, place: float, speed: float, color: str, side: str) -> None:
     """Words beside a point: to the right of it, or below."""
     axes.annotate(
         text,
@@ -166,7 +166,7 @@ def _label(axes: Any, text: str, place: float, speed: float, colour: str, side: 
         ha="left",
         va="center" if side == "right" else "top",
         fontsize=8.5,
-        color=colour,
+        color=color,
         linespacing=1.15,
     )
 

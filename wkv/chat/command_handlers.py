@@ -78,7 +78,7 @@ def read(session: Session, request: Request) -> Outcome:
     reading = session.conversation.read(document, session.progress)
     session.counts.add_read(reading)
     seconds = time.perf_counter() - begun
-    return Notice(session.say("read", name=path.name, tokens=reading.tokens, seconds=seconds))
+    return Notice(session.say("read", name=path.name, tokens=reading.n_tokens, seconds=seconds))
 
 
 def save(session: Session, request: Request) -> Outcome:

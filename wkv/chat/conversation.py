@@ -8,12 +8,11 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from wkv.chat import newline_rules
-from wkv.chat.prompt_files import Prompt
-from wkv.chat.reading import Progress, Read, read, with_single_newlines
+from wkv.chat.prompt_files import Prompt, with_single_newlines
 from wkv.chat.reply import SLACK, Reply
 from wkv.chat.settings import Settings, default_settings
-from wkv.inference.generate import prompt_ids
 from wkv.inference.model import Model
+from wkv.inference.prefill import Prefilled, Progress, prefill, prompt_ids
 from wkv.inference.stream import Stream, stream
 from wkv.models.state import State
 from wkv.prompting.presets import ends_at_blank_line
@@ -94,7 +93,7 @@ class TurnReply(Reply):
         *,
         owner: "Conversation",
         settings: Settings,
-        reading: Read,
+        reading: Prefilled,
         before: Moment,
         message: str,
     ) -> None:
@@ -104,7 +103,7 @@ class TurnReply(Reply):
             owner=owner,
             limit=settings.max_tokens,
             reading=reading,
-            lead=settings.thinking.lead,
+            assistant_prefix=settings.thinking.assistant_prefix,
         )
         self.before = before
         self.message = message
@@ -168,7 +167,7 @@ class Conversation:
         assert isinstance(reply, TurnReply)
         said, ahead = reply.split()
         before = reply.before
-        entry = Entry("turn", reply.message, (reply.lead + said).strip())
+        entry = Entry("turn", reply.message, (reply.assistant_prefix + said).strip())
         mark = Mark(reply.result.state, ahead)
         if not self.past or self.past[-1] is not before:
             self.past.append(before)
@@ -184,7 +183,7 @@ class Conversation:
         if prompt.text:
             ids = prompt_ids(self._model, prompt.text, None)
             ids = with_single_newlines(self._model.tokenizer, ids)
-            opening = Mark(read(self._model, ids, None, progress).state)
+            opening = Mark(prefill(self._model, [ids], None, progress).state)
         self._go_to(Moment(prompt.template, opening, opening))
 
     def begin_from(self, state: State) -> None:
@@ -200,10 +199,10 @@ class Conversation:
         """
         text = clean(text)
         template = self.now.template
-        opening = Mark(read(self._model, template.system(text), None, progress).state)
+        opening = Mark(prefill(self._model, [template.system(text)], None, progress).state)
         self._go_to(Moment(template, opening, opening, (Entry("system", text),)))
 
-    def read(self, document: str, progress: Progress | None = None) -> Read:
+    def read(self, document: str, progress: Progress | None = None) -> Prefilled:
         """Take a document into the state, as a user's turn.
 
         Raises:
@@ -212,7 +211,8 @@ class Conversation:
         # Lines of nothing but blanks, and form feeds, would look like the end of a turn as well.
         document = clean("\n".join(filter(str.strip, document.splitlines())))
         text = self.now.template.exchange(document, READ_IT)
-        done = read(self._model, left_to_read(text, self.now.mark.ahead), self.state, progress)
+        rest = left_to_read(text, self.now.mark.ahead)
+        done = prefill(self._model, [rest], self.state, progress)
         entry = Entry("document", f"{len(document)} characters", READ_IT)
         moment = replace(self.now, mark=Mark(done.state), entries=(*self.now.entries, entry))
         self._go_to(moment)
@@ -252,7 +252,7 @@ class Conversation:
         """Read a message after a moment, and begin the reply."""
         turn = before.template.turn(message, settings.thinking)
         turn = left_to_read(turn, before.mark.ahead)
-        reading = read(self._model, turn, before.mark.state, progress)
+        reading = prefill(self._model, [turn], before.mark.state, progress)
         pieces = self._stream(reading, before.template, settings)
         return TurnReply(
             self._model,
@@ -264,7 +264,7 @@ class Conversation:
             message=message,
         )
 
-    def _stream(self, reading: Read, template: Template, settings: Settings) -> Stream:
+    def _stream(self, reading: Prefilled, template: Template, settings: Settings) -> Stream:
         """The tokens of a reply, after its turn was read."""
         thinks = settings.thinking is not Thinking.PLAIN  # thoughts have paragraphs
         short = ends_at_blank_line(self._model, settings.preset) and not thinks
@@ -277,5 +277,7 @@ class Conversation:
             max_tokens=settings.max_tokens + SLACK,
             stop=SEPARATOR if short else template.next_turn,
             state=reading.state,
-            adjust=newline_rules.for_chat(tokenizer, reading.last) if scheduled else None,
+            logits_processor=newline_rules.for_chat(tokenizer, reading.last_token)
+            if scheduled
+            else None,
         )

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from wkv.chat import newline_rules
 from wkv.chat.conversation import Moment
-from wkv.chat.reading import Progress, Read, read
 from wkv.chat.reply import SLACK, Reply
 from wkv.chat.settings import Settings
 from wkv.errors import InputError
 from wkv.inference.model import Model
+from wkv.inference.prefill import Prefilled, Progress, prefill
 from wkv.inference.stream import stream
 from wkv.models.state import State
 from wkv.prompting.template import SEPARATOR, clean, instruction, left_to_read
@@ -85,12 +85,12 @@ class FreeText:
         self.length = length
         self._model = model
         self._text = Text("")
-        self._begin: Read | None = None  # gen_0
-        self._end: Read | None = None  # gen_1
+        self._begin: Prefilled | None = None  # gen_0
+        self._end: Prefilled | None = None  # gen_1
 
     def begin(self, text: Text, settings: Settings, progress: Progress | None = None) -> Reply:
         """Read a text and begin to go on with it; when that has ended, call `finish`."""
-        self._begin, self._end = read(self._model, text.prompt, text.state, progress), None
+        self._begin, self._end = prefill(self._model, [text.prompt], text.state, progress), None
         self._text = text
         return self._from(self._begin, settings, self._begin)
 
@@ -109,17 +109,23 @@ class FreeText:
         """Keep the state after a continuation."""
         assert self._begin is not None
         done = reply.result
-        last = done.token_ids[-1] if done.token_ids else self._begin.last
-        self._end = Read(done.state, 0, last, 0.0)
+        last = done.token_ids[-1] if done.token_ids else self._begin.last_token
+        self._end = Prefilled(done.state, 0, last, 0.0)
 
     def _from(
-        self, place: Read, settings: Settings, reading: Read | None = None, goes_on: bool = False
+        self,
+        place: Prefilled,
+        settings: Settings,
+        reading: Prefilled | None = None,
+        goes_on: bool = False,
     ) -> Reply:
         """Go on from a place."""
-        adjust = None
+        logits_processor = None
         if settings.preset.scheduled:
             tokenizer = self._model.tokenizer
-            adjust = newline_rules.for_free_text(tokenizer, place.last, self._text.newline)
+            logits_processor = newline_rules.for_free_text(
+                tokenizer, place.last_token, self._text.newline
+            )
         pieces = stream(
             self._model,
             "",
@@ -127,7 +133,7 @@ class FreeText:
             max_tokens=self.length + SLACK,
             stop=self._text.stop,
             state=place.state,
-            adjust=adjust,
+            logits_processor=logits_processor,
         )
         return Reply(
             self._model,

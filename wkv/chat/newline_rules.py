@@ -38,7 +38,7 @@ def newline_adjustment(i: int) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The adjustment of one reply's logits; give it to `wkv.stream` as `adjust`.
+    """The adjustment of one reply's logits; give it to `wkv.stream` as `logits_processor`.
 
     Attributes:
         newlines: ids of single, double and triple newlines.
@@ -50,7 +50,7 @@ class Schedule:
 
     newlines: tuple[int, ...]
     marks: frozenset[int]
-    last_read: int
+    last_read: int | None
     end_of_text: int | None
     newline: Callable[[int], float]
 
@@ -68,7 +68,7 @@ class Schedule:
         return logits
 
 
-def for_chat(tokenizer: Tokenizer, last_read: int) -> Schedule:
+def for_chat(tokenizer: Tokenizer, last_read: int | None) -> Schedule:
     """The schedule of a reply in a chat."""
     return Schedule(
         _single_tokens(tokenizer, NEWLINES),
@@ -79,7 +79,7 @@ def for_chat(tokenizer: Tokenizer, last_read: int) -> Schedule:
     )
 
 
-def for_free_text(tokenizer: Tokenizer, last_read: int, newline: float) -> Schedule:
+def for_free_text(tokenizer: Tokenizer, last_read: int | None, newline: float) -> Schedule:
     """The schedule of a free generation: `newline` throughout, and the text may end."""
     return Schedule(
         _single_tokens(tokenizer, NEWLINES),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wkv.errors import InputError
 from wkv.prompting.template import SEPARATOR, Template
+from wkv.tokenizers import Tokenizer
 
 KEYS = ("user", "bot", "interface", "init_prompt")
 BLANKS = " \t\r\u3000"
@@ -133,3 +134,16 @@ def _text(node: ast.expr, known: dict[str, str]) -> str:
         case ast.FormattedValue(value=value, conversion=-1, format_spec=None):
             return _text(value, known)
     raise _NotText(node)
+
+
+def with_single_newlines(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Ids of an opening prompt that ends as it would before a word.
+
+    The 20B tokenizer has one id for two newlines at the end of a text and two before a word, which
+    is what its models were trained on: a final 535 becomes 187, 187. Source: ChatRWKV, chat.py.
+    """
+    single, double = tokenizer.encode("\n"), tokenizer.encode("\n\n")
+    before_a_word = tokenizer.encode("\n\nA")[:2] == 2 * single
+    if before_a_word and len(double) == 1 and ids[-1:] == double:
+        return ids[:-1] + 2 * single
+    return ids

@@ -4,9 +4,9 @@ import codecs
 from collections.abc import Iterator
 from typing import Protocol
 
-from wkv.chat.reading import Read
-from wkv.inference.generate import Generation
+from wkv.inference.generate import Completion
 from wkv.inference.model import Model
+from wkv.inference.prefill import Prefilled
 from wkv.inference.stream import Stream
 
 SLACK = 100
@@ -30,7 +30,7 @@ class Reply(Iterator[str]):
     Attributes:
         owner: what keeps the state afterwards.
         reading: the prompt that was read for it.
-        lead: how it begins, written by us and not among the pieces.
+        assistant_prefix: how it begins, written by us and not among the pieces.
         goes_on: it continues a text, so that its first blanks mean something.
         is_free: it is no turn of a chat; that it was cut off is no news.
     """
@@ -42,14 +42,14 @@ class Reply(Iterator[str]):
         *,
         owner: Keeper,
         limit: int,
-        reading: Read | None = None,
-        lead: str = "",
+        reading: Prefilled | None = None,
+        assistant_prefix: str = "",
         goes_on: bool = False,
         is_free: bool = False,
     ) -> None:
         self.owner = owner
         self.reading = reading
-        self.lead = lead
+        self.assistant_prefix = assistant_prefix
         self.goes_on = goes_on
         self.is_free = is_free
         self._model = model
@@ -69,7 +69,7 @@ class Reply(Iterator[str]):
         return self._stream.interrupt()
 
     @property
-    def result(self) -> Generation:
+    def result(self) -> Completion:
         """The generation; if it has not ended, it ends here, as interrupted."""
         return self._stream.result
 

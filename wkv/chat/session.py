@@ -7,12 +7,12 @@ from wkv.chat.conversation import Conversation, TurnReply
 from wkv.chat.free_text import FreeText
 from wkv.chat.inline_options import Inline
 from wkv.chat.language import Language, language_named
-from wkv.chat.reading import Progress, Read
 from wkv.chat.reply import Reply
 from wkv.chat.saved_chats import Store, checked_name
 from wkv.chat.settings import Settings
 from wkv.errors import InputError
 from wkv.inference.model import Model
+from wkv.inference.prefill import Prefilled, Progress
 
 FIRST_NAME = "main"
 """What the first conversation is called."""
@@ -30,9 +30,9 @@ class Counts:
     seconds_written: float = 0.0
     replies: int = 0
 
-    def add_read(self, reading: Read) -> None:
+    def add_read(self, reading: Prefilled) -> None:
         """Count a text that was read."""
-        self.tokens_read += reading.tokens
+        self.tokens_read += reading.n_tokens
         self.seconds_read += reading.seconds
 
     def add_written(self, reply: Reply) -> None:

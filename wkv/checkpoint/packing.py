@@ -34,7 +34,7 @@ SMALLEST_SCALE = 1e-37
 """Below which 1 / scale is no number; such weights are zero."""
 
 WEIGHTS_AT_ONCE = 2**18
-"""Weights that are quantised at a time: few enough to stay in a core's cache."""
+"""Weights that are quantized at a time: few enough to stay in a core's cache."""
 
 SHARES = (1.0, 1.05, 0.92, 0.84, 0.77)
 """Of the scale at which int4 represents the largest weight of a group, tried in turn. The error of
@@ -124,7 +124,7 @@ def pack(weight: Tensor, format: Format, layout: Layout) -> Packed:
         panels = _padded(weight.to(format.dtype), PANEL, 1).view(-1, PANEL, inputs)
         data = panels.transpose(1, 2).contiguous().view(-1)
     else:
-        data = _written(*quantise(weight, format), format, layout)
+        data = _written(*quantize(weight, format), format, layout)
     return Packed(format, layout, outputs, inputs, data)
 
 
@@ -167,7 +167,7 @@ def rounded(weight: Tensor, name: str, packed: str) -> Tensor:
     return torch.stack(turned).view(weight.shape)
 
 
-def quantise(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
+def quantize(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
     """The integers and scales of a matrix of floats.
 
     Returns:

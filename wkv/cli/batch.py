@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         import asyncio
 
         from wkv.serve import batch_files
-        from wkv.serve.app import Room, create_app
+        from wkv.serve.app import Limits, create_app
         from wkv.serve.service import Settings
 
     lines = batch_files.read_lines(args.input)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         if args.name is None:
             line.body.pop("model", None)
     width = batch_files.AHEAD * args.slots
-    app = create_app(model, Settings(args.name or "wkv"), Room(slots=args.slots, queue=width))
+    app = create_app(model, Settings(args.name or "wkv"), Limits(slots=args.slots, queue=width))
     failed = 0
     with _progress(len(left)) as advance, args.output.open("a", encoding="utf-8") as out:
 

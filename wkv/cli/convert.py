@@ -16,7 +16,7 @@ SUMMARY = "write a checkpoint in another form, verified"
 
 GOES_WITH = {
     "gguf": ("dtype", "tokenizer", "overwrite"),
-    "hf": ("layout", "dtype", "shard_size", "licence", "context", "tokenizer", "push_to_hub"),
+    "hf": ("layout", "dtype", "shard_size", "license", "context", "tokenizer", "push_to_hub"),
     "pth": ("strategy", "overwrite"),
     "safetensors": ("strategy", "overwrite"),
 }
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "RWKV's own directories of 2026-08, for 7)",
     )
     folders.add_argument("--shard-size", metavar="SIZE", help="of a file (default: 5GB)")
-    folders.add_argument("--licence", "--license", metavar="ID", help="such as apache-2.0")
+    folders.add_argument("--license", "--licence", metavar="ID", help="such as apache-2.0")
     folders.add_argument(
         "--context", type=int, metavar="T", help="tokens it was trained on at once"
     )
@@ -115,7 +115,7 @@ def _to_folder(args: argparse.Namespace, source: str | Path) -> None:
 
     given = {
         name: getattr(args, name)
-        for name in ("layout", "dtype", "shard_size", "licence", "context", "tokenizer")
+        for name in ("layout", "dtype", "shard_size", "license", "context", "tokenizer")
         if getattr(args, name) is not None
     }
     done = export(source, args.destination, Choices(**given), notice)

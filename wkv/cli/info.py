@@ -77,7 +77,7 @@ def _dtypes(description: "Description") -> str:
 
 
 def _picture(description: "Description", text: str) -> list[dict[str, object]]:
-    """The strategy layer by layer, equal neighbours together."""
+    """The strategy layer by layer, equal neighbors together."""
     from wkv.inference.load import strategy_for
     from wkv.inference.torch_weights import layer_bytes
 
@@ -117,5 +117,5 @@ def _named(first: int, final: int, last: int) -> str:
 def _form(placement: "Placement") -> str:
     """dtype, int8 and streaming of a placement in words."""
     form = str(placement.dtype).split(".")[1]
-    form += ", int8 weights" if placement.quantised else ""
+    form += ", int8 weights" if placement.quantized else ""
     return form + (", streamed" if placement.streamed else "")

@@ -64,13 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantise and report; 1 if the loss is more than --max-loss allows."""
+    """Quantize and report; 1 if the loss is more than --max-loss allows."""
     if args.max_loss is not None and not args.max_loss >= 0:
         args.usage_error(f"--max-loss is {args.max_loss:g}, expected 0 or more")
     if args.exercises is not None and args.exercises < 0:
         args.usage_error(f"--exercises is {args.exercises}, expected 0 or more")
     source = find_model(args.source) or args.source
-    from wkv.convert.quantize import quantise
+    from wkv.convert.quantize import quantize
     from wkv.errors import InputError
     from wkv.evaluate.cost import read_text
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         return not args.dry_run and _is_allowed(args, report)
 
     with _progress() as show:
-        done = quantise(
+        done = quantize(
             source,
             args.destination,
             to=args.to,

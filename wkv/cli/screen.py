@@ -101,7 +101,7 @@ class Screen:
         self._in_thought = False
         thoughts = None if reply.goes_on else Thoughts()
         if thoughts is not None:
-            self._print(thoughts.push(reply.lead))
+            self._print(thoughts.push(reply.assistant_prefix))
         try:
             for piece in reply:
                 self._print(thoughts.push(piece) if thoughts else [Piece(piece, False)])

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> FastAPI:
     """The application that the options ask for."""
-    from wkv.serve.app import Room, create_app
+    from wkv.serve.app import Limits, create_app
     from wkv.serve.service import Settings
 
     model = load_model(args)
@@ -102,7 +102,7 @@ def _build(args: argparse.Namespace) -> FastAPI:
         drain_seconds=args.drain_seconds,
         max_tokens=args.max_tokens,
     )
-    room = Room(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
+    room = Limits(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
     return create_app(model, settings, room)
 
 

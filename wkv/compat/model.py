@@ -203,7 +203,7 @@ def _placements(model: Model) -> list[SimpleNamespace]:
         SimpleNamespace(
             device=str(place.device),
             atype=place.dtype,
-            wtype=torch.uint8 if place.quantised else place.dtype,
+            wtype=torch.uint8 if place.quantized else place.dtype,
             stream=place.streamed,
         )
         for place in (model.strategy.layers[i] for i in range(model.config.n_layer + 1))

@@ -1,11 +1,11 @@
 """Text that follows a grammar: before each draw, the tokens that would break it are forbidden.
 
     grammars = Grammars(tokenizer, vocab_size)
-    adjust = grammars.json_schema({"type": "object", ...}).adjust()
+    logits_processor = grammars.json_schema({"type": "object", ...}).logits_processor()
 
-`adjust` belongs to one sequence; see `wkv.inference.sequence.Adjust`. llguidance works on bytes, so
-tokens may split a character. JSON has at most one space between its parts; if more were allowed, a
-weak model could write spaces forever.
+A logits processor belongs to one sequence (`wkv.inference.sequence.LogitsProcessor`). llguidance
+works on bytes, so tokens may split a character. JSON has at most one space between its parts; if
+more were allowed, a weak model could write spaces forever.
 """
 
 import re
@@ -22,7 +22,7 @@ from wkv.constraints.compiler import Compiler
 from wkv.constraints.schema_limits import checked_json
 from wkv.constraints.token_bytes import END_BYTE, require_llguidance, vocabulary_of
 from wkv.errors import InputError
-from wkv.inference.sequence import Adjust
+from wkv.inference.sequence import LogitsProcessor
 from wkv.ops.torch_settings import at_most
 from wkv.tokenizers import Tokenizer
 
@@ -103,7 +103,7 @@ class Grammars:
         matcher = LLMatcher(self._llguidance_tokenizer(), source, log_level=0, limits=_limits())
         _check(matcher, "the schema cannot be followed")
         grammar = Grammar(self._vocab_size, matcher)
-        grammar.adjust()(torch.zeros(self._vocab_size), [])
+        grammar.logits_processor()(torch.zeros(self._vocab_size), [])
         return grammar
 
     def _llguidance_tokenizer(self) -> "LLTokenizer":
@@ -125,7 +125,7 @@ class Grammar:
     vocab_size: int
     matcher: "LLMatcher"
 
-    def adjust(self) -> Adjust:
+    def logits_processor(self) -> LogitsProcessor:
         """What makes one sequence follow the grammar, from its first token on.
 
         Where the grammar is complete, only the end of the text can be drawn. It raises InputError

@@ -1,7 +1,7 @@
 """Writes a checkpoint in another form, and proves that it is the same model.
 
 A converted file has the official names and shapes. Made for a strategy, it holds each tensor as
-that strategy needs it, so that loading casts and quantises nothing and can leave everything mapped
+that strategy needs it, so that loading casts and quantizes nothing and can leave everything mapped
 to the file; without int8 in it, it is still a checkpoint like any other.
 """
 

@@ -57,7 +57,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Quantisation:
+class Quantization:
     """What was made.
 
     Attributes:
@@ -112,7 +112,7 @@ class PackedMatrices:
                 self._sources[f"{name}.{n}"] = part
 
 
-def quantise(
+def quantize(
     source: str | Path,
     destination: str | Path,
     *,
@@ -121,7 +121,7 @@ def quantise(
     tokenizer: str | Path | Tokenizer | None = None,
     accept: Callable[[Model, Model, Path], bool] = lambda before, after, file: True,
     on_packed: Callable[[int, int], object] = lambda done, total: None,
-) -> Quantisation:
+) -> Quantization:
     """Write a checkpoint as `.safetensors` with its matrices packed.
 
     Args:
@@ -130,17 +130,17 @@ def quantise(
         to: "int8" or "int4".
         overwrite: whether a file that exists may be replaced.
         tokenizer: of the models that `accept` is given, as for `wkv.load`.
-        accept: is given the model as it was, the quantised one and its unfinished file; if it
+        accept: is given the model as it was, the quantized one and its unfinished file; if it
             answers False nothing is kept.
         on_packed: told how many matrices of how many are packed.
 
     Raises:
-        CheckpointError: if the source cannot be read or is quantised, or the new file differs
+        CheckpointError: if the source cannot be read or is quantized, or the new file differs
             from what is in memory.
         InputError: for another `to`, or a destination that exists.
     """
     if to not in PACKED:
-        raise InputError(f"a checkpoint is quantised to {' or '.join(PACKED)}, not to {to!r}")
+        raise InputError(f"a checkpoint is quantized to {' or '.join(PACKED)}, not to {to!r}")
     description = describe(source)
     _check_source(description)
     path = new_file(destination, ".safetensors", description.checkpoint, overwrite=overwrite)
@@ -170,7 +170,7 @@ def quantise(
             with writing(path):
                 made.replace(path)
                 write_vocabulary_beside(path, description.checkpoint.path)
-    return Quantisation(path, n_bytes, str(strategy), kept)
+    return Quantization(path, n_bytes, str(strategy), kept)
 
 
 def _check_source(description: Description) -> None:
@@ -178,18 +178,18 @@ def _check_source(description: Description) -> None:
     checkpoint = description.checkpoint
     if checkpoint.is_packed:
         raise CheckpointError(
-            f"{checkpoint.path}: the file is quantised already, for {checkpoint.strategy!r}, and "
+            f"{checkpoint.path}: the file is quantized already, for {checkpoint.strategy!r}, and "
             "again would lose more; give the original"
         )
     if description.scales:
         raise CheckpointError(
-            f"{checkpoint.path}: the file has ChatRWKV's int8 matrices, and quantised again would "
+            f"{checkpoint.path}: the file has ChatRWKV's int8 matrices, and quantized again would "
             "lose more; give the original"
         )
 
 
 def _strategy_before(description: Description) -> Strategy:
-    """How the model runs here without being quantised: as `auto` has it, but on the CPU."""
+    """How the model runs here without being quantized: as `auto` has it, but on the CPU."""
     chosen = strategy_for(description, "auto", check=False)
     if any(layer.device.type != "cpu" for layer in chosen.layers):
         chosen = mapped_strategy(description)

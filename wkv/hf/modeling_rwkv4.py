@@ -104,7 +104,7 @@ class RwkvTimeMix(nn.Module):
         self.receptance = Linear(D, A)
         self.output = Linear(A, D)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Decays from slow to fast over the channels, token shifts that fade with depth."""
         A, q = len(self.time_decay), ramp(self.time_mix_key.numel()).view(1, 1, -1)
         fill(self.time_decay, -5 + 8 * ramp(A) ** (0.7 + 1.3 * self.depth))
@@ -142,7 +142,7 @@ class RwkvChannelMix(nn.Module):
         self.receptance = Linear(D, D)
         self.value = Linear(F, D)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Token shifts that fade with depth."""
         q = ramp(self.time_mix_key.numel()).view(1, 1, -1)
         fill(self.time_mix_key, q**self.rest)

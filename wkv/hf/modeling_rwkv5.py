@@ -133,7 +133,7 @@ class Rwkv5TimeMix(nn.Module):
         eps = config.layer_norm_epsilon * config.head_size_divisor**2
         self.ln_x = GroupNorm(A // N, A, eps)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Decays from slow to fast over the channels, token shifts that fade with depth."""
         decays, q = self.time_decay, ramp(self.time_mix_key.numel()).view(1, 1, -1)
         position = ramp(decays.numel())
@@ -188,7 +188,7 @@ class Rwkv5ChannelMix(nn.Module):
         self.receptance = Linear(D, D)
         self.value = Linear(F, D)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Token shifts that fade with depth."""
         q = ramp(self.time_mix_key.numel()).view(1, 1, -1)
         fill(self.time_mix_key, q**self.rest)

@@ -132,7 +132,7 @@ class Rwkv6TimeMix(nn.Module):
         eps = config.layer_norm_epsilon * config.head_size_divisor**2
         self.ln_x = GroupNorm(A // N, A, eps)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Decays from slow to fast over the channels, token shifts by depth, low-rank parts 0."""
         q = ramp(self.time_maa_x.numel()).view(1, 1, -1)
         for name in "xwk":
@@ -195,7 +195,7 @@ class Rwkv6ChannelMix(nn.Module):
         self.receptance = Linear(D, D)
         self.value = Linear(F, D)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Token shifts that fade with depth."""
         q = ramp(self.time_maa_k.numel()).view(1, 1, -1)
         fill(self.time_maa_k, 1 - q**self.rest)

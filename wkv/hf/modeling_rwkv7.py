@@ -187,7 +187,7 @@ class RWKV7TimeMix(nn.Module):
         self.g_lora = LowRank(D, config.gate_low_rank_dim, A, nn.Sigmoid(), bias=False)
         self.g_norm = GroupNorm(H, A, config.group_norm_eps or config.norm_eps * N)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Decays from slow to fast over the channels, token shifts that fade with depth."""
         q = ramp(self.x_r.numel()).view(1, 1, -1)
         for name, power in MIX_POWERS.items():
@@ -258,7 +258,7 @@ class RWKV7ChannelMix(nn.Module):
         self.key = Linear(D, F)
         self.value = Linear(F, D)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """A token shift that fades with depth."""
         fill(self.x_k, 1 - ramp(len(self.x_k)) ** (self.rest**4))
 

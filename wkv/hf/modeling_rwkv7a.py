@@ -56,7 +56,7 @@ class RWKV7aChannelMix(nn.Module):
         self.s_emb_x = Linear(D, R * R)
         self.s0, self.s1, self.s2 = vector(1, 1, F), vector(D, R), vector(R, F)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """At first as RWKV-7: the tokens' matrices scale by 1."""
         fill(self.x_k, 1 - ramp(len(self.x_k)) ** (self.rest**4))
         fill(self.s0, 1.0)

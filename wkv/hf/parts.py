@@ -142,7 +142,7 @@ def ramp(count: int) -> Tensor:
 
 
 def zigzag(count: int) -> Tensor:
-    """(count,) values 0, 1/2, -1/2, 0, ... that set neighbours apart."""
+    """(count,) values 0, 1/2, -1/2, 0, ... that set neighbors apart."""
     return ((torch.arange(count, device="cpu") + 1) % 3 - 1) * 0.5
 
 

@@ -42,11 +42,11 @@ class PretrainedRwkv(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Matrices as transformers draws them; a module's vectors as its `initialise` says."""
+        """Matrices as transformers draws them; a module's vectors as its `initialize` says."""
         super()._init_weights(module)
-        initialise = getattr(module, "initialise", None)
-        if callable(initialise):
-            initialise()
+        initialize = getattr(module, "initialize", None)
+        if callable(initialize):
+            initialize()
 
 
 class HubBlock(GradientCheckpointingLayer):

@@ -27,7 +27,7 @@ class Entry:
         n_layer, n_embd: L and D.
         context: tokens it was trained on at a time.
         languages: codes such as "en zh", or "100+".
-        licence: of the weights.
+        license: of the weights.
         bytes: size of the file; None where it is not known.
         sha256: of the file, 64 hexadecimal digits; None where it is not known.
         revision: a commit of the repository, if not its newest.
@@ -42,7 +42,7 @@ class Entry:
     n_embd: int
     context: int
     languages: str
-    licence: str
+    license: str
     bytes: int | None = None
     sha256: str | None = None
     revision: str = MAIN

@@ -1,32 +1,32 @@
-"""Generation: prompts and a model in, what the model says in out; one prompt, or a batch at once.
+"""Generate text from a prompt, or from several prompts as one batch.
 
-Streaming the text as it comes is in `wkv.inference.stream`.
+Text that is shown while it is generated comes from `wkv.inference.stream`.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import overload
 
-import torch
-
 from wkv.errors import InputError, StateError
+from wkv.inference.decode import RunningBatch, absorb
 from wkv.inference.model import Model
+from wkv.inference.prefill import Prompt, prefill
 from wkv.inference.sampling import Sampling
-from wkv.inference.sequence import Writer, check_limits
+from wkv.inference.sequence import RunningSequence, check_limits
 from wkv.models.state import State
-from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 MAX_TOKENS = 256
-
-Prompt = str | bytes | Sequence[int]
 
 
 @dataclass(frozen=True)
 class Timings:
-    """How long a generation took; in a batch, the whole batch.
+    """Durations of a generation; in a batch, those of the whole batch.
 
-    `prompt_tokens` counts what was read, a leading id 0 included.
+    Attributes:
+        prompt_tokens: tokens that were read, including a leading id 0.
+        prefill_seconds: time to read the prompts.
+        decode_seconds: time to generate.
     """
 
     prompt_tokens: int
@@ -35,14 +35,15 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What a model said.
+class Completion:
+    """Generated text.
 
     Attributes:
-        text: what was added, without the stop string.
-        token_ids: what was added as ids, with the tokens of a stop string, without an end of text.
+        text: the text that was added, without the stop string.
+        token_ids: the ids that were added, including those of a stop string, without an end of
+            text.
         finish_reason: "stop" (a stop string or the end of the text), "length" or "interrupted".
-        state: has absorbed the prompt and all of token_ids.
+        state: the state that has read the prompt and all of token_ids.
         timings: tokens and seconds.
     """
 
@@ -62,7 +63,7 @@ def generate(
     max_tokens: int = ...,
     stop: str | Sequence[str] = ...,
     state: State | None = ...,
-) -> Generation: ...
+) -> Completion: ...
 
 
 @overload
@@ -74,7 +75,7 @@ def generate(
     max_tokens: int = ...,
     stop: str | Sequence[str] = ...,
     state: State | None = ...,
-) -> list[Generation]: ...
+) -> list[Completion]: ...
 
 
 def generate(
@@ -85,22 +86,23 @@ def generate(
     max_tokens: int = MAX_TOKENS,
     stop: str | Sequence[str] = (),
     state: State | None = None,
-) -> Generation | list[Generation]:
+) -> Completion | list[Completion]:
     """Continue a prompt, or a list of prompts as one batch.
 
     Args:
         model: any loaded model.
         prompt: text, bytes or ids; or a list of texts. From the empty state, id 0 is read first
-            by generations 7 and 7a with the World vocabulary, as they were trained.
-        sampling: how tokens are drawn; with a seed, a prompt in a batch gives what it gives alone
-            (in float32: in 16 bit, a batch is rounded otherwise than a row alone).
-        max_tokens: at most so many tokens are added.
-        stop: a string, or several, that end the text; found across the borders of tokens.
-        state: to go on from, one row, or a row for each prompt. With one, a prompt may be empty.
+            by generations 7 and 7a with the World vocabulary, as in their training.
+        sampling: the sampling parameters. With a seed, a prompt in a batch gives the same text as
+            alone (in float32; 16-bit products round differently in a batch).
+        max_tokens: the largest number of tokens to add.
+        stop: a string, or several, that end the text; also found across token boundaries.
+        state: the state to continue from, one row, or a row for each prompt. With a state, a
+            prompt may be empty.
 
     Returns:
-        A Generation, or a list of them in the order of the prompts. Ctrl-C ends the generation,
-        with finish_reason "interrupted" and all that was said so far.
+        A Completion, or a list of them in the order of the prompts. Ctrl-C ends the generation
+        with finish_reason "interrupted" and the text so far.
 
     Raises:
         InputError: for an empty prompt without a state, and other misuse.
@@ -110,52 +112,56 @@ def generate(
     sampling = check_sampling(sampling)
     prompts, single = split_prompts(prompt)
     state = _state_for(state, len(prompts))
-    writers = [Writer(model.tokenizer, sampling, max_tokens, stops) for _ in prompts]
-    begun = time.perf_counter()
+    sequences = [RunningSequence(model.tokenizer, sampling, max_tokens, stops) for _ in prompts]
+    batch, read, begun = RunningBatch(model), 0, time.perf_counter()
     try:
-        running, read = prefill(model, prompts, state)
-    except KeyboardInterrupt:  # nothing was absorbed, and nothing will be written
-        state, read = state or model.new_state(len(prompts)), 0
-        running = Running(tuple(range(len(prompts))), state, state.tokens_seen)
-        for writer in writers:
-            writer.finish("interrupted")
+        done = prefill(model, prompts, state)
+        state, read = done.state, done.n_tokens
+    except KeyboardInterrupt:  # nothing was read, and nothing will be generated
+        state = state or model.new_state(len(prompts))
+        for sequence in sequences:
+            sequence.finish("interrupted")
+    batch.add(sequences, [state])
     prefilled = time.perf_counter()
-    states = _write(model, writers, running)
+    states = _decode(model, batch)
     times = Timings(read, prefilled - begun, time.perf_counter() - prefilled)
-    done = [
-        Generation(writer.text, writer.token_ids, writer.finish_reason or "", state, times)
-        for writer, state in zip(writers, states, strict=True)
+    completions = [
+        Completion(one.text, one.token_ids, one.finish_reason or "", states[id(one)], times)
+        for one in sequences
     ]
-    return done[0] if single else done
+    return completions[0] if single else completions
 
 
-@dataclass(frozen=True)
-class Running:
-    """Sequences that are advanced together.
+def _decode(model: Model, batch: RunningBatch) -> dict[int, State]:
+    """Decode until all sequences have ended; returns their states by the sequences' ids."""
+    states: dict[int, State] = {}
 
-    Attributes:
-        rows: their numbers among all prompts.
-        state: a row for each, with the logits of what comes next.
-        base: tokens that each row's state had seen when its writing began.
-    """
+    def take(ended: list[RunningSequence]) -> None:
+        states.update(zip(map(id, ended), batch.remove(ended), strict=True))
 
-    rows: tuple[int, ...]
-    state: State
-    base: tuple[int, ...]
-
-    def keep(self, places: Sequence[int]) -> "Running":
-        """Only the sequences at these places."""
-        if len(places) == len(self.rows):
-            return self
-        return Running(
-            tuple(self.rows[place] for place in places),
-            self.state.rows(places),
-            tuple(self.base[place] for place in places),
-        )
+    try:
+        while batch.sequences:
+            counts = [len(sequence.token_ids) for sequence in batch.sequences]
+            for event in batch.sample():
+                if event.error is not None:
+                    raise event.error
+            # Those that have sampled a token are read once more, so that their states are complete.
+            pairs = zip(batch.sequences, counts, strict=True)
+            take([sequence for sequence, count in pairs if len(sequence.token_ids) == count])
+            if batch.sequences:
+                batch.forward()
+                take([one for one in batch.sequences if one.finish_reason is not None])
+    except KeyboardInterrupt:
+        for sequence in list(batch.sequences):
+            if sequence.finish_reason is None:
+                sequence.finish("interrupted")
+            (state,) = batch.remove([sequence])
+            states[id(sequence)] = absorb(model, state, sequence)
+    return states
 
 
 def split_prompts(prompt: Prompt | Sequence[str | bytes]) -> tuple[list[Prompt], bool]:
-    """A list of prompts, and whether it was a single one.
+    """Return a list of prompts, and whether a single one was given.
 
     Raises:
         InputError: for anything but text, bytes, a list of ids, or a list of texts.
@@ -178,7 +184,7 @@ def split_prompts(prompt: Prompt | Sequence[str | bytes]) -> tuple[list[Prompt],
 
 
 def check_sampling(sampling: Sampling | None) -> Sampling:
-    """The sampling, or the default one."""
+    """Return the sampling parameters, or the default ones for None."""
     if sampling is None:
         return Sampling()
     if not isinstance(sampling, Sampling):
@@ -186,91 +192,8 @@ def check_sampling(sampling: Sampling | None) -> Sampling:
     return sampling
 
 
-def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
-    """The ids to read for a prompt that follows a state (None: the empty one).
-
-    Raises:
-        InputError: if there is nothing to read and nothing was read before.
-    """
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
-    begins = state is None or not any(state.tokens_seen)
-    if not ids and (begins or state is None or state.logits is None):
-        raise InputError("the prompt is empty; give some text, or a state to go on from")
-    document = (
-        model.config.generation in ("7", "7a") and model.config.vocab_size == WORLD_VOCAB_SIZE
-    )
-    if begins and document and ids[0] != 0:
-        ids.insert(0, 0)
-    return ids
-
-
-def prefill(model: Model, prompts: Sequence[Prompt], state: State | None) -> tuple[Running, int]:
-    """Read prompts as one batch; returns what runs from there, and the number of tokens read."""
-    ids = [prompt_ids(model, prompt, state) for prompt in prompts]
-    if not all(ids):
-        if state is None or state.logits is None or any(ids):
-            raise InputError("in a batch with a state, either all prompts are empty or none is")
-    else:
-        lengths = [len(row) for row in ids]
-        width = max(lengths)
-        batch = torch.tensor([row + [0] * (width - len(row)) for row in ids])
-        _, state = model.forward(batch, state, lengths=lengths)
-    return Running(tuple(range(len(ids))), state, state.tokens_seen), sum(map(len, ids))
-
-
-def absorb(model: Model, state: State, base: int, token_ids: Sequence[int]) -> State:
-    """A one-row state that has read all of token_ids, having seen `base` tokens before them."""
-    missing = list(token_ids[state.tokens_seen[0] - base :])
-    return model.forward(missing, state)[1] if missing else state
-
-
-def _write(model: Model, writers: Sequence[Writer], running: Running) -> list[State]:
-    """Advance all writers to their ends; returns the final states, one row each."""
-    finals: dict[int, State] = {}
-    try:
-        while running.rows:
-            running = _step(model, writers, running, finals)
-    except KeyboardInterrupt:
-        for place, row in enumerate(running.rows):
-            if writers[row].finish_reason is None:
-                writers[row].finish("interrupted")
-            state = running.state.rows([place])
-            finals[row] = absorb(model, state, running.base[place], writers[row].token_ids)
-    return [finals[row] for row in range(len(writers))]
-
-
-def _step(
-    model: Model, writers: Sequence[Writer], running: Running, finals: dict[int, State]
-) -> Running:
-    """Draw a token for each running sequence and absorb them; ended ones go to `finals`."""
-    absorbing = []
-    logits = running.state.logits
-    for place, row in enumerate(running.rows):
-        count = len(writers[row].token_ids)
-        if writers[row].finish_reason is None:
-            assert logits is not None
-            writers[row].advance(logits[place])
-        if len(writers[row].token_ids) > count:
-            absorbing.append(place)
-        else:  # the end of the text, which is not absorbed, or no token was wanted
-            finals[row] = running.state.rows([place])
-    running = running.keep(absorbing)
-    if not running.rows:
-        return running
-    tokens = torch.tensor([[writers[row].token_ids[-1]] for row in running.rows])
-    _, state = model.forward(tokens, running.state)
-    running = replace(running, state=state)
-    going_on = []
-    for place, row in enumerate(running.rows):
-        if writers[row].finish_reason is None:
-            going_on.append(place)
-        else:
-            finals[row] = state.rows([place])
-    return running.keep(going_on)
-
-
 def _state_for(state: State | None, rows: int) -> State | None:
-    """The state with a row for each prompt; one row serves them all."""
+    """Return the state with a row for each prompt; a single row is repeated."""
     if state is not None and not isinstance(state, State):
         raise StateError(f"a state is a wkv.State, {type(state).__name__} was given")
     if state is None or state.batch_size == rows:

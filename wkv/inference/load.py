@@ -189,7 +189,7 @@ def build_model(
 
 def native_refusal(description: Description, strategy: Strategy) -> str | None:
     """Why the native engine cannot run a checkpoint by a strategy; None if it can."""
-    if any(layer.device.type != "cpu" or layer.quantised for layer in strategy.layers):
+    if any(layer.device.type != "cpu" or layer.quantized for layer in strategy.layers):
         return "it is for strategies on the cpu, without ChatRWKV's i8"
     if description.scales:
         return "the file has ChatRWKV's int8 matrices"

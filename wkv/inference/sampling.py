@@ -1,12 +1,12 @@
-"""From logits to the next token, in the order that RWKV's users know from ChatRWKV.
+"""Sample the next token from logits, in the order of ChatRWKV.
 
-    penalise -> ban -> softmax -> nucleus (top_p) -> top_k -> temperature -> draw
+    penalties -> banned tokens -> softmax -> top_p -> top_k -> temperature -> sample
 
-Temperature acts last, on the probabilities that are left: p^(1/temperature). Functions here know
-no model and no text.
+Temperature is applied last, to the remaining probabilities: p^(1/temperature). The functions here
+know neither models nor text.
 
-Source: `rwkv` package, utils.py, with its defects mended: top_p = 1 keeps all tokens there too,
-and logits are never changed in place.
+Source: `rwkv` package, utils.py, with two fixes: top_p = 1 keeps all tokens, and logits are never
+changed in place.
 """
 
 import math
@@ -19,28 +19,30 @@ from torch import Tensor
 from wkv.errors import InputError
 from wkv.ops.torch_settings import at_most
 
-LOOKS = (256, 4096)
-"""The nucleus is looked for among so many most probable tokens before all are sorted."""
+PARTIAL_SORTS = (256, 4096)
+"""top_p looks at this many of the most probable tokens before it sorts all of them."""
 
 UNCOUNTED = " \t0123456789"
-"""A token whose text is part of this string gets no frequency penalty: blanks and digits recur."""
+"""Tokens whose text is part of this string get no frequency penalty: blanks and digits recur."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn.
+    """Sampling parameters.
 
     Attributes:
-        temperature: above 1 flattens, below 1 sharpens; 0 takes the most probable token.
-        top_p: the nucleus: the most probable tokens that together reach this probability, before
-            temperature. 1 keeps all, 0 only the most probable.
-        top_k: at most so many tokens; 0 is no limit.
-        presence_penalty: taken once from the logit of each token generated before.
-        frequency_penalty: taken for each time, times its weight, which fades by penalty_decay.
-        penalty_decay: factor per token in (0, 1].
-        seed: the same seed gives the same tokens; None differs each time.
-        banned: ids that are never drawn.
-        count_digits: blanks and digits get the frequency penalty too, as in ChatRWKV's chat.
+        temperature: randomness. Above 1 flattens the distribution, below 1 sharpens it; 0 always
+            takes the most probable token.
+        top_p: keep the most probable tokens whose probabilities add up to this value, before
+            temperature. 1 keeps all tokens, 0 only the most probable one.
+        top_k: keep at most this many tokens; 0 means no limit.
+        presence_penalty: subtracted once from the logit of every token generated before.
+        frequency_penalty: subtracted for each earlier occurrence, times its weight, which decays
+            by penalty_decay.
+        penalty_decay: factor per token, 0 to 1.
+        seed: the same seed gives the same tokens; None is random.
+        banned: ids that are never sampled.
+        count_digits: apply the frequency penalty to blanks and digits too, as in ChatRWKV's chat.
     """
 
     temperature: float = 1.0
@@ -79,11 +81,11 @@ def _check(name: str, value: float, low: float, high: float, *, whole: bool = Fa
 
 @dataclass(slots=True)
 class Sampler:
-    """Draws one sequence's tokens: its random numbers, and what it has drawn before.
+    """Samples the tokens of one sequence; it holds the random numbers and earlier tokens.
 
     Attributes:
-        sampling: how to draw.
-        weights: id to its fading count, in the order of first appearance.
+        sampling: the sampling parameters.
+        weights: decaying count of each id, in the order of first appearance.
     """
 
     sampling: Sampling
@@ -97,14 +99,14 @@ class Sampler:
         else:
             self._random.manual_seed(self.sampling.seed)
 
-    def draw(self, logits: Tensor) -> int:
-        """The next token from logits (V,), which are not changed."""
-        with at_most(1):  # all is done before a second thread would wake up
-            return self._drawn(logits)
+    def sample(self, logits: Tensor) -> int:
+        """Sample the next token from logits (V,), which are not changed."""
+        with at_most(1):  # the work is done before a second thread would wake up
+            return self._sample(logits)
 
-    def _drawn(self, logits: Tensor) -> int:
+    def _sample(self, logits: Tensor) -> int:
         sampling = self.sampling
-        logits = penalised(logits, self.weights, sampling)
+        logits = penalized(logits, self.weights, sampling)
         if sampling.banned:
             logits = banned(logits, sampling.banned)
         try:
@@ -117,14 +119,15 @@ class Sampler:
             )
         except InputError as error:
             if sampling.banned and bool((logits == -torch.inf).all()):
-                what = "all ids are banned, so no token can be drawn; ban fewer"
+                what = "all ids are banned, so no token can be sampled; ban fewer"
                 raise InputError(what) from error
             raise
 
     def record(self, token: int, text: str) -> None:
-        """Count a token that was drawn; all counts fade first.
+        """Count a sampled token; earlier counts decay first.
 
-        Blanks and digits count nothing, unless `count_digits`, but are present from then on.
+        Blanks and digits have a count of 0 unless `count_digits` is set; the presence penalty
+        applies to them.
         """
         for known in self.weights:
             self.weights[known] *= self.sampling.penalty_decay
@@ -132,8 +135,8 @@ class Sampler:
         self.weights[token] = self.weights.get(token, 0.0) + weight
 
 
-def penalised(logits: Tensor, weights: Mapping[int, float], sampling: Sampling) -> Tensor:
-    """Logits (V,) less presence_penalty + weight * frequency_penalty for each token in weights."""
+def penalized(logits: Tensor, weights: Mapping[int, float], sampling: Sampling) -> Tensor:
+    """Subtract presence_penalty + weight * frequency_penalty from the logits of counted tokens."""
     if not weights or not (sampling.presence_penalty or sampling.frequency_penalty):
         return logits
     ids = torch.tensor(list(weights), device=logits.device)
@@ -143,7 +146,7 @@ def penalised(logits: Tensor, weights: Mapping[int, float], sampling: Sampling) 
 
 
 def banned(logits: Tensor, ids: Iterable[int]) -> Tensor:
-    """Logits (V,) with those of `ids` at minus infinity."""
+    """Return logits (V,) in which those of `ids` are minus infinity."""
     numbers = list(ids)
     if min(numbers) < 0 or max(numbers) >= len(logits):
         raise InputError(f"banned ids must be 0 to {len(logits) - 1}, {numbers} were given")
@@ -159,10 +162,10 @@ def sample(
     top_k: int = 0,
     random: torch.Generator | None = None,
 ) -> int:
-    """Draw a token.
+    """Sample a token.
 
-        p = softmax(logits) ; cutoff = sorted p where the sum first reaches top_p
-        p <- p where p >= cutoff ; p <- the top_k largest ; p <- p^(1/temperature) ; draw
+        p = softmax(logits) ; cutoff = the sorted p at which the sum first reaches top_p
+        p <- p where p >= cutoff ; p <- the top_k largest ; p <- p^(1/temperature) ; sample
 
     Args:
         logits: (V,) float, not changed.
@@ -173,7 +176,7 @@ def sample(
         The token's id.
 
     Raises:
-        InputError: if the logits hold NaN, or nothing is left to draw from.
+        InputError: if the logits contain NaN, or no token is left.
     """
     if temperature == 0:
         largest, token = logits.max(dim=-1)
@@ -193,24 +196,52 @@ def sample(
 def _check_finite(value: Tensor) -> None:
     if not bool(torch.isfinite(value)):
         raise InputError(
-            "the logits are not finite (NaN or infinity), so no token can be drawn; the model "
+            "the logits are not finite (NaN or infinity), so no token can be sampled; the model "
             "overflowed or its file is damaged: try the strategy 'cpu fp32'"
         )
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The kept probabilities, largest first, and their ids; ties with the cutoff are kept."""
+    """Return the probabilities that top_p keeps, largest first, and their ids.
+
+    Tokens that are as probable as the last one kept are kept too.
+    """
     size = len(probabilities)
     if top_p >= 1:
         largest, ids = probabilities.sort(descending=True, stable=True)
         return largest, ids
-    for look in (*LOOKS, size):
+    for look in (*PARTIAL_SORTS, size):
         largest, ids = probabilities.topk(min(look, size))
         reached = torch.nonzero(largest.cumsum(0) >= top_p)
         if len(reached) == 0:
             continue
         kept = largest >= largest[reached[0]]
         if look < size and bool(kept[-1]):
-            continue  # ties with the cutoff may go on beyond the first look
+            continue  # equally probable tokens may follow
         return largest[kept], ids[kept]
     return largest, ids  # rounding kept the sum below top_p: nothing is cut
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability, before penalties and temperature."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A sampled token, its logprob, and the most probable alternatives."""
+
+    token: int
+    logprob: float
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def with_logprobs(logits: Tensor, token: int, count: int) -> SampledToken:
+    """Return the logprob of a token and the `count` most probable tokens, from logits (V,)."""
+    logprobs = logits.float().log_softmax(-1)
+    values, ids = logprobs.topk(count)
+    top = tuple(map(TokenLogprob, ids.tolist(), values.tolist()))
+    return SampledToken(token, float(logprobs[token]), top)

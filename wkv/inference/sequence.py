@@ -1,6 +1,6 @@
-"""One sequence being written: logits in, pieces of text out, until something ends it.
+"""One sequence that is being generated: logits in, pieces of text out, until something ends it.
 
-It knows no model and no state, so one sequence alone, a batch, or a server's slots can share it.
+It knows neither the model nor the state, so a single sequence, a batch and the server share it.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,18 +8,24 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from wkv.errors import InputError
-from wkv.inference.sampling import Sampler, Sampling
+from wkv.inference.sampling import SampledToken, Sampler, Sampling, with_logprobs
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.interface import StreamDecoder
 
-Adjust = Callable[[Tensor, Sequence[int]], Tensor]
-"""Logits (V,) and the ids drawn so far, to the logits that are drawn from; nothing in place."""
+LogitsProcessor = Callable[[Tensor, Sequence[int]], Tensor]
+"""Takes logits (V,) and the ids sampled so far, returns the logits to sample from.
+
+The given logits are not changed in place. Penalties are applied afterwards.
+"""
 
 
 class StopStrings:
-    """Passes text on until a stop string occurs, across any cuts between the pieces.
+    """Pass text on until a stop string occurs, however the text is split into pieces.
 
     Text that could be the beginning of a stop string is held back until that is decided.
+
+    Attributes:
+        found: whether a stop string is complete.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -28,7 +34,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The text that may be shown; sets `found` when a stop string is complete."""
+        """Add a piece of text; returns the text that may be shown."""
         text = self._held + text
         starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
         if starts:
@@ -40,28 +46,27 @@ class StopStrings:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """What was held back and is no stop string after all."""
+        """Return the text that was held back and did not become a stop string."""
         text, self._held = self._held, ""
         return text
 
 
 def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):
             return size
     return 0
 
 
-class Writer:
-    """One sequence being written.
-
-    Where `adjust` is given, it changes the logits before penalties do.
+class RunningSequence:
+    """One sequence that is being generated.
 
     Attributes:
-        token_ids: what was drawn, without a final end of text.
-        text: what was said, without the stop string.
-        finish_reason: "stop", "length", "interrupted", or None while it goes on.
+        token_ids: the sampled ids, without a final end of text.
+        text: the text so far, without the stop string.
+        finish_reason: "stop", "length", "interrupted", or None while it is running.
+        tokens_before: tokens that the state had seen when generation began.
     """
 
     def __init__(
@@ -70,28 +75,41 @@ class Writer:
         sampling: Sampling,
         max_tokens: int,
         stops: Sequence[str],
-        adjust: Adjust | None = None,
+        logits_processor: LogitsProcessor | None = None,
+        top_logprobs: int | None = None,
     ) -> None:
+        """Prepare a sequence.
+
+        Args:
+            tokenizer: of the model.
+            sampling: the sampling parameters.
+            max_tokens: the largest number of tokens; 0 ends the sequence at once.
+            stops: strings that end it.
+            logits_processor: changes the logits before penalties and sampling.
+            top_logprobs: number of alternatives to report per token; None reports no logprobs.
+        """
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: str | None = None
+        self.tokens_before = 0
         self._tokenizer = tokenizer
         self._sampler = Sampler(sampling)
         self._max_tokens = max_tokens
-        self._adjust = adjust
+        self._logits_processor = logits_processor
+        self._top_logprobs = top_logprobs
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
         if max_tokens == 0:
             self.finish("length")
 
-    def advance(self, logits: Tensor) -> str:
-        """Draw the next token from logits (V,) and return the text it completes.
+    def sample(self, logits: Tensor) -> str:
+        """Sample the next token from logits (V,); returns the text that it completes.
 
-        Sets `finish_reason` if this ends the sequence. An end of text is not in `token_ids`.
+        Sets `finish_reason` if this ends the sequence. An end of text is not added to `token_ids`.
         """
-        if self._adjust is not None:
-            logits = self._adjust(logits, self.token_ids)
-        token = self._sampler.draw(logits)
+        if self._logits_processor is not None:
+            logits = self._logits_processor(logits, self.token_ids)
+        token = self._sampler.sample(logits)
         if token == self._tokenizer.end_of_text:
             return self.finish("stop")
         self.token_ids.append(token)
@@ -104,6 +122,16 @@ class Writer:
             piece += self.finish("length")
         return piece
 
+    def logprobs(self, logits: Tensor) -> SampledToken | None:
+        """Return the logprobs of the last token, from the logits (V,) of the model, if wanted."""
+        if self._top_logprobs is None:
+            return None
+        return with_logprobs(logits, self.token_ids[-1], self._top_logprobs)
+
+    def unread(self, tokens_seen: int) -> list[int]:
+        """Return the sampled ids that a state which has seen `tokens_seen` tokens lacks."""
+        return self.token_ids[tokens_seen - self.tokens_before :]
+
     def finish(self, reason: str) -> str:
         """End the sequence for a reason; returns the text that was held back until now."""
         rest = self._stops.push(self._decoder.flush())
@@ -115,10 +143,10 @@ class Writer:
 
 
 def check_limits(max_tokens: int, stop: str | Sequence[str]) -> tuple[str, ...]:
-    """The stop strings as a tuple.
+    """Return the stop strings as a tuple.
 
     Raises:
-        InputError: for an impossible number of tokens, or a stop string that is empty or no text.
+        InputError: if the number of tokens is negative, or a stop string is empty or not text.
     """
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
         raise InputError(f"max_tokens is {max_tokens!r}, expected a whole number, 0 or more")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.packing import rounded
 from wkv.errors import StrategyError
-from wkv.models.int8 import PARTS, Int8Linear, quantise
+from wkv.models.int8 import PARTS, Int8Linear, quantize
 from wkv.models.parts import Linear, Skeleton, is_matrix
 from wkv.strategy import Placement, Strategy
 from wkv.strategy.products import factor_for, linear_for
@@ -42,7 +42,7 @@ def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skele
     Raises:
         StrategyError: if the file has int8 matrices where the strategy wants others.
     """
-    _quantise_modules(network, checkpoint, strategy)
+    _quantize_modules(network, checkpoint, strategy)
     tensors = dict(_tensors(network, checkpoint, strategy))
     network.load_state_dict(tensors, assign=True)
     for name, module in network.named_modules():
@@ -61,7 +61,7 @@ def layer_bytes(network: Skeleton, strategy: Strategy) -> list[int]:
             continue
         placement, shape = strategy.of(name), tuple(tensor.shape)
         width = placement.dtype.itemsize if is_matrix(name, shape) else torch.float32.itemsize
-        if placement.quantised and QUANTISABLE.fullmatch(name.removesuffix(".weight")):
+        if placement.quantized and QUANTISABLE.fullmatch(name.removesuffix(".weight")):
             width = torch.int8.itemsize
         layer = int(name.split(".")[1]) if name.startswith("blocks.") else -1
         sizes[layer] += width * tensor.numel()
@@ -73,13 +73,13 @@ def is_packable(name: str, shape: Sequence[int]) -> bool:
     return is_matrix(name, shape) and not name.startswith("emb.")
 
 
-def _quantise_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> None:
+def _quantize_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> None:
     """Put an Int8Linear in the place of each Linear that is to be int8."""
     for name, module in list(network.named_modules()):
         if not isinstance(module, Linear) or not QUANTISABLE.fullmatch(name):
             continue
         placement = strategy.of(name + ".weight")
-        if placement.quantised:
+        if placement.quantized:
             parent, _, attribute = name.rpartition(".")
             with torch.device("meta"):
                 int8 = Int8Linear(module.in_features, module.out_features, placement)
@@ -139,7 +139,7 @@ def _int8(checkpoint: Checkpoint, module: str) -> dict[str, Tensor]:
             name: tensor if name == "weight" else _aligned(tensor.float())
             for name, tensor in parts.items()
         }
-    return quantise(checkpoint[f"{module}.weight"])
+    return quantize(checkpoint[f"{module}.weight"])
 
 
 def _aligned(vector: Tensor) -> Tensor:

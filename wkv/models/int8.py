@@ -43,7 +43,7 @@ BLOCK = 2**18
 """Weights that are turned into floats at a time: few enough to stay in a processor's cache."""
 
 
-def quantise(weight: Tensor) -> dict[str, Tensor]:
+def quantize(weight: Tensor) -> dict[str, Tensor]:
     """A matrix (out, in) as int8: `weight`, and `weight_mx`, `weight_my`, `weight_rx`, `weight_ry`.
 
     The offsets of the longer axis are taken first. Each is a minimum, each scale a maximum, so

@@ -77,7 +77,7 @@ def is_matrix(name: str, shape: Sequence[int]) -> bool:
 
 
 def vector(*shape: int) -> nn.Parameter:
-    """A trainable tensor without a value yet; loading or initialisation gives it one."""
+    """A trainable tensor without a value yet; loading or initialization gives it one."""
     return nn.Parameter(torch.empty(*shape))
 
 
@@ -158,7 +158,7 @@ def real_tokens(x: Tensor, lengths: Tensor | None) -> Tensor | None:
 
 
 def group_norm(y: Tensor, norm: nn.GroupNorm, eps: float) -> Tensor:
-    """Normalise each head's N values, then scale and shift per channel.
+    """Normalize each head's N values, then scale and shift per channel.
 
     Args:
         y: (B, T, H, N) float32.

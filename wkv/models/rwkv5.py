@@ -88,7 +88,7 @@ class TimeMix(nn.Module):
         return self.time_faaaa
 
     def gated(self, y: Tensor, x: Tensor, shifted: Tensor) -> Tensor:
-        """The normalised output times its gate."""
+        """The normalized output times its gate."""
         return y * F.silu(self.gate(torch.lerp(shifted, x, self.time_mix_g)))
 
     def forward(
@@ -126,7 +126,7 @@ class UngatedTimeMix(TimeMix):
         return torch.exp(self.time_first)
 
     def gated(self, y: Tensor, x: Tensor, shifted: Tensor) -> Tensor:
-        """The normalised output as it is."""
+        """The normalized output as it is."""
         return y
 
 

@@ -33,10 +33,10 @@ class Thinking(Enum):
     A_BIT = ("think a bit", " (think a bit)", " <think")
     A_LOT = ("think a lot", " (think a lot)", " <think")
 
-    def __init__(self, label: str, words: str, lead: str) -> None:
+    def __init__(self, label: str, words: str, assistant_prefix: str) -> None:
         self.label = label
         self.words = words
-        self.lead = lead
+        self.assistant_prefix = assistant_prefix
 
     @classmethod
     def of(cls, label: str) -> "Thinking":
@@ -66,7 +66,7 @@ class Template:
         """A user's turn and the beginning of the reply."""
         return (
             f"{self.user}{self.interface} {message}{thinking.words}{SEPARATOR}"
-            f"{self.bot}{self.interface}{thinking.lead}"
+            f"{self.bot}{self.interface}{thinking.assistant_prefix}"
         )
 
     def exchange(self, message: str, reply: str) -> str:

@@ -74,20 +74,21 @@ class ToolCallParser:
         self,
         names: Collection[str],
         *,
-        lead: str = "",
+        assistant_prefix: str = "",
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
         """Begin a reply.
 
         Args:
             names: of the tools; what calls anything else is text.
-            lead: what the prompt said of the reply already, see `wkv.prompting.tools.call_lead`.
+            assistant_prefix: beginning of the reply that the prompt contains; see
+                `wkv.prompting.tools.call_prefix`.
             new_id: gives each call its id.
         """
         self.calls = 0
         self._names = names
         self._new_id = new_id
-        self._pending = lead
+        self._pending = assistant_prefix
         self._may_begin = True  # a bare call, here
         self._fenced = False  # what was last was a call whose fence is open
         self._span: JsonSpan | None = None

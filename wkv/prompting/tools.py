@@ -82,7 +82,7 @@ def _either(names: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(names))
 
 
-def call_lead(choice: ToolChoice) -> str:
+def call_prefix(choice: ToolChoice) -> str:
     """What the prompt begins the reply with, after the colon: a fence, where tools must be called.
 
     The newline after it is left for the model, as it was trained.

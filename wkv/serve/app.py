@@ -60,7 +60,7 @@ STATUSES = (400, 401, 404, 405, 413, 422, 429, 500, 503)
 
 
 @dataclass(frozen=True)
-class Room:
+class Limits:
     """How much a server may use.
 
     Attributes:
@@ -78,14 +78,14 @@ class Room:
     disk_bytes: int = 10 * 2**30
 
 
-def create_app(model: Model, settings: Settings, room: Room | None = None) -> FastAPI:
+def create_app(model: Model, settings: Settings, room: Limits | None = None) -> FastAPI:
     """An application that serves a model; its engine ends with the application's lifespan.
 
     Raises:
         StateError: if the folder for states cannot be used.
         TokenizerError: if the model has no tokenizer.
     """
-    room = room or Room()
+    room = room or Limits()
     # Removed with the application, however that ends.
     temporary = None if room.folder else TemporaryDirectory(prefix="wkv-states-")
     folder = room.folder or Path(temporary.name if temporary else "")
@@ -98,7 +98,7 @@ def create_app(model: Model, settings: Settings, room: Room | None = None) -> Fa
         StateCache(room.cache_bytes, lasting),
         slots=room.slots,
         queue=room.queue,
-        patience=settings.idle_seconds,
+        reader_timeout=settings.idle_seconds,
     )
     notes = Notes(folder / "notes" if room.folder else None)
     assert model.tokenizer  # made here: several threads would make it several times

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from wkv.batching import Ended, Event, Failed, Load, Request, Scheduler, Ticket
+from wkv.batching import ChoiceDone, Event, Load, Request, RequestFailed, RequestHandle, Scheduler
 from wkv.errors import BusyError, WKVError
 from wkv.serve.errors import RETRY_SECONDS, ApiError
 
@@ -40,7 +40,7 @@ class Answers:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._waiting = deque(enumerate(requests))
-        self._running: dict[int, tuple[Ticket, int]] = {}
+        self._running: dict[int, tuple[RequestHandle, int]] = {}
         self._begin()
         self._begin_more()
 
@@ -60,17 +60,17 @@ class Answers:
             if not self._running:
                 await asyncio.sleep(BUSY_SECONDS)
         number, event = await self._queue.get()
-        ticket, left = self._running[number]
-        was_behind = ticket.is_behind
-        ticket.taken()
-        if was_behind and not ticket.is_behind:
+        handle, left = self._running[number]
+        was_behind = handle.is_behind
+        handle.acknowledge()
+        if was_behind and not handle.is_behind:
             self._engine.scheduler.wake()
-        if isinstance(event, Failed):
+        if isinstance(event, RequestFailed):
             del self._running[number]
             self._engine.failures += 1
             raise event.error
-        if isinstance(event, Ended):
-            self._running[number] = ticket, left - 1
+        if isinstance(event, ChoiceDone):
+            self._running[number] = handle, left - 1
             if left == 1:
                 del self._running[number]
                 self._begin_more()
@@ -79,8 +79,8 @@ class Answers:
     def close(self) -> None:
         """Stop what has not ended."""
         self._waiting.clear()
-        for ticket, _ in self._running.values():
-            ticket.cancel()
+        for handle, _ in self._running.values():
+            handle.cancel()
         if self._running:
             self._engine.scheduler.wake()
 
@@ -97,9 +97,9 @@ class Answers:
             with suppress(RuntimeError):  # the loop was closed while this was on its way
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
 
-        ticket = self._engine.scheduler.submit(request, deliver)
+        handle = self._engine.scheduler.submit(request, deliver)
         self._waiting.popleft()
-        self._running[number] = ticket, request.choices
+        self._running[number] = handle, request.choices
 
 
 class Engine:
@@ -156,7 +156,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while loop.time() < until:
-            if self.load.is_nothing:
+            if self.load.is_idle:
                 return
             await asyncio.sleep(0.05)
 

@@ -32,8 +32,8 @@ class Metrics:
             lines += [f"# TYPE {name} counter", f"{name} {getattr(self, entry.name)}"]
         lines += ["# TYPE wkv_failed_total counter", f"wkv_failed_total {failures}"]
         gauges = {
-            "wkv_sequences_writing": load.writing,
-            "wkv_prompts_reading": load.reading,
+            "wkv_sequences_writing": load.running,
+            "wkv_prompts_reading": load.prefilling,
             "wkv_requests_queued": load.queued,
             "wkv_tasks": load.tasks,
             "wkv_slots": load.slots,

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wkv.batching import Drawn, Piece
+from wkv.batching import TextEvent
+from wkv.inference.sampling import SampledToken
 from wkv.prompting.thinking import Piece as Part
 from wkv.prompting.thinking import Thoughts
 from wkv.prompting.tool_calls import CallBegun, CallEvent, TextPiece, ToolCallParser
 from wkv.prompting.tool_types import Call
 from wkv.serve.render import Message
-from wkv.serve.response_format import Form, assistant_text
+from wkv.serve.response_format import ReplyFormat, assistant_text
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]
@@ -21,7 +22,7 @@ class Reply:
     """A choice while it comes.
 
     Attributes:
-        lead: what the prompt has of it already.
+        assistant_prefix: what the prompt has of it already.
         goes_on: the client wrote its beginning: there are no thoughts, and blanks mean something.
         form: that it has.
         content: the answer so far.
@@ -31,13 +32,13 @@ class Reply:
         characters: of the text that was given so far; the tokens may hold more.
         reasoning_tokens: of the tokens, those before the answer began.
         is_whole: nothing of the text was left out.
-        chances: of the tokens, where they were asked for.
+        top_logprobs: of the tokens, where they were asked for.
         finish_reason: why it ended; None while it goes on.
     """
 
-    lead: str
+    assistant_prefix: str
     goes_on: bool = False
-    form: Form = field(default_factory=Form)
+    form: ReplyFormat = field(default_factory=ReplyFormat)
     content: str = ""
     reasoning: str = ""
     calls: list[Json] = field(default_factory=list)
@@ -45,23 +46,25 @@ class Reply:
     characters: int = 0
     reasoning_tokens: int = 0
     is_whole: bool = True
-    chances: list[Drawn] = field(default_factory=list)
+    top_logprobs: list[SampledToken] = field(default_factory=list)
     finish_reason: str | None = None
     _thoughts: Thoughts = field(default_factory=Thoughts)
     _parser: ToolCallParser | None = None
 
     def __post_init__(self) -> None:
         if not self.goes_on:
-            self._thoughts.push(self.lead)
+            self._thoughts.push(self.assistant_prefix)
         if self.form.names:
-            self._parser = ToolCallParser(self.form.names, lead=self.form.lead or "")
+            self._parser = ToolCallParser(
+                self.form.names, assistant_prefix=self.form.assistant_prefix or ""
+            )
 
-    def push(self, piece: Piece) -> list[Json]:
+    def push(self, piece: TextEvent) -> list[Json]:
         """What a piece adds: deltas with `content`, `reasoning` or `tool_calls`."""
         if piece.token is not None:
             self.token_ids.append(piece.token)
-        if piece.drawn is not None:
-            self.chances.append(piece.drawn)
+        if piece.logprobs is not None:
+            self.top_logprobs.append(piece.logprobs)
         if not piece.text:
             return []
         self.characters += len(piece.text)
@@ -83,7 +86,7 @@ class Reply:
     @property
     def message(self) -> Message:
         """The whole message, as it comes back in the history of the next turn."""
-        begun = self.lead.lstrip() if self.goes_on else ""
+        begun = self.assistant_prefix.lstrip() if self.goes_on else ""
         calls = tuple(
             Call(call["function"]["name"], call["function"]["arguments"]) for call in self.calls
         )
@@ -145,18 +148,18 @@ def _call_delta(index: int, call: Json) -> Json:
     return {"tool_calls": [{"index": index, **call}]}
 
 
-def chances_body(chances: Sequence[Drawn], tokenizer: Tokenizer) -> Json:
+def chances_body(top_logprobs: Sequence[SampledToken], tokenizer: Tokenizer) -> Json:
     """The `logprobs` of a chat choice."""
 
-    def told(token: int, log_probability: float) -> Json:
+    def told(token: int, logprob: float) -> Json:
         data = tokenizer.decode_bytes([token])
         text = data.decode("utf-8", "replace")
         # JSON has no infinity; OpenAI's own answers use this for "never".
-        return {"token": text, "logprob": max(log_probability, -9999.0), "bytes": list(data)}
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(data)}
 
     content = []
-    for drawn in chances:
-        entry = told(drawn.token, drawn.log_probability)
-        entry["top_logprobs"] = [told(c.token, c.log_probability) for c in drawn.likeliest]
+    for drawn in top_logprobs:
+        entry = told(drawn.token, drawn.logprob)
+        entry["top_logprobs"] = [told(c.token, c.logprob) for c in drawn.top_logprobs]
         content.append(entry)
     return {"content": content, "refusal": None}

@@ -1,4 +1,4 @@
-"""Messages to ids, with the borders of messages, as `wkv chat` would write the same conversation.
+"""Render messages as ids, with the positions at which messages end, as `wkv chat` does.
 
     System: {text}
 
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wkv.errors import InputError
-from wkv.inference.generate import prompt_ids
 from wkv.inference.model import Model
+from wkv.inference.prefill import prompt_ids
 from wkv.models.state import State
 from wkv.prompting.template import SEPARATOR, Template, Thinking, clean, left_to_read
 from wkv.serve.reply_memory import Replies, Said
@@ -63,20 +63,20 @@ class ChatPrompt:
 
     Attributes:
         ids: all of it.
-        borders: positions in `ids` where messages end.
+        message_boundaries: positions in `ids` where messages end.
         before: how many ids come before the last turn, which ends with the speaker's name.
         digest: SHA-256 of those.
-        turn: the text of that turn, without a lead.
-        lead: what the reply begins with, written by us.
+        turn: the text of that turn, without an assistant prefix.
+        assistant_prefix: what the reply begins with, written by us.
         ahead: what was read beyond the last turn; "" where a reply is begun.
     """
 
     ids: tuple[int, ...]
-    borders: tuple[int, ...]
+    message_boundaries: tuple[int, ...]
     before: int
     digest: bytes
     turn: str
-    lead: str
+    assistant_prefix: str
     ahead: str
 
 
@@ -98,7 +98,7 @@ class Prompts:
         messages: Sequence[Message],
         start: Start,
         thinking: Thinking = Thinking.PLAIN,
-        lead: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> ChatPrompt:
         """The ids of a conversation, up to where the reply begins.
 
@@ -108,21 +108,23 @@ class Prompts:
             messages: at least one.
             start: what they follow.
             thinking: what the reply begins with, and words behind the user's last message.
-            lead: what the reply begins with instead.
+            assistant_prefix: what the reply begins with instead.
 
         Raises:
             InputError: for no messages, or one without text where there must be some.
         """
         script = self._script(start, messages)
-        lead = thinking.lead if lead is None else lead
+        assistant_prefix = (
+            thinking.assistant_prefix if assistant_prefix is None else assistant_prefix
+        )
         *earlier, last = messages
         for message, after in zip(earlier, messages[1:], strict=True):
             script.add(message, after.role)
         if last.role == "assistant":
-            return script.going_on(last, lead)
+            return script.going_on(last, assistant_prefix)
         script.add(last, "assistant", thinking.words)
         script.name("assistant")
-        return script.finished(lead)
+        return script.finished(assistant_prefix)
 
     def read(self, messages: Sequence[Message], start: Start) -> ChatPrompt:
         """The ids of a conversation, up to the end of its last message.
@@ -205,32 +207,32 @@ class _Script:
         self._turn += left_to_read(self._prompts.name_of(role), self._ahead)
         self._ahead = ""
 
-    def finished(self, lead: str = "") -> ChatPrompt:
-        """All that was written; a lead goes on with the last turn."""
-        told = self._told(lead)
-        if self._turn + lead:
-            self._turn += lead
+    def finished(self, assistant_prefix: str = "") -> ChatPrompt:
+        """Everything rendered so far; an assistant prefix continues the last turn."""
+        told = self._told(assistant_prefix)
+        if self._turn + assistant_prefix:
+            self._turn += assistant_prefix
             self._end_turn()
-        return replace(told, ids=tuple(self._ids), borders=tuple(self._borders))
+        return replace(told, ids=tuple(self._ids), message_boundaries=tuple(self._borders))
 
-    def going_on(self, begun: Message, lead: str) -> ChatPrompt:
-        """All that was written, and the beginning of a reply; a lead where that is empty."""
+    def going_on(self, begun: Message, assistant_prefix: str) -> ChatPrompt:
+        """Everything rendered so far and the begun reply, or an assistant prefix if it is empty."""
         self.name("assistant")
         if not begun.text.strip():
-            return self.finished(lead)
-        lead = f" {begun.text.lstrip()}"
+            return self.finished(assistant_prefix)
+        assistant_prefix = f" {begun.text.lstrip()}"
         known = self._recall(begun)
         if known is None or known.ahead:
-            return self.finished(lead)
+            return self.finished(assistant_prefix)
         # We said this, and were cut off: the same ids, which may end within a word.
-        told = self._told(lead)
+        told = self._told(assistant_prefix)
         self._extend(known.ids)
-        return replace(told, ids=tuple(self._ids), borders=tuple(self._borders))
+        return replace(told, ids=tuple(self._ids), message_boundaries=tuple(self._borders))
 
-    def _told(self, lead: str) -> ChatPrompt:
+    def _told(self, assistant_prefix: str) -> ChatPrompt:
         """What is known of the last turn before it is turned into ids."""
         digest = self._digest.digest()
-        return ChatPrompt((), (), len(self._ids), digest, self._turn, lead, self._ahead)
+        return ChatPrompt((), (), len(self._ids), digest, self._turn, assistant_prefix, self._ahead)
 
     def _add_reply(self, message: Message, follows: str | None) -> None:
         self.name("assistant")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from wkv.constraints.grammar import Grammar, Grammars
 from wkv.constraints.tool_calls import calls_grammar
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
-from wkv.prompting.tools import call_lead, call_text, result_text, tools_system
+from wkv.prompting.tools import call_prefix, call_text, result_text, tools_system
 from wkv.serve.errors import ApiError
 from wkv.serve.render import Message
 from wkv.serve.requests import ChatMessage, ChatRequest, ResponseFormat
@@ -14,25 +14,25 @@ from wkv.serve.tool_requests import calls_of, tools_of
 
 
 @dataclass(frozen=True)
-class Form:
+class ReplyFormat:
     """The form of a reply.
 
     Attributes:
         grammar: what it must follow; None: nothing.
         names: of the tools that may be called.
-        lead: what it begins with; None: as the model likes.
+        assistant_prefix: what it begins with; None: as the model likes.
         told: what the system's turn says of it.
         parallel: whether it may hold several calls.
     """
 
     grammar: Grammar | None = None
     names: tuple[str, ...] = field(default=())
-    lead: str | None = None
+    assistant_prefix: str | None = None
     told: str = ""
     parallel: bool = False
 
 
-def form_of(body: ChatRequest, grammars: Grammars) -> Form:
+def response_format_of(body: ChatRequest, grammars: Grammars) -> ReplyFormat:
     """The form that a request wants. Compiles its grammar, which may take seconds.
 
     Raises:
@@ -56,33 +56,35 @@ def form_of(body: ChatRequest, grammars: Grammars) -> Form:
         return _json(wanted, grammars)
     offered = choice.offered(tools)
     if not offered:
-        return Form()
+        return ReplyFormat()
     # Models were trained to make one call; a small one asked for several does not find an end.
     parallel = body.parallel_tool_calls is True and choice.mode != "named"
     return _calls(offered, choice, parallel, grammars)
 
 
-def _json(wanted: ResponseFormat, grammars: Grammars) -> Form:
+def _json(wanted: ResponseFormat, grammars: Grammars) -> ReplyFormat:
     if wanted.type == "json_object":
-        return Form(grammars.json_object(), told="Answer with a JSON object only.")
+        return ReplyFormat(grammars.json_object(), told="Answer with a JSON object only.")
     if wanted.json_schema is None:
         raise ApiError(400, "json_schema is missing", param="response_format.json_schema")
     schema = wanted.json_schema.schema_
     grammar = grammars.json_schema(schema, lenient=wanted.json_schema.strict is False)
     told = f"Answer with JSON only, as this schema says: {json.dumps(schema, ensure_ascii=False)}"
-    return Form(grammar, told=told)
+    return ReplyFormat(grammar, told=told)
 
 
 def _calls(
     offered: tuple[Tool, ...], choice: ToolChoice, parallel: bool, grammars: Grammars
-) -> Form:
+) -> ReplyFormat:
     told = tools_system(offered, may_answer=not choice.is_forced, parallel=parallel)
     grammar = calls_grammar(grammars, offered, choice, parallel=parallel)
-    lead = call_lead(choice) or None
-    return Form(grammar, tuple(tool.name for tool in offered), lead, told, parallel)
+    assistant_prefix = call_prefix(choice) or None
+    return ReplyFormat(
+        grammar, tuple(tool.name for tool in offered), assistant_prefix, told, parallel
+    )
 
 
-def messages_of(messages: list[ChatMessage], form: Form) -> list[Message]:
+def messages_of(messages: list[ChatMessage], form: ReplyFormat) -> list[Message]:
     """Messages as the prompt writes them, with what the system says of the form.
 
     Raises:

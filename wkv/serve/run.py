@@ -121,12 +121,12 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         engine, load = self._service.engine, self._service.engine.load
-        if not load.is_nothing:
+        if not load.is_idle:
             seconds = self._service.settings.drain_seconds
-            going = load.writing + load.reading + load.queued + load.tasks
+            going = load.running + load.prefilling + load.queued + load.tasks
             self._tell(f"waiting {seconds:g} s for {going} to end; once more stops at once")
             await engine.drain(seconds)
-        if not engine.load.is_nothing:
+        if not engine.load.is_idle:
             self._tell("not all have ended; they end with an error")
             engine.abort()
             await engine.drain(ABORT_SECONDS)

@@ -10,7 +10,7 @@ from wkv.constraints.grammar import Grammar
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling, banned
-from wkv.inference.sequence import Adjust
+from wkv.inference.sequence import LogitsProcessor
 from wkv.serve.errors import ApiError
 from wkv.serve.requests import Drawing
 
@@ -30,13 +30,15 @@ def stops_of(body: Drawing) -> tuple[str, ...]:
     return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
 
 
-def adjusts_of(body: Drawing, model: Model, grammar: Grammar | None = None) -> tuple[Adjust, ...]:
+def logits_processors_of(
+    body: Drawing, model: Model, grammar: Grammar | None = None
+) -> tuple[LogitsProcessor, ...]:
     """What `logit_bias`, `ignore_eos` and a grammar do to the logits of each choice.
 
     Raises:
         InputError: for an id that is not in the vocabulary.
     """
-    steps: list[Adjust] = []
+    steps: list[LogitsProcessor] = []
     if body.logit_bias:
         steps.append(_biased(body.logit_bias, model.config.vocab_size))
     end = model.tokenizer.end_of_text
@@ -45,19 +47,19 @@ def adjusts_of(body: Drawing, model: Model, grammar: Grammar | None = None) -> t
     if not steps and grammar is None:
         return ()
     # A grammar has the last word, and keeps account of each choice by itself.
-    own = [[grammar.adjust()] if grammar else [] for _ in range(body.n or 1)]
+    own = [[grammar.logits_processor()] if grammar else [] for _ in range(body.n or 1)]
     return tuple(_chained([*steps, *last]) for last in own)
 
 
-def _chained(steps: Sequence[Adjust]) -> Adjust:
+def _chained(steps: Sequence[LogitsProcessor]) -> LogitsProcessor:
     """One after the other."""
 
-    def adjust(logits: Tensor, drawn: Sequence[int]) -> Tensor:
+    def logits_processor(logits: Tensor, drawn: Sequence[int]) -> Tensor:
         for step in steps:
             logits = step(logits, drawn)
         return logits
 
-    return adjust
+    return logits_processor
 
 
 def check_model(name: str | None, own: str) -> None:
@@ -75,7 +77,7 @@ def check_model(name: str | None, own: str) -> None:
         )
 
 
-def _biased(bias: dict[str, float], vocab_size: int) -> Adjust:
+def _biased(bias: dict[str, float], vocab_size: int) -> LogitsProcessor:
     try:
         ids = [int(key) for key in bias]
     except ValueError:
@@ -90,7 +92,7 @@ def _biased(bias: dict[str, float], vocab_size: int) -> Adjust:
     values = torch.tensor(list(bias.values()), dtype=torch.float32)
     places = torch.tensor(ids)
 
-    def adjust(logits: Tensor, _: Sequence[int]) -> Tensor:
+    def logits_processor(logits: Tensor, _: Sequence[int]) -> Tensor:
         return logits.index_add(0, places.to(logits.device), values.to(logits))
 
-    return adjust
+    return logits_processor

@@ -73,7 +73,7 @@ def check_devices(segments: Sequence[Segment]) -> None:
 def _automatic(
     file_dtypes: Collection[torch.dtype], n_params: int, native: bool
 ) -> tuple[Segment, str]:
-    """The fastest dtype that is no coarser than the file and fits memory. Never quantised."""
+    """The fastest dtype that is no coarser than the file and fits memory. Never quantized."""
     bf16 = set(file_dtypes) <= {torch.bfloat16}
     if torch.cuda.is_available():
         dtype = torch.bfloat16 if bf16 else torch.float32

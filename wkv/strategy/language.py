@@ -44,8 +44,8 @@ class Segment:
 
     Attributes:
         device: such as "cpu" or "cuda:0".
-        dtype: of matrices and their products; of the products alone where quantised.
-        quantised: whether matrices are ChatRWKV's int8.
+        dtype: of matrices and their products; of the products alone where quantized.
+        quantized: whether matrices are ChatRWKV's int8.
         packed: "int8" or "int4" where matrices are packed in groups; else None.
         count: layers that were asked for; None if the string does not say.
         streamed: whether it takes all layers that are left, and streams them.
@@ -53,7 +53,7 @@ class Segment:
 
     device: str
     dtype: torch.dtype
-    quantised: bool = False
+    quantized: bool = False
     count: int | None = None
     streamed: bool = False
     packed: str | None = None
@@ -61,7 +61,7 @@ class Segment:
     def __str__(self) -> str:
         """As it is written in a strategy string."""
         name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-        text = f"{self.device} {self.packed or name}{'i8' if self.quantised else ''}"
+        text = f"{self.device} {self.packed or name}{'i8' if self.quantized else ''}"
         if self.count is not None:
             text += f" *{self.count}{'+' if self.streamed else ''}"
         return text
@@ -82,7 +82,7 @@ def read_strategy(text: str) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def normalised(segments: tuple[Segment, ...]) -> str:
+def normalized(segments: tuple[Segment, ...]) -> str:
     """The string of segments, with ` -> ` between them."""
     return " -> ".join(map(str, segments))
 
@@ -120,16 +120,16 @@ def _segment(reader: _Reader) -> Segment:
         reader.fail("no machine has so many devices", begun)
     if not reader.take(re.compile(" ")):
         reader.fail(f"expected one blank and a dtype: {NAMES}")
-    dtype, quantised, packed = _dtype(reader, device)
+    dtype, quantized, packed = _dtype(reader, device)
     begun = reader.position
     count = reader.take(_COUNT)
     if count is None and reader.text.startswith("*", begun + (reader.text[begun:][:1] == " ")):
         reader.fail("expected one blank, `*` and a number of layers, such as ` *10` or ` *10+`")
     if count is None:
-        return Segment(device, dtype, quantised, packed=packed)
+        return Segment(device, dtype, quantized, packed=packed)
     if len(count[1]) > MOST_DIGITS:
         reader.fail("no model has so many layers", begun)
-    return Segment(device, dtype, quantised, int(count[1]), bool(count[2]), packed)
+    return Segment(device, dtype, quantized, int(count[1]), bool(count[2]), packed)
 
 
 def _dtype(reader: _Reader, device: str) -> tuple[torch.dtype, bool, str | None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from wkv.strategy.language import Segment, normalised
+from wkv.strategy.language import Segment, normalized
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Placement:
     Attributes:
         device: where it is computed, and kept unless streamed.
         dtype: of the matrices and their products; vectors, norms and states are always float32.
-        quantised: the matrices are ChatRWKV's int8, with products in `dtype`.
+        quantized: the matrices are ChatRWKV's int8, with products in `dtype`.
         streamed: the matrices stay in main memory and are copied to the device at each use.
         packed: "int8" or "int4" if the matrices are packed in groups of 32; see
             `wkv.checkpoint.packing`.
@@ -27,7 +27,7 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
-    quantised: bool = False
+    quantized: bool = False
     streamed: bool = False
     packed: str | None = None
 
@@ -38,7 +38,7 @@ class Strategy:
 
     Attributes:
         layers: L + 1 placements, the last for ln_out and head.
-        text: the strategy string, normalised.
+        text: the strategy string, normalized.
         reason: one phrase where `auto` picked it; else empty.
     """
 
@@ -103,9 +103,9 @@ def place(segments: Sequence[Segment], n_layer: int, reason: str = "") -> Strate
     layers: list[Placement] = []
     for segment, (resident, streamed) in zip(segments, allocate(segments, n_layer), strict=True):
         device = torch.device(segment.device)
-        here = Placement(device, segment.dtype, segment.quantised, packed=segment.packed)
+        here = Placement(device, segment.dtype, segment.quantized, packed=segment.packed)
         layers += [here] * resident + [replace(here, streamed=True)] * streamed
-    return Strategy(tuple(layers), normalised(tuple(segments)), reason)
+    return Strategy(tuple(layers), normalized(tuple(segments)), reason)
 
 
 def allocate(segments: Sequence[Segment], n_layer: int) -> list[tuple[int, int]]:

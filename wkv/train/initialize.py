@@ -52,7 +52,7 @@ def new_config(
 
 
 @torch.no_grad()
-def initialise(model: RWKV7, seed: int) -> None:
+def initialize(model: RWKV7, seed: int) -> None:
     """Give every tensor of the model its initial value, the same for the same seed."""
     source = torch.Generator().manual_seed(seed)
     config = model.config
@@ -67,13 +67,13 @@ def initialise(model: RWKV7, seed: int) -> None:
     for layer, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         rest = 1 - layer / config.n_layer
-        _initialise_time_mix(block.att, layer, config, source)
+        _initialize_time_mix(block.att, layer, config, source)
         block.ffn.x_k.copy_(_mix(D, rest**4))
         _orthogonal(block.ffn.key.weight, 1, source)
         block.ffn.value.weight.zero_()
 
 
-def _initialise_time_mix(att: TimeMix, layer: int, config: Config, source: torch.Generator) -> None:
+def _initialize_time_mix(att: TimeMix, layer: int, config: Config, source: torch.Generator) -> None:
     """Mixes by depth, decays from slow to fast over the channels, low-rank maps that are zero."""
     A, N, L = config.dim_att, config.head_size, config.n_layer
     depth, rest = layer / max(1, L - 1), 1 - layer / L

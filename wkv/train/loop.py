@@ -23,7 +23,7 @@ from torch import Tensor
 from wkv.errors import TrainingError
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, Rows, batch
-from wkv.train.initialize import initialise
+from wkv.train.initialize import initialize
 from wkv.train.optimizer import Optimizer, Team
 from wkv.train.processes import lead
 from wkv.train.recurrence import recurrence
@@ -127,7 +127,7 @@ class _Trainer:
         if notice:
             notify(notice)
         self.model = RWKV7(job.config, wkv7)
-        initialise(self.model, job.plan.seed)
+        initialize(self.model, job.plan.seed)
         self.gradient = _flat_gradient(self.model)
         self.optimizer = Optimizer(self.model.named_parameters(), job.plan.optimizer, team)
         self.step, self.seconds = 0, 0.0

@@ -39,7 +39,7 @@ class Scripted(Wishful):
         self._place = 0
 
     def forward(self, ids, state=None, **options):
-        self._place = 0 if len(ids) > 1 else self._place + 1
+        self._place = 0 if torch.as_tensor(ids).numel() > 1 else self._place + 1
         self._else = self._script[min(self._place, len(self._script) - 1)]
         return super().forward(ids, state, **options)
 

@@ -54,7 +54,7 @@ def test_200_turns_take_no_more_memory_and_no_more_reading_than_one(byte_model):
         reply = conversation.reply("ho")
         assert "".join(reply) == "hm"
         conversation.finish(reply)
-        read.append(reply.reading.tokens)
+        read.append(reply.reading.n_tokens)
         sizes.append(conversation.state.n_bytes)
     turn = "User: ho\n\nAssistant:"
     assert read == [len(turn), *(199 * [len("\n\n" + turn)])]
@@ -78,7 +78,7 @@ def test_a_reply_of_rwkv_7_has_paragraphs_and_ends_where_the_user_would_speak(by
     assert say(conversation, "hi") == " One.\n\nTwo."
     assert conversation.now.mark.ahead == "\n\nUser:"
     reply = conversation.reply("ho")
-    assert reply.reading.tokens == len(" ho\n\nAssistant:")
+    assert reply.reading.n_tokens == len(" ho\n\nAssistant:")
     assert "".join(reply) == " One.\n\nTwo."
     conversation.finish(reply)
     whole = "".join(f"User: {m}\n\nAssistant: One.\n\nTwo.\n\n" for m in ("hi", "ho")) + "User:"
@@ -169,7 +169,7 @@ def test_a_document_is_read_in_pieces_and_a_stop_leaves_all_as_it_was(demo, conv
     text = "The tower is green.\n\n\n\n" * 400
     told = []
     done = conversation.read(text, lambda *numbers: told.append(numbers))
-    assert [count for count, _ in told][-1] == done.tokens
+    assert [count for count, _ in told][-1] == done.n_tokens
     assert len(told) > 3
     cleaned = "\n".join(["The tower is green."] * 400)
     said = before.entries[0].reply

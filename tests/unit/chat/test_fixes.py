@@ -219,7 +219,7 @@ def test_keep_free_text_never_disturbs_the_chat(session):
 def test_keep_free_text_goes_on_from_where_it_ended_and_again_from_where_it_began(session):
     first = type_line(session, "+gen Alice was")
     begun = session.free._begin.state
-    assert session.free._begin.tokens == len(session.model.tokenizer.encode("\nAlice was"))
+    assert session.free._begin.n_tokens == len(session.model.tokenizer.encode("\nAlice was"))
     assert type_line(session, "++") != first
     assert session.free._begin.state is begun
     ended = session.free._end.state

@@ -125,9 +125,9 @@ def test_thinking_is_switched(session):
     assert type_line(session, "+think a lot") == "The model thinks a lot before it answers."
     assert session.conversation.settings.thinking.words == " (think a lot)"
     type_line(session, "+nothink")
-    assert session.conversation.settings.thinking.lead == " <think>\n</think"
+    assert session.conversation.settings.thinking.assistant_prefix == " <think>\n</think"
     type_line(session, "+think off")
-    assert session.conversation.settings.thinking.lead == ""
+    assert session.conversation.settings.thinking.assistant_prefix == ""
     assert "used like this" in type_line(session, "+think hard")
 
 

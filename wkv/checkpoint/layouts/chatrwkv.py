@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
-from wkv.checkpoint.layouts.view import Turn, View, as_it_is, viewed
+from wkv.checkpoint.layouts.view import Transform, View, as_it_is, viewed
 from wkv.errors import CheckpointError
 from wkv.models.int8 import OFFSET, SCALE
 
@@ -66,7 +66,7 @@ def _views(shapes: Mapping[str, tuple[int, ...]], every: int) -> dict[str, View]
     views = {}
     for source, shape in shapes.items():
         name = source
-        turn: Turn = as_it_is
+        turn: Transform = as_it_is
         if MATRIX.fullmatch(source) and len(shape) == 2:
             shape, turn = shape[::-1], _transposed
         elif SCALE.fullmatch(source):
@@ -86,7 +86,9 @@ def _views(shapes: Mapping[str, tuple[int, ...]], every: int) -> dict[str, View]
     return views
 
 
-def _decay(shape: tuple[int, ...], has_heads: bool, is_six: bool) -> tuple[tuple[int, ...], Turn]:
+def _decay(
+    shape: tuple[int, ...], has_heads: bool, is_six: bool
+) -> tuple[tuple[int, ...], Transform]:
     """The shape of `time_decay` and how it is turned back, by generation."""
     if is_six:
         return (1, 1, shape[0] * shape[1]), as_it_is
@@ -107,6 +109,6 @@ def _transposed(tensor: Tensor) -> Tensor:
     return tensor.t()
 
 
-def _times(factor: float, turn: Turn) -> Turn:
+def _times(factor: float, turn: Transform) -> Transform:
     """`turn`, then a factor; bytes are left to their scales."""
     return lambda tensor: turn(tensor) if tensor.dtype == torch.uint8 else turn(tensor) * factor

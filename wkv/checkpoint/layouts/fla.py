@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.layouts.rules import FLAT, TRANSPOSED, Rule, official_view
-from wkv.checkpoint.layouts.view import Turn, View, viewed
+from wkv.checkpoint.layouts.view import Transform, View, viewed
 
 _SKELETON = (
     Rule("emb.weight", "model.embeddings.weight"),
@@ -70,7 +70,7 @@ def fla7_to_official(checkpoint: Checkpoint) -> Checkpoint:
     return viewed(named, views)
 
 
-def _row(index: int) -> Turn:
+def _row(index: int) -> Transform:
     return lambda stacked: stacked[index]
 
 

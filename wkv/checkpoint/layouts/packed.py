@@ -122,12 +122,12 @@ def _read_note(checkpoint: Checkpoint) -> tuple[str, dict[str, _Kind]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{checkpoint.path}: the note that says how its matrices are packed cannot be read "
-            f"({first_sentence(error)}); the file is damaged, quantise the original again"
+            f"({first_sentence(error)}); the file is damaged, quantize the original again"
         ) from error
     if version != VERSION:
         raise CheckpointError(
             f"{checkpoint.path}: its matrices are packed in a form of version {str(version)[:20]}, "
-            f"and this wkv reads version {VERSION}; install a newer wkv, or quantise again"
+            f"and this wkv reads version {VERSION}; install a newer wkv, or quantize again"
         )
     return identity, {name: _kind(checkpoint, name, told) for name, told in matrices}
 
@@ -145,7 +145,7 @@ def _kind(checkpoint: Checkpoint, name: str, told: Any) -> _Kind:
         raise CheckpointError(
             f"{checkpoint.path}: {name[:80]} is packed as {str(told)[:120]}, expected one of "
             f"{', '.join(FORMATS)} in {' or '.join(LAYOUTS)} with outputs and inputs; the file is "
-            "damaged or of another wkv, quantise the original again"
+            "damaged or of another wkv, quantize the original again"
         )
     kind = _Kind(Format[format], Layout[layout], outputs, inputs)
     expected = packed_bytes(kind.format, kind.layout, kind.outputs, kind.inputs)
@@ -155,7 +155,7 @@ def _kind(checkpoint: Checkpoint, name: str, told: Any) -> _Kind:
             f"{checkpoint.path}: {name[:80]} is said to be {format} of ({kind.outputs}, "
             f"{kind.inputs}), which are {expected} bytes; found "
             f"{'nothing' if there is None else f'{there} {checkpoint.dtypes[name]}'}; the file is "
-            "damaged, quantise the original again"
+            "damaged, quantize the original again"
         )
     return kind
 
@@ -175,7 +175,7 @@ def _stacks(checkpoint: Checkpoint, kinds: Mapping[str, _Kind]) -> dict[str, lis
         if any(kinds.get(part) != kinds.get(parts[0]) for part in parts) or name in checkpoint:
             raise CheckpointError(
                 f"{checkpoint.path}: the parts of {name[:80]} do not belong together; the file is "
-                "damaged, quantise the original again"
+                "damaged, quantize the original again"
             )
     return stacks
 

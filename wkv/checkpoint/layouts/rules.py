@@ -24,12 +24,12 @@ class Form:
     Attributes:
         shape: of the official tensor, from that of the foreign one.
         turn: foreign values to official ones, up to a reshape.
-        turn_back: official values to foreign ones.
+        inverse: official values to foreign ones.
     """
 
     shape: Callable[[Shape], Shape]
     turn: Callable[[Tensor], Tensor]
-    turn_back: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
 
 
 SAME = Form(lambda shape: shape, as_it_is, as_it_is)
@@ -86,7 +86,7 @@ def foreign_tensors(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dic
         for rule in rules:
             renamed = rule.to_foreign(name)
             if renamed is not None:
-                foreign[renamed] = rule.form.turn_back(tensor)
+                foreign[renamed] = rule.form.inverse(tensor)
                 break
         else:
             foreign[name] = tensor

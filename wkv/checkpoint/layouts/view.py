@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 
-Turn = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor], Tensor]
 """What makes official values of a file's."""
 
 
@@ -26,7 +26,7 @@ class View:
 
     source: str
     shape: tuple[int, ...]
-    turn: Turn = as_it_is
+    turn: Transform = as_it_is
     dtype: torch.dtype | None = None
 
 

@@ -91,7 +91,7 @@ IN_FLOAT32 = re.compile(r".*\.time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused
 """What llama.cpp reads in float32 alone, besides all tensors of one axis."""
 
 LOW_RANK = re.compile(r".*\.time_mix_[avg][12]\.weight")
-"""What llama.cpp never quantises."""
+"""What llama.cpp never quantizes."""
 
 NOT_USED = re.compile(r"blk\.0\.time_mix_v[012]\.weight")
 """llama.cpp wants them, in the shapes of a0 to a2, and uses none of them."""

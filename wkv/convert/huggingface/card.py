@@ -14,21 +14,21 @@ class Provenance:
     Attributes:
         file: name of the source.
         sha256: of the source; None for a directory.
-        licence: of the weights, as the hub names it.
+        license: of the weights, as the hub names it.
         repo: of the source on the hub, if it is known.
         dropped: tensors that no model uses and that were left out.
     """
 
     file: str
     sha256: str | None
-    licence: str = UNKNOWN
+    license: str = UNKNOWN
     repo: str | None = None
     dropped: tuple[str, ...] = ()
 
 
 def card(config: Config, target: Target, source: Provenance, context: int, dtype: str) -> str:
     """The text of the card, with the hub's header."""
-    header = ["---", f"license: {source.licence}", "library_name: transformers"]
+    header = ["---", f"license: {source.license}", "library_name: transformers"]
     header += ["pipeline_tag: text-generation", "tags:", "- rwkv", f"- rwkv{config.generation[0]}"]
     header += [f"base_model: {source.repo}"] if source.repo else []
     heads = f"{config.n_head} heads of {config.head_size}" if config.n_head else "no heads"
@@ -36,8 +36,8 @@ def card(config: Config, target: Target, source: Provenance, context: int, dtype
         f"- RWKV-{config.generation}: {config.n_layer} layers of {config.n_embd} channels, {heads}",
         f"- vocabulary of {config.vocab_size} ids, trained on {context} tokens at a time",
         f"- {dtype}, the names of the `{target.layout}` layout, class `{target.stem}ForCausalLM`",
-        f"- licence of the weights: {source.licence}"
-        + (" (the source states none; ask its makers)" if source.licence == UNKNOWN else ""),
+        f"- license of the weights: {source.license}"
+        + (" (the source states none; ask its makers)" if source.license == UNKNOWN else ""),
     ]
     made = f"Made by wkv {__version__} from `{source.file}`"
     made += f" (SHA256 {source.sha256})" if source.sha256 else ""

@@ -21,7 +21,7 @@ from wkv.convert.huggingface.target import (
     config_file,
     context_of,
     generation_file,
-    licence_of,
+    license_of,
     name_of,
     target_for,
     write_json,
@@ -49,7 +49,7 @@ class Choices:
         layout: of the names; None: the usual one of the generation.
         dtype: "fp32", "bf16" or "fp16" for the matrices; None: as they are.
         shard_size: such as "5GB"; larger models come in several files.
-        licence: of the weights, as the hub names it; None: what a directory's own card states.
+        license: of the weights, as the hub names it; None: what a directory's own card states.
         repo: where the source is on the hub.
         context: tokens the model was trained on at a time; None: from the name of the file.
         tokenizer: a tokenizer file, where the size of the vocabulary does not tell.
@@ -58,7 +58,7 @@ class Choices:
     layout: str | None = None
     dtype: str | None = None
     shard_size: str = "5GB"
-    licence: str | None = None
+    license: str | None = None
     repo: str | None = None
     context: int | None = None
     tokenizer: Path | None = None
@@ -207,7 +207,7 @@ def _write_words(
     provenance = Provenance(
         name_of(checkpoint),
         _sha256(checkpoint.path),
-        choices.licence or licence_of(checkpoint) or UNKNOWN,
+        choices.license or license_of(checkpoint) or UNKNOWN,
         choices.repo,
         dropped,
     )

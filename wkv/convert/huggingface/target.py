@@ -21,7 +21,7 @@ CONTEXTS = {"4": 1024}
 CONTEXT = 4096
 
 UNKNOWN = "unknown"
-"""The hub's word for a licence that nobody stated."""
+"""The hub's word for a license that nobody stated."""
 
 Fields = dict[str, Any]
 
@@ -122,8 +122,8 @@ def context_of(config: Config, checkpoint: Checkpoint) -> int:
     return int(named[1]) if named else CONTEXTS.get(config.generation, CONTEXT)
 
 
-def licence_of(checkpoint: Checkpoint) -> str | None:
-    """The licence that a directory's card states; None if there is none."""
+def license_of(checkpoint: Checkpoint) -> str | None:
+    """The license that a directory's card states; None if there is none."""
     card = checkpoint.path.with_name("README.md")
     if checkpoint.layout not in FOLDER_LAYOUTS or not card.is_file():
         return None

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from wkv.batching import Begun, Ended, Event, Piece, Request
+from wkv.batching import ChoiceDone, Event, PrefillDone, Request, TextEvent
 from wkv.prompting.template import Thinking
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
@@ -19,8 +19,8 @@ from wkv.serve.event_stream import STREAM, now, streamed, usage_body, while_list
 from wkv.serve.parse_reply import Reply, chances_body
 from wkv.serve.render import ChatPrompt, Start
 from wkv.serve.requests import ChatRequest
-from wkv.serve.response_format import Form, form_of, messages_of
-from wkv.serve.sampling_params import adjusts_of, check_model, sampling_of, stops_of
+from wkv.serve.response_format import ReplyFormat, messages_of, response_format_of
+from wkv.serve.sampling_params import check_model, logits_processors_of, sampling_of, stops_of
 from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]
@@ -70,14 +70,14 @@ class Chat:
 
     def take(self, event: Event) -> tuple[Reply, list[Json]] | None:
         """What an event adds to which reply."""
-        if isinstance(event, Begun):
+        if isinstance(event, PrefillDone):
             self.cached = event.cached
             self.service.metrics.cached_tokens += event.cached
-        elif isinstance(event, Piece):
+        elif isinstance(event, TextEvent):
             return self.replies[event.choice], self.replies[event.choice].push(event)
-        elif isinstance(event, Ended):
+        elif isinstance(event, ChoiceDone):
             reply = self.replies[event.choice]
-            deltas = reply.finish(event.reason)
+            deltas = reply.finish(event.finish_reason)
             self.remember(reply)
             return reply, deltas
         return None
@@ -126,10 +126,10 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
         ApiError, InputError, StateError: if it cannot be answered.
     """
     start = service.start_of(body.state, tenant)
-    form = form_of(body, service.grammars)
+    form = response_format_of(body, service.grammars)
     thinking = Thinking.PLAIN if form.grammar else _thinking(service, body.reasoning_effort)
     messages = messages_of(body.messages, form)
-    prompt = service.prompts.reply_to(messages, start, thinking, form.lead)
+    prompt = service.prompts.reply_to(messages, start, thinking, form.assistant_prefix)
     choices = body.n or 1
     limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     preset = service.preset
@@ -139,14 +139,14 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple[Chat, Req
         max_tokens=service.most_tokens(limit, preset.max_tokens),
         stops=(*stops_of(body), *_own_stops(service, body, form, thinking)),
         choices=choices,
-        borders=prompt.borders,
+        message_boundaries=prompt.message_boundaries,
         tenant=start.tenant,
         start=start.state,
-        adjusts=adjusts_of(body, service.model, form.grammar),
-        chances=(body.top_logprobs or 0) if body.logprobs else None,
+        logits_processors=logits_processors_of(body, service.model, form.grammar),
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     goes_on = body.messages[-1].role == "assistant" and bool(messages[-1].text.strip())
-    replies = [Reply(prompt.lead, goes_on, form) for _ in range(choices)]
+    replies = [Reply(prompt.assistant_prefix, goes_on, form) for _ in range(choices)]
     return Chat(service, body, start, prompt, replies), request
 
 
@@ -165,7 +165,7 @@ def _thinking(service: Service, effort: str | None) -> Thinking:
 
 
 def _own_stops(
-    service: Service, body: ChatRequest, form: Form, thinking: Thinking
+    service: Service, body: ChatRequest, form: ReplyFormat, thinking: Thinking
 ) -> tuple[str, ...]:
     """Where a reply ends by itself: where a turn does, or where its grammar is complete."""
     if form.grammar is not None:
@@ -190,12 +190,12 @@ async def _whole(chat: Chat, events: AsyncGenerator[Event, None]) -> Json:
             chat.take(event)
     choices = []
     for index, reply in enumerate(chat.replies):
-        chances = chances_body(reply.chances, chat.service.model.tokenizer)
+        top_logprobs = chances_body(reply.top_logprobs, chat.service.model.tokenizer)
         choices.append(
             {
                 "index": index,
                 "message": reply.body,
-                "logprobs": chances if chat.body.logprobs else None,
+                "logprobs": top_logprobs if chat.body.logprobs else None,
                 "finish_reason": reply.finish_reason,
             }
         )
@@ -211,16 +211,16 @@ async def _chunks(chat: Chat, events: AsyncGenerator[Event, None]) -> AsyncGener
 
     def chunk(reply: Reply, delta: Json, reason: str | None = None) -> Json:
         choice: Json = {"index": chat.replies.index(reply), "delta": delta, "logprobs": None}
-        if reply.chances:
-            choice["logprobs"] = chances_body(reply.chances, chat.service.model.tokenizer)
-            reply.chances.clear()
+        if reply.top_logprobs:
+            choice["logprobs"] = chances_body(reply.top_logprobs, chat.service.model.tokenizer)
+            reply.top_logprobs.clear()
         choice["finish_reason"] = reason
         usage = chat.usage if always else None
         return shape | {"choices": [choice]} | ({"usage": usage} if wants_usage or always else {})
 
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Begun):
+            if isinstance(event, PrefillDone):
                 chat.take(event)
                 for reply in chat.replies:
                     yield chunk(reply, {"role": "assistant", "content": ""})
@@ -229,7 +229,7 @@ async def _chunks(chat: Chat, events: AsyncGenerator[Event, None]) -> AsyncGener
             if taken is None:
                 continue
             reply, deltas = taken
-            if not deltas and reply.chances:
+            if not deltas and reply.top_logprobs:
                 deltas = [{"content": ""}]
             for delta in deltas:
                 yield chunk(reply, delta)

@@ -11,16 +11,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from wkv.batching import Begun, Drawn, Ended, Event, Piece, Request
-from wkv.inference.generate import MAX_TOKENS, Prompt, prompt_ids
+from wkv.batching import ChoiceDone, Event, PrefillDone, Request, TextEvent
+from wkv.inference.generate import MAX_TOKENS
 from wkv.inference.model import Model
-from wkv.inference.sampling import Sampling
+from wkv.inference.prefill import Prompt, prompt_ids
+from wkv.inference.sampling import SampledToken, Sampling
 from wkv.models.state import State
 from wkv.serve.engine import Answers
 from wkv.serve.errors import ApiError
 from wkv.serve.event_stream import STREAM, now, streamed, usage_body, while_listened
 from wkv.serve.requests import CompletionRequest
-from wkv.serve.sampling_params import adjusts_of, check_model, sampling_of, stops_of
+from wkv.serve.sampling_params import check_model, logits_processors_of, sampling_of, stops_of
 from wkv.serve.service import Service, tenant_of
 from wkv.tokenizers import Tokenizer
 
@@ -33,7 +34,7 @@ class Choice:
 
     text: str = ""
     tokens: int = 0
-    chances: list[Drawn] = field(default_factory=list)
+    top_logprobs: list[SampledToken] = field(default_factory=list)
     offset: int = 0
     finish_reason: str | None = None
 
@@ -104,8 +105,8 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> Completio
                 choices=choices,
                 tenant=start.tenant,
                 start=start.state,
-                adjusts=adjusts_of(body, model),
-                chances=body.logprobs,
+                logits_processors=logits_processors_of(body, model),
+                top_logprobs=body.logprobs,
             )
         )
     made = [Choice() for _ in range(len(requests) * choices)]
@@ -150,23 +151,23 @@ def _taken(completion: Completion, number: int, event: Event) -> Iterator[tuple[
     metrics = completion.service.metrics
     per_prompt = completion.body.n or 1
     first = number * per_prompt
-    if isinstance(event, Begun):
+    if isinstance(event, PrefillDone):
         completion.cached += event.cached
         metrics.cached_tokens += event.cached
         if completion.body.echo:
             for index in range(first, first + per_prompt):
                 completion.choices[index].text = completion.texts[number]
                 yield index, completion.texts[number]
-    elif isinstance(event, Piece):
+    elif isinstance(event, TextEvent):
         choice = completion.choices[first + event.choice]
         choice.text += event.text
         choice.tokens += event.token is not None
-        if event.drawn is not None:
-            choice.chances.append(event.drawn)
+        if event.logprobs is not None:
+            choice.top_logprobs.append(event.logprobs)
         yield first + event.choice, event.text
-    elif isinstance(event, Ended):
+    elif isinstance(event, ChoiceDone):
         choice = completion.choices[first + event.choice]
-        choice.finish_reason = event.reason
+        choice.finish_reason = event.finish_reason
         metrics.generated_tokens += choice.tokens
         yield first + event.choice, ""
 
@@ -187,9 +188,9 @@ async def _chunks(
     async with aclosing(pieces):
         async for index, text in pieces:
             choice = completion.choices[index]
-            if text or choice.chances or choice.finish_reason is not None:
+            if text or choice.top_logprobs or choice.finish_reason is not None:
                 chunk = shape | {"choices": [_choice(completion, index, text)]}
-                choice.chances.clear()
+                choice.top_logprobs.clear()
                 if options is not None and options.continuous_usage_stats:
                     chunk["usage"] = completion.usage
                 yield chunk
@@ -199,30 +200,30 @@ async def _chunks(
 
 def _choice(completion: Completion, index: int, text: str) -> Json:
     choice = completion.choices[index]
-    chances = None
+    top_logprobs = None
     if completion.body.logprobs is not None:
-        chances = _chances(choice, completion.service.model.tokenizer)
+        top_logprobs = _chances(choice, completion.service.model.tokenizer)
     return {
         "index": index,
         "text": text,
-        "logprobs": chances,
+        "logprobs": top_logprobs,
         "finish_reason": choice.finish_reason,
     }
 
 
 def _chances(choice: Choice, tokenizer: Tokenizer) -> Json:
     """The `logprobs` of a completion, in the older form of OpenAI's API."""
-    tokens = [tokenizer.decode([drawn.token]) for drawn in choice.chances]
+    tokens = [tokenizer.decode([drawn.token]) for drawn in choice.top_logprobs]
     offsets = []
     for token in tokens:
         offsets.append(choice.offset)
         choice.offset += len(token)
     return {
         "tokens": tokens,
-        "token_logprobs": [max(drawn.log_probability, -9999.0) for drawn in choice.chances],
+        "token_logprobs": [max(drawn.logprob, -9999.0) for drawn in choice.top_logprobs],
         "top_logprobs": [
-            {tokenizer.decode([c.token]): max(c.log_probability, -9999.0) for c in drawn.likeliest}
-            for drawn in choice.chances
+            {tokenizer.decode([c.token]): max(c.logprob, -9999.0) for c in drawn.top_logprobs}
+            for drawn in choice.top_logprobs
         ],
         "text_offset": offsets,
     }

@@ -39,7 +39,7 @@ def routes(service: Service) -> APIRouter:
         if body.dimensions not in (None, width):
             raise ApiError(400, f"this model's vectors have {width} dimensions", param="dimensions")
         inputs = await run_in_threadpool(_ids, service.model, body)
-        piece = service.engine.scheduler.piece
+        piece = service.engine.scheduler.prefill_chunk
         work = service.engine.run_task(pooled(service.model, inputs, piece))
         vectors = await while_listened(http, work)
         read = sum(map(len, inputs))

@@ -5,15 +5,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from wkv.batching import Ended, Request
-from wkv.inference.generate import prompt_ids
+from wkv.batching import ChoiceDone, Request
+from wkv.inference.prefill import prompt_ids
 from wkv.inference.sampling import Sampling
 from wkv.models.state import State
 from wkv.prompting.template import SEPARATOR
 from wkv.serve.errors import ApiError
 from wkv.serve.event_stream import while_listened
 from wkv.serve.requests import StateRequest
-from wkv.serve.response_format import Form, messages_of
+from wkv.serve.response_format import ReplyFormat, messages_of
 from wkv.serve.service import Service, tenant_of
 from wkv.serve.user_states import SUFFIX
 
@@ -77,18 +77,18 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
         raise ApiError(400, "give either messages or prompt", param="messages")
     start = service.start_of(body.state, tenant)
     if body.messages is not None:
-        script = service.prompts.read(messages_of(body.messages, Form()), start)
-        ids, borders, ahead = script.ids, script.borders, script.ahead
+        script = service.prompts.read(messages_of(body.messages, ReplyFormat()), start)
+        ids, message_boundaries, ahead = script.ids, script.message_boundaries, script.ahead
     else:
         ids = tuple(prompt_ids(service.model, body.prompt or "", start.state))
         written = body.prompt or ""
         newlines = len(written) - len(written.rstrip("\n"))
-        borders, ahead = (), SEPARATOR[: min(newlines, len(SEPARATOR))]
+        message_boundaries, ahead = (), SEPARATOR[: min(newlines, len(SEPARATOR))]
     request = Request(
         ids=ids,
         sampling=Sampling(),
         max_tokens=0,
-        borders=borders,
+        message_boundaries=message_boundaries,
         tenant=start.tenant,
         start=start.state,
     )
@@ -100,7 +100,7 @@ async def _read(service: Service, request: Request) -> State:
     answers = service.submit(request)
     try:
         async for _, event in answers:
-            if isinstance(event, Ended):
+            if isinstance(event, ChoiceDone):
                 logits = event.state.logits
                 if logits is None or not bool(logits.isfinite().all()):
                     raise ApiError(500, "the model gave no numbers; the state was not kept")

@@ -1,0 +1,124 @@
+"""Decode: sequences that grow together, one token each per step.
+
+    batch = RunningBatch(model)
+    batch.add([sequence, ...], [state, ...])     # the states after the prompts, one row each
+    while batch.sequences:
+        for event in batch.sample(): ...         # the next token of each sequence
+        batch.remove([...])                      # the sequences that have ended
+        batch.forward()                          # the model reads the new tokens
+
+`generate`, `stream` and the server's scheduler all use this loop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wkv.errors import WKVError
+from wkv.inference.model import Model
+from wkv.inference.sampling import SampledToken
+from wkv.inference.sequence import RunningSequence
+from wkv.models.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class SampleEvent:
+    """The outcome of sampling one sequence once.
+
+    Attributes:
+        sequence: the sequence.
+        text: the text that became certain; it may be empty.
+        token: the sampled id; None if the text has ended.
+        logprobs: those of the token, if the sequence reports them.
+        error: why no token could be sampled; None if one was.
+    """
+
+    sequence: RunningSequence
+    text: str = ""
+    token: int | None = None
+    logprobs: SampledToken | None = None
+    error: Exception | None = None
+
+
+class RunningBatch:
+    """Sequences that are decoded together.
+
+    Attributes:
+        sequences: one for each row of the state.
+        state: the state of all rows, with logits; None while there are no sequences.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.sequences: list[RunningSequence] = []
+        self.state: State | None = None
+        self._model = model
+
+    def add(self, sequences: Sequence[RunningSequence], states: Sequence[State]) -> None:
+        """Add sequences with the states after what they have read.
+
+        Args:
+            sequences: new ones, or ones that were removed earlier.
+            states: with as many rows in all as there are sequences.
+        """
+        seen = [count for state in states for count in state.tokens_seen]
+        for sequence, count in zip(sequences, seen, strict=True):
+            if not sequence.token_ids:
+                sequence.tokens_before = count
+        together = [*([] if self.state is None else [self.state]), *states]
+        self.state = State.stack(together) if len(together) > 1 else together[0]
+        self.sequences += sequences
+
+    def sample(self) -> list[SampleEvent]:
+        """Sample the next token of every sequence that has not ended."""
+        if self.state is None or self.state.logits is None:
+            return []
+        return [
+            _sample(sequence, self.state.logits[row])
+            for row, sequence in enumerate(self.sequences)
+            if sequence.finish_reason is None
+        ]
+
+    def forward(self) -> None:
+        """Let the model read the token that each sequence sampled last."""
+        tokens = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
+        _, self.state = self._model.forward(tokens, self.state)
+
+    def remove(self, sequences: Sequence[RunningSequence]) -> list[State]:
+        """Take sequences out of the batch.
+
+        Returns:
+            Their states, one row each. A state lacks the token that was sampled after the last
+            `forward`; `absorb` reads it.
+        """
+        if not sequences:
+            return []
+        assert self.state is not None
+        rows = {id(sequence): row for row, sequence in enumerate(self.sequences)}
+        taken = [rows[id(sequence)] for sequence in sequences]
+        states = [self.state.rows([row]) for row in taken]
+        left = [row for row in range(len(self.sequences)) if row not in taken]
+        self.state = self.state.rows(left) if left else None
+        self.sequences = [self.sequences[row] for row in left]
+        return states
+
+
+def absorb(model: Model, state: State, sequence: RunningSequence) -> State:
+    """Let a one-row state read the tokens of its sequence that it lacks."""
+    missing = sequence.unread(state.tokens_seen[0])
+    return model.forward(missing, state)[1] if missing else state
+
+
+def _sample(sequence: RunningSequence, logits: Tensor) -> SampleEvent:
+    """Sample one sequence; an error is that sequence's alone."""
+    count = len(sequence.token_ids)
+    try:
+        text = sequence.sample(logits)
+    except Exception as error:
+        if not bool(torch.isfinite(logits).all()):  # the model's error, not the request's
+            return SampleEvent(sequence, error=WKVError(str(error)))
+        return SampleEvent(sequence, error=error)
+    if len(sequence.token_ids) == count:
+        return SampleEvent(sequence, text)
+    return SampleEvent(sequence, text, sequence.token_ids[-1], sequence.logprobs(logits))
