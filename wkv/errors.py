@@ -1,30 +1,30 @@
-"""Every error a user of wkv can cause, as one tree.
+"""The hierarchy of all errors that wkv raises for its users.
 
     WKVError
-    ├── CheckpointError      a file that cannot be read as a checkpoint, or holds an unknown model
-    ├── CatalogError         a model's name that is not in the catalog, or its file not to be had
-    ├── StateError           a state that is damaged, or belongs to another model or batch
-    ├── TokenizerError       text, ids or a vocabulary file that cannot be used
-    ├── StrategyError        a device or dtype that was asked for and is not to be had
-    ├── InputError           a wrong argument: an empty prompt, an id out of range, a wrong shape
-    ├── BusyError            more work was given than can be taken now
-    ├── MissingExtraError    an optional dependency that is not installed
-    └── TrainingError        training data or a run folder that cannot be used
+    ├── CheckpointError      a file is not a readable checkpoint, or holds an unknown model
+    ├── CatalogError         a model's name is not in the catalog, or its file is not available
+    ├── StateError           a state is damaged, or belongs to another model or batch size
+    ├── TokenizerError       text, ids or a vocabulary file cannot be used
+    ├── StrategyError        a strategy string is wrong, or its device or dtype is not available
+    ├── InputError           an argument is wrong: an empty prompt, an id out of range, a wrong shape
+    ├── BusyError            the queue of waiting work is full
+    ├── MissingExtraError    an optional dependency is not installed
+    └── TrainingError        training data or a run folder cannot be used
 
-A message is one sentence (or two) that says what was found, what was expected and what to do.
+A message has one or two sentences. It says what was found, what was expected and what to do.
 """
 
 
 class WKVError(Exception):
-    """Base of all errors that wkv raises on purpose."""
+    """The base class of all errors that wkv raises on purpose."""
 
 
 class CheckpointError(WKVError):
-    """A file cannot be read as a checkpoint, or its tensors are not those of a known model."""
+    """A file cannot be read as a checkpoint, or its tensors do not match any known model."""
 
 
 class CatalogError(WKVError):
-    """A model's name is not in the catalog, or its file cannot be had from the hub."""
+    """A model's name is not in the catalog, or its file cannot be downloaded from the hub."""
 
 
 class StateError(WKVError):
@@ -44,12 +44,12 @@ class InputError(WKVError, ValueError):
 
 
 class BusyError(WKVError):
-    """More work was given than can be taken now; the same later may be taken."""
+    """More work was submitted than can be accepted now; the same work may be accepted later."""
 
 
 class MissingExtraError(WKVError, ImportError):
-    """An optional dependency is not installed; the message holds the pip line."""
+    """An optional dependency is not installed; the message contains the pip command."""
 
 
 class TrainingError(WKVError):
-    """Training data or the folder of a run cannot be used."""
+    """Training data or the folder of a training run cannot be used."""

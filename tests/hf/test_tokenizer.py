@@ -343,7 +343,7 @@ def test_a_file_that_is_no_20b_tokenizer_is_refused(folder, tmp_path):
         written.write_pile_tokenizer(tmp_path, folder / "tokenizer.json")
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
         written.write_pile_tokenizer(tmp_path, folder / VOCABULARY_FILE)
-    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"expected a tokenizer\.json"):
         written.read_tokenizer(tmp_path)
 
 

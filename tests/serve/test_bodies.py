@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serve.wire import HELLO
-from wkv.serve.render import Message, Start
+from wkv.prompting.template import Message
+from wkv.serve.render import Start
 
 CHAT = "/v1/chat/completions"
 GOOD = {

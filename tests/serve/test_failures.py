@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_is_told(fresh, monkeypatch):
 
     client, _ = fresh
 
-    def save(self, path, notes=None):
+    def save(self, path, metadata=None):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(State, "save", save)

@@ -3,10 +3,10 @@
 import pytest
 
 from wkv.batching import TextEvent
-from wkv.prompting.template import Template
-from wkv.serve.key_value_store import Notes
+from wkv.prompting.template import Message, Template
+from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.parse_reply import Reply
-from wkv.serve.render import Message, Prompts, Start
+from wkv.serve.render import Prompts, Start
 from wkv.serve.reply_memory import Replies
 from wkv.serve.response_format import ReplyFormat
 
@@ -16,7 +16,7 @@ START = Start("somebody")
 
 @pytest.fixture
 def prompts(demo):
-    return Prompts(demo, Template(), Replies(Notes(), demo.identity))
+    return Prompts(demo, Template(), Replies(KeyValueStore(), demo.identity))
 
 
 def say(prompts, demo, drawn, told=None, assistant_prefix="", form=None, messages=(ASK,)):
@@ -104,4 +104,4 @@ def test_nobody_knows_what_was_said_to_another(prompts, demo):
     mine = prompts.reply_to(after(reply), START).ids
     theirs = prompts.reply_to(after(reply), Start("another")).ids
     assert demo.tokenizer.decode(mine) == demo.tokenizer.decode(theirs)
-    assert len(Notes().get("0" * 64) or "") == 0
+    assert len(KeyValueStore().get("0" * 64) or "") == 0

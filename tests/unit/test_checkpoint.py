@@ -181,7 +181,7 @@ def test_impossible_paths(path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"tokenizer": 5}, "int is no tokenizer"),
+        ({"tokenizer": 5}, "int is not a tokenizer"),
         ({"tokenizer": "world"}, "65530 ids and the model only"),
         ({"group_norm_eps": "x"}, "expected a number"),
         ({"strategy": "cuda:300 fp16"}, "cuda:300"),

@@ -181,8 +181,8 @@ def test_the_tables_say_the_same_as_the_names_here(generation):
         ('{"num_hidden_layers": 4}', "num_hidden_layers = 4 and the tensors have 3"),
         ('{"vocab_size": "many"}', "vocab_size = 'many'"),
         ("{", r"config\.json cannot be read"),
-        ("[]", "holds no JSON object"),
-        ('{"norm_eps": 1e-6}', "norm_eps = 1e-06; layer norms of RWKV have 1e-5"),
+        ("[]", "is not a JSON object"),
+        ('{"norm_eps": 1e-6}', "norm_eps = 1e-06, expected 1e-5"),
         ('{"group_norm_eps": "big"}', "group_norm_eps = 'big', expected a number"),
     ],
 )
@@ -201,7 +201,7 @@ def test_damaged_directories_are_told(tmp_path):
     with pytest.raises(wkv.CheckpointError, match=r"00002-of-00002.*truncated or damaged"):
         wkv.load(tmp_path)
     shard.unlink()
-    with pytest.raises(wkv.CheckpointError, match="is not beside it"):
+    with pytest.raises(wkv.CheckpointError, match=r"the shard model-00002-of-00002\.safetensors is missing"):
         wkv.load(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"emb.weight": "../secret.safetensors"}}))

@@ -208,8 +208,7 @@ class Conversation:
         Raises:
             InputError: if it is empty. KeyboardInterrupt passes. The conversation is as before.
         """
-        # Lines of nothing but blanks, and form feeds, would look like the end of a turn as well.
-        document = clean("\n".join(filter(str.strip, document.splitlines())))
+        document = clean(document)
         text = self.now.template.exchange(document, READ_IT)
         rest = left_to_read(text, self.now.mark.ahead)
         done = prefill(self._model, [rest], self.state, progress)

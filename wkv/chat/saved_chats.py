@@ -96,7 +96,7 @@ class Store:
             except WKVError:
                 unreadable += 1
                 continue
-            if NOTE not in header.notes:
+            if NOTE not in header.metadata:
                 unreadable += 1
             elif header.identity != identity:
                 others += 1
@@ -128,7 +128,7 @@ def read_chat(path: Path, model: Model) -> Conversation:
     """
     rows = State.load(path, model)  # compares the digest, which covers the notes
     try:
-        notes = json.loads(read_header(path).notes[NOTE])
+        notes = json.loads(read_header(path).metadata[NOTE])
         if rows.batch_size != 3:
             raise ValueError(f"{rows.batch_size} states instead of 3")
         return _conversation(notes, rows, model)

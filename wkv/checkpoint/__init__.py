@@ -1,7 +1,8 @@
-"""Opens files of tensors without reading the tensors themselves.
+"""Open checkpoint files without reading their tensors.
 
-Tensors are memory-mapped: a tensor's bytes are read when it is used. Nothing in a file is ever
-executed. This room has no idea what the tensors mean.
+Tensors are memory-mapped: the bytes of a tensor are read when it is used. Code in a file is never
+executed. Apart from the translation of names in `layouts`, this package does not know what the
+tensors mean.
 """
 
 from wkv.checkpoint.open import open_checkpoint

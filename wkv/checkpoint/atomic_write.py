@@ -1,4 +1,4 @@
-"""Where things are written: checked first, made beside it, and there whole or not at all."""
+"""Write files and folders atomically: in a hidden folder first, then moved to their place."""
 
 import shutil
 import tempfile
@@ -10,33 +10,34 @@ from wkv.errors import CheckpointError, InputError
 
 
 def destination(wanted: str | Path) -> Path:
-    """The path of something new, absolute.
+    """Return the absolute path of a file or directory that is to be created.
 
     Raises:
-        InputError: if it names no file or directory, goes through `..`, or its folder is missing.
+        InputError: if the path has no name, contains `..`, is a symbolic link, or its parent
+            folder is missing.
     """
     try:
         path = Path(wanted).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{wanted}: the home directory is not known ({error})") from error
+        raise InputError(f"{wanted}: the home directory is unknown ({error})") from error
     if path.name in ("", "..") or ".." in path.parts:
         raise InputError(
-            f"{wanted}: a name with `..` in it, or none, is not taken; give a new name"
+            f"{wanted}: a path with `..` or without a name is not accepted; give a new name"
         )
     path = path.absolute()
     if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it first")
     if path.is_symlink():
-        raise InputError(f"{path}: this is a link to somewhere else; give the place itself")
+        raise InputError(f"{path}: this is a symbolic link; give the path that it points to")
     return path
 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path` to make it in; removed at the end with what is left in it.
+    """Create a hidden folder next to `path` for unfinished files, and remove it at the end.
 
     Raises:
-        CheckpointError: if it cannot be made.
+        CheckpointError: if the folder cannot be created.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
@@ -50,9 +51,9 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong while `path` is written becomes a CheckpointError.
+    """Convert errors that occur while `path` is written to CheckpointError.
 
-    PyTorch and safetensors tell of a full disk with errors of their own.
+    PyTorch and safetensors report a full disk with error types of their own.
     """
     from safetensors import SafetensorError
 

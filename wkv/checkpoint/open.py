@@ -1,4 +1,4 @@
-"""From a path to an opened checkpoint; the content decides what it is, not the ending."""
+"""Open a checkpoint from a path. The content of the file decides its format, not its extension."""
 
 from pathlib import Path
 
@@ -17,17 +17,18 @@ IN_FOLDERS = (
     "pytorch_model.bin",
     "rwkv-final.pth",
 )
-"""What a folder's checkpoint is called: by transformers, and by RWKV's own trainer."""
+"""File names of a folder's checkpoint, as transformers and RWKV's own trainer write them."""
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint: `.pth`, `.safetensors`, `.bin`, the index of a sharded one, or a folder.
+    """Open a checkpoint: a `.pth`, `.safetensors` or `.bin` file, a shard index, or a folder.
 
-    The content decides, not the ending. A missing ending `.pth` or `.safetensors` is added. In a
-    folder that is the Hugging Face checkpoint, or else `rwkv-final.pth`, or the newest `.pth`.
+    The content of a file decides its format, not its extension. A missing `.pth` or
+    `.safetensors` extension is added. In a folder, the Hugging Face checkpoint is opened if there
+    is one, otherwise `rwkv-final.pth`, otherwise the newest `.pth`.
 
     Raises:
-        CheckpointError: one sentence about what was found, what was expected, what to do.
+        CheckpointError: if there is no checkpoint at the path, or it cannot be read.
     """
     try:
         path = _find(Path(path).expanduser())
@@ -46,13 +47,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return open_pth(path)
     if len(head) > 8 and head[8:9] == b"{":
         return open_safetensors(path)
-    if head[:1] == b"\x80":  # a pickle: the form torch.save had before 2020
+    if head[:1] == b"\x80":  # a bare pickle, the format that torch.save wrote before 2020
         return open_pth(path)
     raise CheckpointError(f"{path}: {_what_is(head)}; {EXPECTED}; fetch the file again")
 
 
 def _find(path: Path) -> Path:
-    """The file that is meant, or an error that says why there is none."""
+    """Return the file that a path refers to, or raise an error if there is none."""
     for candidate in (path, Path(f"{path}.pth"), Path(f"{path}.safetensors")):
         if candidate.is_file():
             return candidate
@@ -64,7 +65,7 @@ def _find(path: Path) -> Path:
 
 
 def _find_inside(folder: Path) -> Path:
-    """The checkpoint of a folder."""
+    """Return the checkpoint file inside a folder."""
     for name in IN_FOLDERS:
         if (folder / name).is_file():
             return folder / name
@@ -75,17 +76,17 @@ def _find_inside(folder: Path) -> Path:
     others = sorted(file.name for file in folder.glob("*.safetensors"))
     advice = f"give a file in it, such as {folder / others[0]}" if others else "give a file"
     raise CheckpointError(
-        f"{folder}: this directory holds none of {', '.join(IN_FOLDERS)} and no .pth; {EXPECTED}; "
+        f"{folder}: this directory has none of {', '.join(IN_FOLDERS)} and no .pth; {EXPECTED}; "
         f"{advice}"
     )
 
 
 def _what_is(head: bytes) -> str:
-    """What the first bytes of a file that is no checkpoint tell."""
+    """Describe a file that is not a checkpoint by its first bytes."""
     if not head:
         return "the file is empty"
     if head.startswith(b"version https://git-lfs"):
-        return "this is a git-lfs pointer, the model itself was not fetched (run: git lfs pull)"
+        return "this is a git-lfs pointer to a file that was not fetched (run: git lfs pull)"
     if head[:4] in (b"fmgg", b"lmgg", b"tjgg"):
         return "this is an rwkv.cpp file"
     if head[:4] == b"GGUF":
@@ -96,4 +97,4 @@ def _what_is(head: bytes) -> str:
         text = "\0"
     if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         return f"this is text (it begins with {' '.join(text.split())[:40]!r})"
-    return f"the file begins with the bytes {head[:8].hex(' ')}, which is neither form"
+    return f"the file begins with the bytes {head[:8].hex(' ')}, which is neither format"

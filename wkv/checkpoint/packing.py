@@ -1,17 +1,18 @@
-"""How weights are written for the native engine, and back.
+"""Pack matrices for the native engine, and unpack them.
 
-A matrix (outputs, inputs) is written in one of five formats:
+A matrix (outputs, inputs) is stored in one of five formats:
 
-    fp32, fp16, bf16   a number for each weight
-    int8               w = (q - 128) scale,  q in 1..255, a scale for each 32 inputs of an output
+    fp32, fp16, bf16   one number per weight
+    int8               w = (q - 128) scale,  q in 1..255, one scale per 32 inputs of an output
     int4               w = (q - 8) scale,    q in 0..15,  likewise
 
-Scales are bf16: it has the range of float32, and q is chosen for the scale as it was rounded. And
-in one of three layouts, which `native/source/products_*.inl` describe beside what reads them:
+Scales are bf16, which has the range of float32; q is chosen for the scale after rounding to bf16.
+A matrix has one of three layouts, which `native/source/products_*.inl` describe next to the code
+that reads them:
 
-    rows      output after output, as checkpoints have it (fp32, fp16, bf16)
+    rows      output after output, as in checkpoints (fp32, fp16, bf16)
     blocks    16 outputs side by side (int8, int4)
-    columns   input after input, in panels of 128 outputs: an input that is zero costs nothing
+    columns   input after input, in panels of 128 outputs, so that inputs that are zero are skipped
 """
 
 from collections.abc import Callable
@@ -25,24 +26,26 @@ from torch import Tensor
 from wkv.ops.torch_settings import at_most, unheld
 
 GROUP, BLOCK, PANEL = 32, 16, 128
-"""Inputs that share a scale; outputs of a block; outputs of a panel."""
+"""Number of inputs that share a scale, of outputs in a block, and of outputs in a panel."""
 
 VERSION = 1
-"""Of the bytes of packed matrices; files say it. Raise it when they change."""
+"""Version of the bytes of packed matrices, which files store. Increase it when the bytes change."""
 
 SMALLEST_SCALE = 1e-37
-"""Below which 1 / scale is no number; such weights are zero."""
+"""The smallest scale whose inverse is finite in float32; weights with a smaller scale become 0."""
 
 WEIGHTS_AT_ONCE = 2**18
-"""Weights that are quantized at a time: few enough to stay in a core's cache."""
+"""Number of weights that are quantized at a time: few enough to stay in the cache of a core."""
 
 SHARES = (1.0, 1.05, 0.92, 0.84, 0.77)
-"""Of the scale at which int4 represents the largest weight of a group, tried in turn. The error of
-the built-in model's weights is 8.76 % with these, 8.73 % with twelve, 9.4 % with one."""
+"""Factors of the full int4 scale that are tried for each group of weights.
+
+At the full scale the group's largest weight is represented exactly. The relative error of the
+built-in model's weights is 8.76 % with these five factors, 8.73 % with twelve, 9.4 % with one."""
 
 
 class Format(IntEnum):
-    """How a weight is written. The numbers are those of `native/source/engine.h`."""
+    """The number format of a weight. The values are those of `native/source/engine.h`."""
 
     fp32 = 0
     fp16 = 1
@@ -52,24 +55,24 @@ class Format(IntEnum):
 
     @property
     def is_integer(self) -> bool:
-        """Whether weights are small integers with scales."""
+        """Whether weights are integers with a scale per group."""
         return self in (Format.int8, Format.int4)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of a weight; bytes where weights are integers."""
+        """The dtype in which weights are stored; uint8 for integer formats."""
         dtypes = {Format.fp32: torch.float32, Format.fp16: torch.float16}
         return dtypes.get(self, torch.uint8 if self.is_integer else torch.bfloat16)
 
     @property
     def bits(self) -> float:
-        """Bits of a weight, with its part of the scale."""
-        own = {Format.fp32: 32, Format.fp16: 16, Format.bf16: 16, Format.int8: 8, Format.int4: 4}
-        return own[self] + (16 / GROUP if self.is_integer else 0)
+        """The number of bits per weight, including its share of the scale."""
+        bits = {Format.fp32: 32, Format.fp16: 16, Format.bf16: 16, Format.int8: 8, Format.int4: 4}
+        return bits[self] + (16 / GROUP if self.is_integer else 0)
 
 
 class Layout(IntEnum):
-    """How a matrix lies in memory. The numbers are those of `native/source/engine.h`."""
+    """The memory layout of a matrix. The values are those of `native/source/engine.h`."""
 
     rows = 0
     blocks = 1
@@ -78,12 +81,13 @@ class Layout(IntEnum):
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix as the engine reads it.
+    """A matrix in the form that the native engine reads.
 
     Attributes:
-        format, layout: how it is written.
-        outputs, inputs: its shape.
-        data: contiguous; for rows (outputs, inputs), else flat; of `format.dtype`.
+        format, layout: number format and memory layout.
+        outputs, inputs: shape of the matrix.
+        data: contiguous tensor of dtype `format.dtype`; its shape is (outputs, inputs) for the
+            layout rows, otherwise it is flat and may include padding.
     """
 
     format: Format
@@ -97,26 +101,36 @@ DTYPES = {torch.float32: Format.fp32, torch.float16: Format.fp16, torch.bfloat16
 
 
 def format_for(name: str, packed: str | None, dtype: torch.dtype) -> Format:
-    """The format of a matrix, by its official name, in a strategy's dtype or packed format."""
+    """Return the format of a matrix for a strategy.
+
+    Args:
+        name: official name of the matrix.
+        packed: "int8" or "int4" if the strategy packs matrices, else None.
+        dtype: dtype of the strategy, which is used if `packed` is None.
+    """
     if packed is None:
         return DTYPES[dtype]
-    # The low-rank factors are a few percent of the weights: in int8 they cost next to no time.
-    # Of what int4 loses on the built-in model (KL 0.022 nats a token) the head is 39 %, of two
-    # other trained ones 92 and 98 %; the first layer, or any matrix of all others, 25 % at most.
-    # But in int8 it would cost a 0.1 B model 29 % of its speed (1.5 B: 8 %) for 0.003 bits a byte.
-    whole = name.endswith(".weight")
-    return Format[packed] if whole else Format.int8
+    # Low-rank factors are a few percent of the weights, so int8 costs almost no time there. Of
+    # the loss by int4 (a KL divergence of 0.022 nats per token for the built-in model), the head
+    # causes 39 %, and 92 % and 98 % in two other trained models; the first layer, or any one
+    # matrix of all other layers, causes at most 25 %. The head is int4 nevertheless, because int8
+    # would make a 0.1 B model 29 % slower (1.5 B: 8 %) and gain only 0.003 bits per byte.
+    is_factor = not name.endswith(".weight")
+    return Format.int8 if is_factor else Format[packed]
 
 
 def layout_for(format: Format, *, sparse_inputs: bool = False) -> Layout:
-    """The layout of a matrix, which depends on whether many of its inputs are zero."""
+    """Return the layout of a matrix; `sparse_inputs` says that many of its inputs will be zero."""
     if sparse_inputs:
         return Layout.columns
     return Layout.blocks if format.is_integer else Layout.rows
 
 
 def pack(weight: Tensor, format: Format, layout: Layout) -> Packed:
-    """Write a matrix (outputs, inputs) of floats. In rows, without a cast, nothing is copied."""
+    """Pack a floating point matrix (outputs, inputs).
+
+    For the layout rows the data is not copied if the matrix already has the right dtype.
+    """
     outputs, inputs = weight.shape
     if layout is Layout.rows:
         data = weight.to(format.dtype).contiguous()
@@ -124,30 +138,31 @@ def pack(weight: Tensor, format: Format, layout: Layout) -> Packed:
         panels = _padded(weight.to(format.dtype), PANEL, 1).view(-1, PANEL, inputs)
         data = panels.transpose(1, 2).contiguous().view(-1)
     else:
-        data = _written(*quantize(weight, format), format, layout)
+        data = _to_bytes(*quantize(weight, format), format, layout)
     return Packed(format, layout, outputs, inputs, data)
 
 
 def unpack(packed: Packed) -> Tensor:
-    """The matrix that a packed one stands for, (outputs, inputs) float32."""
+    """Return a packed matrix as (outputs, inputs) float32."""
     shape = packed.outputs, packed.inputs
     if packed.layout is Layout.rows:
         return packed.data.float()
     if not packed.format.is_integer:
         panels = packed.data.view(-1, packed.inputs, PANEL).transpose(1, 2)
         return panels.reshape(-1, packed.inputs)[: shape[0]].float()
-    q, scales = _read(packed)
+    q, scales = _from_bytes(packed)
     zero = 128 if packed.format is Format.int8 else 8
     weights = (q.float() - zero).view(*scales.shape, GROUP) * scales.float()[..., None]
-    whole = weights.flatten(1)
-    part = whole[: shape[0], : shape[1]]
-    if part.shape == whole.shape:
-        return whole
-    return part.clone(memory_format=torch.contiguous_format)  # no padding is kept alive
+    padded = weights.flatten(1)
+    matrix = padded[: shape[0], : shape[1]]
+    if matrix.shape == padded.shape:
+        return padded
+    # A copy, because a view would keep the memory of the padding alive.
+    return matrix.clone(memory_format=torch.contiguous_format)
 
 
 def packed_bytes(format: Format, layout: Layout, outputs: int, inputs: int) -> int:
-    """Bytes of a packed matrix of integers."""
+    """Return the size of a packed integer matrix in bytes."""
     height = PANEL if layout is Layout.columns else BLOCK
     groups = -(-inputs // GROUP)
     weights = groups * GROUP if format is Format.int8 else groups * GROUP // 2
@@ -155,23 +170,27 @@ def packed_bytes(format: Format, layout: Layout, outputs: int, inputs: int) -> i
 
 
 def rounded(weight: Tensor, name: str, packed: str) -> Tensor:
-    """A matrix as it is after packing, in float32, for an engine that does not read packed ones.
+    """Round a matrix as packing does, for an engine that cannot read packed matrices.
 
-    Low-rank factors, whose names do not end in `.weight`, are stored (..., inputs, outputs).
+    Low-rank factors, whose names do not end in `.weight`, have the shape (..., inputs, outputs).
+
+    Returns:
+        float32, of the same shape.
     """
     format = format_for(name, packed, torch.float32)
     if name.endswith(".weight"):
         return unpack(pack(weight, format, Layout.blocks))
     factors = weight.reshape(-1, *weight.shape[-2:])
-    turned = [unpack(pack(one.t(), format, Layout.blocks)).t() for one in factors]
-    return torch.stack(turned).view(weight.shape)
+    results = [unpack(pack(factor.t(), format, Layout.blocks)).t() for factor in factors]
+    return torch.stack(results).view(weight.shape)
 
 
 def quantize(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
-    """The integers and scales of a matrix of floats.
+    """Quantize a floating point matrix to integers and scales.
 
     Returns:
-        q (outputs, inputs padded to 32) uint8, and scales (outputs, groups) bf16. Padding is zero.
+        q (outputs, inputs padded to a multiple of 32) uint8, and scales (outputs, groups) bf16.
+        Padding represents the weight zero.
     """
     groups = _padded(weight, 1, GROUP).view(-1, GROUP)
     step = WEIGHTS_AT_ONCE // GROUP
@@ -187,87 +206,88 @@ def quantize(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
         q[here], scales[here] = method(groups[here].float())
 
     threads = unheld()
-    # One of PyTorch's for each of the pool's: more would wait for each other.
+    # One PyTorch thread for each thread of the pool: more of them would compete for the cores.
     with at_most(1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(piece, range(0, len(groups), step)))
     return q.view(len(weight), -1), scales.view(len(weight), -1)
 
 
 def _nearest_int8(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest weight of each group becomes 127."""
+    """Quantize groups (n, 32) so that the largest weight of each becomes 127 above or below 128."""
     scales = _rounded_away(groups.abs().amax(1) / 127)
     q = (groups * _inverse(scales)[:, None]).round_().clamp_(-127, 127).add_(128)
     return q.to(torch.uint8), scales
 
 
 def _best_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Of several scales the one with the least squared error.
+    """Quantize groups (n, 32) with the scale that has the smallest squared error.
 
-    The range is -8..7: the full scale has the sign that lets the largest weight become -8. A
-    smaller one clips that weight and represents the others better. Each is tried for the integers
-    that it gives, and for these then replaced by the best one there is, sum(w q) / sum(q q).
+    Integers are in -8..7. The full scale has the sign that makes the largest weight -8. A smaller
+    scale clips this weight and represents the others better. Each scale in SHARES gives integers
+    q, for which the best possible scale, sum(w q) / sum(q q), is then evaluated.
     """
-    at = groups.abs().argmax(1, keepdim=True)
-    full = (groups.gather(1, at)[:, 0] / -8).to(torch.bfloat16)
+    largest = groups.abs().argmax(1, keepdim=True)
+    full = (groups.gather(1, largest)[:, 0] / -8).to(torch.bfloat16)
     in_units = groups * _inverse(full)[:, None]
-    least, kept = torch.full_like(in_units[:, 0], float("inf")), full
+    least_error, best = torch.full_like(in_units[:, 0], float("inf")), full
     for share in SHARES:
         q = (in_units / share).round_().clamp_(-8, 7)
-        along = (in_units * q).sum(1)
-        size = q.square_().sum(1)
-        scales = (full.float() * (along / size).nan_to_num_()).to(torch.bfloat16)
+        products = (in_units * q).sum(1)
+        squares = q.square_().sum(1)
+        scales = (full.float() * (products / squares).nan_to_num_()).to(torch.bfloat16)
         scale = scales.float() * _inverse(full)
-        error = scale * (scale * size - 2 * along)  # but for the sum of squares of the weights
-        better = error < least
-        least = torch.where(better, error, least)
-        kept = torch.where(better, scales, kept)
-    q = (groups * _inverse(kept)[:, None]).round_().clamp_(-8, 7)
-    return q.add_(8).to(torch.uint8), kept
+        # The squared error without the sum of w^2, which is the same for all scales.
+        error = scale * (scale * squares - 2 * products)
+        better = error < least_error
+        least_error = torch.where(better, error, least_error)
+        best = torch.where(better, scales, best)
+    q = (groups * _inverse(best)[:, None]).round_().clamp_(-8, 7)
+    return q.add_(8).to(torch.uint8), best
 
 
 def _rounded_away(scales: Tensor) -> Tensor:
-    """To bf16, away from zero: so no weight is beyond what its scale reaches."""
+    """Round scales up to bf16, so that the largest weight of a group is not clipped."""
     nearest = scales.to(torch.bfloat16)
     above = (nearest.view(torch.int16) + 1).view(torch.bfloat16)
     return torch.where(nearest.float() < scales, above, nearest)
 
 
 def _inverse(scales: Tensor) -> Tensor:
-    """1 / scale, 0 where a group is zero, or so small that there is no such number."""
+    """Return 1 / scale, or 0 where the scale is 0 or too small for a finite inverse."""
     scales = scales.float()
     return torch.where(scales.abs() < SMALLEST_SCALE, 0, 1 / scales)
 
 
 def _padded(matrix: Tensor, outputs: int, inputs: int) -> Tensor:
-    """With zeros up to multiples of a number of outputs and of inputs."""
-    more = -len(matrix) % outputs, -matrix.shape[1] % inputs
-    if more == (0, 0):
+    """Pad a matrix with zeros to multiples of the given numbers of outputs and inputs."""
+    missing = -len(matrix) % outputs, -matrix.shape[1] % inputs
+    if missing == (0, 0):
         return matrix.contiguous()
-    return torch.nn.functional.pad(matrix, (0, more[1], 0, more[0]))
+    return torch.nn.functional.pad(matrix, (0, missing[1], 0, missing[0]))
 
 
-def _written(q: Tensor, scales: Tensor, format: Format, layout: Layout) -> Tensor:
-    """Integers and scales as bytes in a layout."""
+def _to_bytes(q: Tensor, scales: Tensor, format: Format, layout: Layout) -> Tensor:
+    """Arrange integers and scales as the flat uint8 tensor of a layout."""
     height = BLOCK if layout is Layout.blocks else PANEL
-    fill = -len(q) % height
+    missing = -len(q) % height
     zero = 128 if format is Format.int8 else 8
-    q = torch.nn.functional.pad(q, (0, 0, 0, fill), value=zero)
-    scales = torch.nn.functional.pad(scales, (0, 0, 0, fill))
+    q = torch.nn.functional.pad(q, (0, 0, 0, missing), value=zero)
+    scales = torch.nn.functional.pad(scales, (0, 0, 0, missing))
     parts, groups = len(q) // height, scales.shape[1]
     if layout is Layout.blocks:  # (parts, groups, fours, outputs, 4)
         ordered = q.view(parts, height, groups, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
         halves = ordered.reshape(parts, -1, 2, 4 * BLOCK)
-    else:  # (parts, inputs, outputs), 4 x 4 pieces of each 64 outputs turned
+    else:  # (parts, inputs, outputs), with each 4 x 4 tile of 64 outputs transposed
         ordered = q.view(parts, 2, 4, 4, 4, -1).permute(0, 5, 1, 3, 2, 4)
         halves = ordered.reshape(parts, -1, 2, 64)
-    both = halves[:, :, 0] | halves[:, :, 1] << 4
-    weights = (ordered if format is Format.int8 else both).reshape(parts, -1)
-    turned = scales.view(parts, height, groups).transpose(1, 2).contiguous().view(parts, -1)
-    return torch.cat([weights, turned.view(torch.uint8)], dim=1).view(-1)
+    pairs = halves[:, :, 0] | halves[:, :, 1] << 4
+    weights = (ordered if format is Format.int8 else pairs).reshape(parts, -1)
+    by_group = scales.view(parts, height, groups).transpose(1, 2).contiguous().view(parts, -1)
+    return torch.cat([weights, by_group.view(torch.uint8)], dim=1).view(-1)
 
 
-def _read(packed: Packed) -> tuple[Tensor, Tensor]:
-    """What `_written` was given, with its padding."""
+def _from_bytes(packed: Packed) -> tuple[Tensor, Tensor]:
+    """Return the integers and scales that `_to_bytes` arranged, including the padding."""
     columns = packed.layout is Layout.columns
     height = PANEL if columns else BLOCK
     parts = -(-packed.outputs // height)
@@ -277,8 +297,8 @@ def _read(packed: Packed) -> tuple[Tensor, Tensor]:
     weights = pieces[:, : pieces.shape[1] - size]
     scales = pieces[:, pieces.shape[1] - size :].contiguous().view(torch.bfloat16)
     if packed.format is Format.int4:
-        both = weights.reshape(parts, -1, 1, 64)
-        weights = torch.cat([both & 15, both >> 4], dim=2)
+        pairs = weights.reshape(parts, -1, 1, 64)
+        weights = torch.cat([pairs & 15, pairs >> 4], dim=2)
     if columns:
         q = weights.reshape(parts, -1, 2, 4, 4, 4).permute(0, 2, 4, 3, 5, 1)
     else:

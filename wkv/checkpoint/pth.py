@@ -1,4 +1,4 @@
-"""Files that torch.save wrote: `.pth`, `.bin`. Unpickled with weights_only, no way round it."""
+"""Open files that torch.save wrote (`.pth`, `.bin`). They are always read with weights_only."""
 
 import pickle
 import re
@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.tensors import EXPECTED, NOTES, Checkpoint, first_sentence
+from wkv.checkpoint.tensors import EXPECTED, METADATA_KEYS, Checkpoint, first_sentence
 from wkv.errors import CheckpointError
 
 
 def open_pth(path: Path) -> Checkpoint:
-    """Open such a file; it is mapped, unless it has the form from before 2020.
+    """Open a file that torch.save wrote; it is memory-mapped unless it is older than 2020.
 
     Raises:
-        CheckpointError: if it is damaged, wants to run code, or holds more than tensors.
+        CheckpointError: if the file is damaged, would run code, or contains more than tensors.
     """
     try:
         with path.open("rb") as file:
@@ -23,17 +23,21 @@ def open_pth(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_advice(path, str(error))) from error
-    except Exception as error:  # a damaged pickle makes the unpickler raise errors of any kind
+    except Exception as error:  # for a damaged pickle the unpickler can raise any type of error
         raise CheckpointError(
             f"{path}: the file is truncated or damaged ({first_sentence(error)}); {EXPECTED}; "
             "fetch the file again"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path}: the file holds a {type(content).__name__}, expected a dict of name to "
-            "tensor; save the model's state_dict()"
+            f"{path}: the file contains a {type(content).__name__}, expected a dict of tensors by "
+            "name; save the model's state_dict()"
         )
-    notes = {name: str(content.pop(name)) for name in NOTES if _is_note(content.get(name))}
+    metadata = {
+        key: str(content.pop(key))
+        for key in METADATA_KEYS
+        if isinstance(content.get(key), (str, int))
+    }
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
@@ -53,21 +57,17 @@ def open_pth(path: Path) -> Checkpoint:
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: tensor.dtype for name, tensor in tensors.items()},
         tensors.__getitem__,
-        notes,
+        metadata,
     )
 
 
-def _is_note(value: object) -> bool:
-    return isinstance(value, (str, int))
-
-
 def _unpickling_advice(path: Path, message: str) -> str:
-    """Why weights_only refused a file."""
+    """Explain why weights_only refused a file."""
     culprit = re.search(r"GLOBAL (\S+)", message)
     if culprit is not None:
         return (
             f"{path}: the file wants to run code when it is opened (it names {culprit[1]}), which "
             "a checkpoint never needs and wkv never allows; get the model from a source you trust"
         )
-    # The library's own message advises to switch the protection off: it is not passed on.
-    return f"{path}: the file is damaged or holds more than tensors; {EXPECTED}; fetch it again"
+    # The library's own message is dropped because it recommends turning weights_only off.
+    return f"{path}: the file is damaged or contains more than tensors; {EXPECTED}; fetch it again"

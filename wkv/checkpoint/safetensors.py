@@ -1,42 +1,43 @@
-"""Files in safetensors' form."""
+"""Open files in safetensors format."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wkv.checkpoint.tensors import EXPECTED, NOTES, Checkpoint, first_sentence
+from wkv.checkpoint.tensors import EXPECTED, METADATA_KEYS, Checkpoint, first_sentence
 from wkv.errors import CheckpointError
 
 
 def open_safetensors(path: Path) -> Checkpoint:
-    """Open such a file, mapped.
+    """Open a safetensors file, memory-mapped.
 
     Raises:
-        CheckpointError: if it is damaged, or holds numbers of a kind that wkv cannot read.
+        CheckpointError: if the file is damaged, or has a tensor of a dtype that wkv cannot read.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         # Any: the library's type stub does not declare the handle's methods.
         handle: Any = safe_open(path, framework="pt")
-        notes = {name: text for name, text in (handle.metadata() or {}).items() if name in NOTES}
+        header = handle.metadata() or {}
+        metadata = {key: text for key, text in header.items() if key in METADATA_KEYS}
         names = list(handle.keys())
         shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
-        kinds = {name: handle.get_slice(name).get_dtype() for name in names}
+        codes = {name: handle.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the file is truncated or damaged ({first_sentence(error)}); {EXPECTED}; "
             "fetch the file again"
         ) from error
-    for name, kind in kinds.items():
-        if kind not in _DTYPES:
+    for name, code in codes.items():
+        if code not in _DTYPES:
             raise CheckpointError(
-                f"{path}: {name} is of type {kind}, which wkv cannot read; give the model in F32, "
-                "F16 or BF16"
+                f"{path}: {name} has the dtype {code}, which wkv cannot read; give the model in "
+                "F32, F16 or BF16"
             )
-    dtypes = {name: _DTYPES[kind] for name, kind in kinds.items()}
-    return Checkpoint(path, "safetensors", shapes, dtypes, handle.get_tensor, notes)
+    dtypes = {name: _DTYPES[code] for name, code in codes.items()}
+    return Checkpoint(path, "safetensors", shapes, dtypes, handle.get_tensor, metadata)
 
 
 _DTYPES = {

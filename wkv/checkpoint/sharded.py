@@ -1,4 +1,4 @@
-"""Checkpoints in several files, with an index that tells which tensor is in which."""
+"""Open sharded checkpoints: several files and an index that maps each tensor to its file."""
 
 import json
 import re
@@ -15,35 +15,43 @@ OPENERS = {".safetensors": open_safetensors, ".bin": open_pth}
 
 
 def index_of_shard(path: Path) -> Path | None:
-    """The index beside `model-00001-of-00002.safetensors` or `.bin`, if the path is a shard."""
+    """Return the index of a shard such as `model-00001-of-00002.safetensors`, else None.
+
+    Raises:
+        CheckpointError: if the path is a shard and the index is not in its folder.
+    """
     shard = SHARD.fullmatch(path.name)
     if shard is None:
         return None
     index = path.with_name(f"{shard[1]}{shard[2]}.index.json")
     if not index.is_file():
         raise CheckpointError(
-            f"{path}: this is one shard of several and the index {index.name} is not beside it; "
-            "fetch the index and all shards"
+            f"{path}: this is one of several shards and its index {index.name} is missing; fetch "
+            "the index and all shards"
         )
     return index
 
 
 def open_sharded(index: Path) -> Checkpoint:
-    """A checkpoint in several files, by its index."""
+    """Open a sharded checkpoint from its index.
+
+    Raises:
+        CheckpointError: if the index cannot be read, or does not match the shards.
+    """
     try:
         weight_map = json.loads(index.read_bytes())["weight_map"]
         file_of = {str(name): str(file) for name, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index}: the index cannot be read ({first_sentence(error)}), expected a JSON object "
-            "with a weight_map; fetch it again"
+            "with a weight_map; fetch the index again"
         ) from error
     shards = {}
     for file in sorted(set(file_of.values())):
         if Path(file).name != file:
             raise CheckpointError(f"{index}: the index names {file!r}, which is outside its folder")
         if not (index.parent / file).is_file():
-            raise CheckpointError(f"{index}: the shard {file} is not beside it; fetch it as well")
+            raise CheckpointError(f"{index}: the shard {file} is missing; fetch it to this folder")
         opener = OPENERS.get(Path(file).suffix)
         if opener is None:
             raise CheckpointError(f"{index}: {file!r} is neither a .safetensors nor a .bin file")
@@ -51,8 +59,8 @@ def open_sharded(index: Path) -> Checkpoint:
     for name, file in file_of.items():
         if name not in shards[file]:
             raise CheckpointError(
-                f"{index}: the tensor {name} is not in {file}; index and shards do not belong "
-                "together, fetch them again"
+                f"{index}: the tensor {name} is not in {file}, so the index does not match the "
+                "shards; fetch all of them again"
             )
     return Checkpoint(
         index,

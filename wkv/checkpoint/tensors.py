@@ -1,4 +1,4 @@
-"""A file of tensors, opened: names, shapes and dtypes at hand, values when they are asked for."""
+"""The opened checkpoint: names, shapes and dtypes are in memory, values are read on access."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,30 +11,35 @@ from wkv.checkpoint.packing import Packed
 
 EXPECTED = "expected a .pth or .safetensors checkpoint, or a Hugging Face directory"
 
-NOTES = ("_strategy", "_version", "_rescale_layer", "_wkv_strategy", "_wkv_packed")
-"""Names under which a converted file says what it is; the first three are ChatRWKV's."""
+METADATA_KEYS = ("_strategy", "_version", "_rescale_layer", "_wkv_strategy", "_wkv_packed")
+"""Metadata keys that describe how a file was converted; the first three are ChatRWKV's."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""The floating point dtypes that a checkpoint may have."""
 
 
 def nothing_packed(_: str) -> None:
-    """What files that were not packed have of each name."""
+    """Return None: a checkpoint without packed tensors has no packed matrix of any name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of a file, by name; each is mapped when it is asked for.
+    """A mapping from names to tensors, each of which is memory-mapped on access.
 
     Attributes:
         path: the file that was opened.
-        layout: "pth" or "safetensors".
+        layout: "pth" or "safetensors" for a file as it is; a view of another layout has that
+            layout's name, such as "hub", "fla" or "packed".
         shapes: name to shape of every tensor.
         dtypes: name to dtype of every tensor.
-        notes: what a file that was made for a strategy says of itself, by name.
-        strategy: the one it was made for; None if it was not.
-        shards: the files of a checkpoint in several; none if `path` is all there is.
-        packed: gives a matrix as it was packed for the native engine, or None if it was not.
-        identity: of the model that a packed file was made from, which is the file's too.
+        read: returns the tensor of a name in `shapes`.
+        metadata: values of those METADATA_KEYS that the file contains.
+        strategy: the strategy that the file was converted for, or None.
+        shards: the files of a sharded checkpoint; empty if `path` is the only file.
+        packed: returns the matrix of a name as packed for the native engine, or None if the
+            matrix is not packed.
+        identity: identity of the model that a packed file was made from, which the packed model
+            shares; None for other files.
     """
 
     path: Path
@@ -42,7 +47,7 @@ class Checkpoint(Mapping[str, Tensor]):
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, torch.dtype]
     read: Callable[[str], Tensor]
-    notes: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     strategy: str | None = None
     shards: tuple[Path, ...] = ()
     packed: Callable[[str], Packed | None] = nothing_packed
@@ -50,25 +55,25 @@ class Checkpoint(Mapping[str, Tensor]):
 
     @property
     def is_packed(self) -> bool:
-        """Whether it holds matrices as the native engine reads them."""
+        """Whether the file contains matrices that are packed for the native engine."""
         return self.packed is not nothing_packed
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor of that name."""
+        """Return the tensor of a name."""
         if name not in self.shapes:
             raise KeyError(name)
         return self.read(name)
 
     def __iter__(self) -> Iterator[str]:
-        """Names, in the order of the file."""
+        """Iterate over the names in the order of the file."""
         return iter(self.shapes)
 
     def __len__(self) -> int:
-        """Number of tensors."""
+        """Return the number of tensors."""
         return len(self.shapes)
 
 
 def first_sentence(error: object) -> str:
-    """The first sentence of a message; libraries go on with advice that does not fit here."""
+    """Return the first sentence of an error message, without the advice that libraries add."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0].rstrip(".")[:160]

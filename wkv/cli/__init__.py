@@ -1,8 +1,8 @@
-"""The command line: `wkv COMMAND`. A command is a file here, imported when it is needed.
+"""The command line of wkv: `wkv COMMAND`. Each module of this package is one command.
 
-A command file has SUMMARY, `add_arguments(parser)`, which imports nothing heavy, and
-`run(args) -> int`. Data goes to stdout, notices and progress to stderr. Exit 0 is done, 1 failed
-with one line of reason, 2 wrong usage.
+A command module has SUMMARY, `add_arguments(parser)` and `run(args) -> int`. Its top level and
+`add_arguments` import nothing heavy, so that `wkv --help` is fast. Data goes to stdout; notices and
+progress go to stderr. Exit status 0 means success, 1 a failure explained in one line, 2 wrong usage.
 """
 
 import argparse
@@ -34,7 +34,7 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status."""
+    """Run a command line and return its exit status."""
     _prepare_streams()
     args, unknown = _parser().parse_known_args(argv)
     if unknown:
@@ -43,22 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = import_module(f"wkv.cli.{args.command}").run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain again when it closes stdout.
+        # The reader of our output closed the pipe. Without this, Python would report a second
+        # error when it closes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except Exception as error:  # the last stop: a user gets a line, whatever went wrong
+    except Exception as error:  # users get one line instead of a traceback, whatever went wrong
         if args.debug:
             traceback.print_exc()
-        print(f"wkv: {_told(error)}", file=sys.stderr)
+        print(f"wkv: {_in_one_line(error)}", file=sys.stderr)
         return 1
     return int(status)
 
 
-def _told(error: Exception) -> str:
-    """An error in one line. Our own say all there is; others also say what they are."""
+def _in_one_line(error: Exception) -> str:
+    """Format an error as one line, with the class name unless it is one of wkv's own errors."""
     text = " ".join(str(error).split())
     if isinstance(error, (WKVError, OSError)) and text:
         return text
@@ -66,7 +67,7 @@ def _told(error: Exception) -> str:
 
 
 def _prepare_streams() -> None:
-    """Make the standard streams UTF-8, and give those that are closed somewhere to go."""
+    """Set the standard streams to UTF-8, and replace closed streams with the null device."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -78,10 +79,10 @@ def _prepare_streams() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="wkv", description="The toolkit for RWKV language models."
+        prog="wkv", description="Run, convert, train and evaluate RWKV language models."
     )
     parser.add_argument("--version", action="version", version=f"wkv {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback when an error occurs")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = import_module(f"wkv.cli.{name}")

@@ -1,7 +1,7 @@
-"""Answer a file of requests, as many at once as there are slots; in and out as OpenAI's batches.
+"""Answer all requests of a file, in the format of OpenAI's batch API, and write them to OUT.
 
-A line of IN is {"custom_id": "1", "url": "/v1/chat/completions", "body": {"messages": [...]}}.
-What OUT holds already is not asked again, so the same command goes on where it was interrupted.
+Each line of IN looks like {"custom_id": "1", "url": "/v1/chat/completions", "body": {"messages":
+[...]}}. Requests that OUT already answers are skipped, so an interrupted run can be repeated.
 """
 
 from __future__ import annotations
@@ -20,18 +20,28 @@ SUMMARY = "answer a file of requests offline"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv batch`."""
-    parser.add_argument("input", type=Path, metavar="IN", help="requests, a JSON object a line")
-    parser.add_argument("output", type=Path, metavar="OUT", help="answers are added to this file")
-    add_model(parser)
-    parser.add_argument("--slots", type=int, default=32, metavar="N", help="at once (default: 32)")
+    """Add the options of `wkv batch` to the parser."""
     parser.add_argument(
-        "--name", metavar="NAME", help="the model's name in the requests; default: any"
+        "input", type=Path, metavar="IN", help="file of requests, one JSON object per line"
+    )
+    parser.add_argument("output", type=Path, metavar="OUT", help="file to append the answers to")
+    add_model(parser)
+    parser.add_argument(
+        "--slots",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of requests to process at the same time (default: 32)",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="model name that requests must contain (default: accept any name)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the answers; 1 if any of them is an error."""
+    """Write the answers and return 1 if any of them is an error."""
     if args.slots < 1:
         args.usage_error("--slots must be 1 or more")
     from wkv.cli.serve import needs_serve
@@ -48,14 +58,16 @@ def run(args: argparse.Namespace) -> int:
     if not args.output.parent.is_dir():
         from wkv.errors import InputError
 
-        raise InputError(f"{args.output}: there is no such folder; make it, or give another file")
+        raise InputError(
+            f"{args.output}: the folder does not exist; create it, or name another output file"
+        )
     left = [line for line in lines if line.custom_id not in done]
     if len(left) < len(lines):
-        notice(f"{len(lines) - len(left)} of {len(lines)} requests were answered before")
+        notice(f"{len(lines) - len(left)} of {len(lines)} requests are already answered in OUT")
     if not left:
         return 0
     model = load_model(args)
-    for line in left:  # the file says which model was meant; here there is one
+    for line in left:  # only one model is loaded, so the model name in a request is ignored
         if args.name is None:
             line.body.pop("model", None)
     width = batch_files.AHEAD * args.slots
@@ -63,17 +75,15 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     with _progress(len(left)) as advance, args.output.open("a", encoding="utf-8") as out:
 
-        def told(answer: dict[str, Any]) -> None:
+        def on_answer(answer: dict[str, Any]) -> None:
             nonlocal failed
             failed += answer["error"] is not None
             advance()
 
         try:
-            asyncio.run(batch_files.run(app, left, out, width, told))
+            asyncio.run(batch_files.run(app, left, out, width, on_answer))
         except KeyboardInterrupt:
-            notice(
-                "interrupted; what was answered is kept, and the same command goes on from there"
-            )
+            notice("interrupted; the answers so far are saved, run the same command to continue")
             raise
     notice(f"{len(left) - failed} answered, {failed} refused, in {args.output}")
     return 1 if failed else 0
@@ -81,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """What advances a bar, which is drawn on a terminal only."""
+    """Yield a function that advances a progress bar; the bar is only shown on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Measure how fast a model decodes and prefills here, beside how fast the memory could make it."""
+"""Measure the prefill and decode speed of a model, and compare it with the memory bandwidth."""
 
 import argparse
 import json
@@ -18,35 +18,39 @@ if TYPE_CHECKING:
     from wkv.bench import Measured, Result, Stream
     from wkv.inference.model import Model
 
-SUMMARY = "measure speed beside the limit of the memory, and say which kernels ran"
+SUMMARY = "measure speed, compare it with the memory bandwidth, and show which kernels ran"
 
 ROUNDS, QUICK = 7, 3
-"""Rounds, and those of --quick."""
+"""Number of rounds by default and with --quick."""
 
 HEADINGS = ("", "tokens/s", "ms/step", "MB/token", "GB/s", "of limit", "GFLOP/s")
 WIDTHS = (22, 10, 10, 10, 8, 10, 10)
 
 TOPIC, WIDTH = 11, 80
-"""Columns of what stands before a fact, and of a line."""
+"""Widths, in columns, of the label before a fact and of the whole line."""
 
 IN_CACHE = 2**26
-"""Bytes of weights below which a cache may hold them, so that memory is no limit."""
+"""Models with fewer bytes of weights may fit in the CPU cache and exceed the memory limit."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv bench`."""
+    """Add the options of `wkv bench` to the parser."""
     add_model(parser)
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, raw figures too"
+        "--json", action="store_true", help="print one JSON object that includes all raw figures"
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw a roofline too, as .png, .svg or .pdf")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds instead of {ROUNDS}")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="also save a roofline plot as a .png, .svg or .pdf file"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"run {QUICK} rounds instead of {ROUNDS}"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was measured."""
+    """Measure the model and print the results."""
     picture = None
-    if args.plot is not None:  # a wrong name is told before minutes are spent
+    if args.plot is not None:  # report a wrong file name before spending minutes on measuring
         from wkv.bench.roofline import picture_path
 
         picture = picture_path(args.plot)
@@ -63,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report_of(model, stream, measured) | _machine()))
     else:
-        for topic, told in _facts(model, stream, measured).items():
+        for topic, text in _facts(model, stream, measured).items():
             lines = textwrap.wrap(
-                told, WIDTH - TOPIC, break_long_words=False, break_on_hyphens=False
+                text, WIDTH - TOPIC, break_long_words=False, break_on_hyphens=False
             )
             print(f"{topic:<{TOPIC}}" + f"\n{' ' * TOPIC}".join(lines))
         _print_table(measured.results)
@@ -73,19 +77,20 @@ def run(args: argparse.Namespace) -> int:
         from wkv.bench.roofline import draw
 
         draw(measured, picture, title=_title(model), subtitle=_subtitle(model, measured))
-        notice(f"drawn: {picture}")
+        notice(f"plot saved to {picture}")
     return 0
 
 
 def _facts(model: "Model", stream: "Stream", measured: "Measured") -> dict[str, str]:
-    """What stands above the table."""
+    """Return the facts that are printed above the table: label to text."""
     from wkv.bench.engine_info import why
     from wkv.cli.fetching import in_words
     from wkv.cli.machine import processor
 
     reason = f" ({model.strategy.reason})" if model.strategy.reason else ""
     is_small = measured.costs.weight_bytes < IN_CACHE
-    cached = "; but so few weights may lie in a cache, which is faster" if is_small else ""
+    limit = "Limit = bandwidth / bytes per token."
+    limit += " This model fits in the CPU cache, so it can exceed the limit." if is_small else ""
     weights, state = in_words(measured.costs.weight_bytes), in_words(measured.costs.state_bytes)
     return {
         "model": repr(model).strip("<>"),
@@ -94,15 +99,15 @@ def _facts(model: "Model", stream: "Stream", measured: "Measured") -> dict[str, 
         "why": why(model),
         "processor": processor().found,
         "memory": f"{measured.stream / 1e9:.1f} GB/s, {in_words(stream.n_bytes)} {stream.how}",
-        "one token": f"reads {weights} of weights; a state is {state}",
-        "limit": f"memory / bytes of a token{cached}",
-        "measured": f"medians of {len(measured.streams)} rounds, in turn with the memory; "
+        "one token": f"reads {weights} of weights; the state has {state}",
+        "limit": limit,
+        "measured": f"medians of {len(measured.streams)} rounds, alternating with memory reads; "
         f"text: {measured.text}",
     }
 
 
 def _print_table(results: "tuple[Result, ...]") -> None:
-    """A table: drawn on a terminal, in plain columns anywhere else."""
+    """Print the results: a styled table on a terminal, plain columns elsewhere."""
     rows = [_cells(result) for result in results]
     if not sys.stdout.isatty():
         print()
@@ -125,24 +130,24 @@ def _print_table(results: "tuple[Result, ...]") -> None:
 
 
 def _cells(result: "Result") -> tuple[str, ...]:
-    """A line of the table. Prefill is not limited by memory, so it has no share of it."""
+    """Return one row of the table. Memory does not limit prefill, so its share is left empty."""
     task, speed = result.task, result.tokens_per_second
-    reading = (
+    memory_cells = (
         f"{result.bytes_per_token / 1e6:,.1f}",
         f"{result.bytes_per_second / 1e9:.1f}",
         f"{result.share:.0%}",
     )
     return (
-        task.name if task.skip_zeros else "  zeros read too",
+        task.name if task.skip_zeros else "  without zero skip",
         f"{speed:,.1f}" if speed < 1000 else f"{speed:,.0f}",
         f"{1000 * task.all_tokens / speed:,.2f}",
-        *(reading if task.kind == "decode" else ("-", "-", "-")),
+        *(memory_cells if task.kind == "decode" else ("-", "-", "-")),
         f"{speed * result.bytes_per_token * result.operations_per_byte / 1e9:,.1f}",
     )
 
 
 def _machine() -> dict[str, object]:
-    """The machine and the versions, for --json."""
+    """Return the facts about the machine and the software versions for --json."""
     import torch
 
     from wkv.cli.machine import memory_bytes, processor
@@ -165,7 +170,7 @@ def _machine() -> dict[str, object]:
 
 
 def _title(model: "Model") -> str:
-    """Of the picture: the model and how it ran."""
+    """Return the title of the plot: the model and its strategy."""
     config = model.config
     return (
         f"{model.path.name} (RWKV-{config.generation}, {config.n_layer} layers of "
@@ -174,7 +179,7 @@ def _title(model: "Model") -> str:
 
 
 def _subtitle(model: "Model", measured: "Measured") -> str:
-    """Of the picture: the machine and how it was measured."""
+    """Return the subtitle of the plot: the machine and the measurement method."""
     from wkv.cli.machine import processor
 
     return (
@@ -185,18 +190,18 @@ def _subtitle(model: "Model", measured: "Measured") -> str:
 
 @contextmanager
 def _progress(rounds: int, turns: int) -> Iterator[Callable[[str], None]]:
-    """What is told of each turn as it begins: a bar on a terminal, a line a round elsewhere."""
+    """Yield a function to call before each task; it shows a bar, or a line per round in a pipe."""
     if not sys.stderr.isatty():
-        begun = 0
+        started = 0
 
-        def tell(name: str) -> None:
-            nonlocal begun
-            if begun % turns == 0:
-                number = begun // turns
+        def report(name: str) -> None:
+            nonlocal started
+            if started % turns == 0:
+                number = started // turns
                 notice(f"round {number} of {rounds}" if number else "warming up")
-            begun += 1
+            started += 1
 
-        yield tell
+        yield report
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

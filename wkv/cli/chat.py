@@ -1,4 +1,4 @@
-"""Talk to a model. Lines from a pipe are answered one by one; +help lists the chat's commands."""
+"""Chat with a model. Type +help for the commands. Piped input is answered line by line."""
 
 from __future__ import annotations
 
@@ -19,41 +19,47 @@ if TYPE_CHECKING:
     from wkv.cli.screen import Screen
     from wkv.inference.model import Model
 
-SUMMARY = "talk to a model"
+SUMMARY = "chat with a model in the terminal"
 PRESETS = ("chat", "chatrwkv", "creative", "precise", "reason", "exact")
 LANGUAGES = {"en": "en", "zh": "zh", "ja": "ja", "english": "en", "chinese": "zh", "japanese": "ja"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv chat`."""
+    """Add the options of `wkv chat` to the parser."""
     add_model(parser)
-    add_sampling(parser, tell_defaults=False)  # they depend on the model
+    add_sampling(parser, show_defaults=False)  # the defaults depend on the model
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="longest reply (default: of the preset)"
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="maximum number of tokens in a reply (default: set by the preset)",
     )
     parser.add_argument(
         "--preset",
         choices=PRESETS,
-        help="sampling values that are known to work (default: by the model)",
+        help="use tested sampling values (default: the preset for this model)",
     )
     parser.add_argument(
         "--language",
         type=_language,
         default="en",
         metavar="en|zh|ja",
-        help="of help and notices (default: en)",
+        help="language of help and notices (default: en)",
     )
     parser.add_argument(
-        "--chats", type=Path, metavar="DIR", help="folder of saved chats (default: ~/.wkv/chats)"
+        "--chats",
+        type=Path,
+        metavar="DIR",
+        help="folder for saved chats (default: ~/.wkv/chats)",
     )
-    beginning = parser.add_mutually_exclusive_group()
-    beginning.add_argument("--load", metavar="NAME", help="go on with a saved chat")
-    beginning.add_argument(
-        "--prompt", type=Path, metavar="FILE", help="begin with a prompt file (.py or .toml)"
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--load", metavar="NAME", help="continue a saved chat")
+    start.add_argument(
+        "--prompt", type=Path, metavar="FILE", help="start from a prompt file (.py or .toml)"
     )
-    beginning.add_argument("--system", metavar="TEXT", help="begin with a system text")
-    beginning.add_argument(
-        "--state", type=Path, metavar="FILE", help="begin with a state that wkv saved"
+    start.add_argument("--system", metavar="TEXT", help="start with this system prompt")
+    start.add_argument(
+        "--state", type=Path, metavar="FILE", help="start from a saved model state"
     )
 
 
@@ -76,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             if not _answer(session, screen, line):
                 break
-        except KeyboardInterrupt:  # between two pieces of work; nothing is lost by it
+        except KeyboardInterrupt:  # it arrived while nothing was running, so nothing is lost
             if not sys.stdin.isatty():
                 raise
         finally:
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(session: Session, screen: Screen, line: str) -> bool:
-    """Do what a line asks for; False if the user leaves."""
+    """Handle one line of input and return False if the user leaves."""
     from wkv.chat import Leave, Notice, answer
     from wkv.errors import WKVError
 
@@ -109,13 +115,13 @@ def _answer(session: Session, screen: Screen, line: str) -> bool:
 
 
 def _session(args: argparse.Namespace) -> tuple[Session, str]:
-    """The model, the conversation and all else that the options ask for; and the opening text."""
+    """Return the session that the options describe, and its opening text."""
     from wkv.chat import Session, Store, language_named, read_prompt
 
     language = language_named(args.language)
     prompt = read_prompt(args.prompt) if args.prompt else None  # before the model is loaded
     model = load_model(args)
-    _ = model.tokenizer  # if there is none, it is said now
+    _ = model.tokenizer  # raises now, rather than at the first message, if none is known
     store = Store(args.chats)
     if args.load:
         conversation, opening = store.load(args.load, model), ""
@@ -128,7 +134,7 @@ def _session(args: argparse.Namespace) -> tuple[Session, str]:
 def _new_conversation(
     args: argparse.Namespace, model: Model, language: Language, prompt: Prompt | None
 ) -> tuple[Conversation, str]:
-    """A conversation that begins as the options say, or with the opening that the model gets."""
+    """Return a conversation that starts as the options say, or with the model's default opening."""
     from wkv.chat import Conversation
     from wkv.models.state import State
     from wkv.prompting.presets import is_built_in
@@ -146,12 +152,12 @@ def _new_conversation(
         if prompt is not None:
             conversation.begin(prompt)
             opening = prompt.text
-    conversation.past.clear()  # what the options asked for is not undone
+    conversation.past.clear()  # +undo must not remove what the options set up
     return conversation, opening
 
 
 def _apply(args: argparse.Namespace, conversation: Conversation) -> int | None:
-    """Set what the options say of replies; returns the seed, which is the session's."""
+    """Apply the sampling options to the conversation and return the seed for the session."""
     from wkv.chat import Settings, preset_named
 
     if args.preset:
@@ -168,7 +174,7 @@ def _apply(args: argparse.Namespace, conversation: Conversation) -> int | None:
 
 
 def _piped_lines(session: Session) -> Iterator[str]:
-    """The lines of a pipe; those that are not UTF-8 are refused."""
+    """Yield the lines of piped input, and print a notice for those that are not UTF-8."""
     for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
             text = line.decode("utf-8").strip()
@@ -180,7 +186,7 @@ def _piped_lines(session: Session) -> Iterator[str]:
 
 
 def _language(name: str) -> str:
-    """The code of a language, for argparse."""
+    """Return the code of a language name; used by argparse."""
     if name.lower() not in LANGUAGES:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(LANGUAGES)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is unknown; expected {', '.join(LANGUAGES)}")
     return LANGUAGES[name.lower()]

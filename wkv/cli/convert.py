@@ -1,8 +1,8 @@
-"""Write a checkpoint in another form, and prove that its logits are the same.
+"""Convert a checkpoint to another format, and verify the result against the original.
 
-`--to pth` and `--to safetensors` write one file, as it is or prepared for a strategy; `--to hf`
-writes a Hugging Face directory: weights, config, code, tokenizer, card; `--to gguf` writes one file
-for llama.cpp.
+`--to pth` and `--to safetensors` write one file, optionally prepared for a strategy. `--to hf`
+writes a Hugging Face directory with weights, config, code, tokenizer and model card. `--to gguf`
+writes one file for llama.cpp.
 """
 
 import argparse
@@ -12,63 +12,75 @@ from pathlib import Path
 from wkv.cli.notices import notice
 from wkv.cli.options import find_model
 
-SUMMARY = "write a checkpoint in another form, verified"
+SUMMARY = "convert a checkpoint to another format and verify it"
 
-GOES_WITH = {
+OPTIONS_OF = {
     "gguf": ("dtype", "tokenizer", "overwrite"),
     "hf": ("layout", "dtype", "shard_size", "license", "context", "tokenizer", "push_to_hub"),
     "pth": ("strategy", "overwrite"),
     "safetensors": ("strategy", "overwrite"),
 }
-"""The forms, and the options that each of them takes."""
+"""Output formats, and the options that each of them accepts."""
 
 DTYPES = ("fp32", "bf16", "fp16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv convert`."""
+    """Add the options of `wkv convert` to the parser."""
     parser.add_argument(
         "source", metavar="SRC", help="a checkpoint, a Hugging Face directory, or a catalog name"
     )
     parser.add_argument("destination", metavar="DST", help="the file or directory to write")
-    parser.add_argument("--to", choices=tuple(GOES_WITH), required=True, help="the form to write")
+    parser.add_argument("--to", choices=tuple(OPTIONS_OF), required=True, help="output format")
     files = parser.add_argument_group("for pth and safetensors")
     files.add_argument(
         "--strategy",
         metavar="STRATEGY",
-        help="prepare the file for a strategy, such as 'cuda fp16i8': it loads faster and in less "
-        "memory, and `auto` takes that strategy from then on; default: keep every dtype",
+        help="prepare the file for a strategy such as 'cuda fp16i8', so that it loads faster and "
+        "with less memory; `auto` then selects that strategy (default: keep all dtypes)",
     )
     files.add_argument(
-        "--overwrite", action="store_true", help="replace DST if it exists; for gguf too"
+        "--overwrite", action="store_true", help="replace DST if it exists (also for gguf)"
     )
     both = parser.add_argument_group("for hf and gguf")
     both.add_argument(
         "--dtype",
         choices=(*DTYPES, "q8_0"),
-        help="of the matrices (default: as they are); q8_0, 8 bits, is for gguf only",
+        help="precision of the weights (default: that of the source; q8_0, with 8 bits, is only "
+        "for gguf)",
     )
-    both.add_argument("--tokenizer", type=Path, metavar="FILE", help="default: by the vocabulary")
+    both.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="tokenizer file (default: selected by the vocabulary size)",
+    )
     folders = parser.add_argument_group("for hf")
     folders.add_argument(
         "--layout",
         choices=("hub", "fla", "official"),
-        help="names of the tensors (default: hub for 4 to 6, fla for 7; official: those of "
-        "RWKV's own directories of 2026-08, for 7)",
+        help="naming scheme of the tensors (default: hub for RWKV-4 to 6, fla for RWKV-7; "
+        "official: as in RWKV's own RWKV-7 directories of 2026-08)",
     )
-    folders.add_argument("--shard-size", metavar="SIZE", help="of a file (default: 5GB)")
-    folders.add_argument("--license", "--licence", metavar="ID", help="such as apache-2.0")
     folders.add_argument(
-        "--context", type=int, metavar="T", help="tokens it was trained on at once"
+        "--shard-size", metavar="SIZE", help="largest size of one weights file (default: 5GB)"
     )
-    folders.add_argument("--push-to-hub", metavar="REPO", help="upload it, such as to you/name")
+    folders.add_argument(
+        "--license", "--licence", metavar="ID", help="license of the weights, such as apache-2.0"
+    )
+    folders.add_argument(
+        "--context", type=int, metavar="T", help="context length the model was trained with"
+    )
+    folders.add_argument(
+        "--push-to-hub", metavar="REPO", help="upload the directory to this repository (you/name)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; prints what was written and what was proved."""
-    options = dict.fromkeys(name for names in GOES_WITH.values() for name in names)
+    """Convert the checkpoint, and print what was written and how it was verified."""
+    options = dict.fromkeys(name for names in OPTIONS_OF.values() for name in names)
     given = [name for name in options if getattr(args, name) not in (None, False)]
-    wrong = [name for name in given if name not in GOES_WITH[args.to]]
+    wrong = [name for name in given if name not in OPTIONS_OF[args.to]]
     if wrong:
         args.usage_error(f"--{wrong[0].replace('_', '-')} does not go with --to {args.to}")
     if args.to == "hf" and args.dtype not in (None, *DTYPES):
@@ -86,8 +98,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _to_file(args: argparse.Namespace, source: str | Path) -> None:
-    """Write a .pth or .safetensors."""
-    from wkv.convert.checkpoint_file import PROOF_TOKENS, convert
+    """Write a .pth or .safetensors file."""
+    from wkv.convert.checkpoint_file import convert
+    from wkv.convert.verify import N_TOKENS
 
     done = convert(
         source,
@@ -98,16 +111,16 @@ def _to_file(args: argparse.Namespace, source: str | Path) -> None:
     )
     made = f", made for {done.strategy}" if done.strategy else ""
     print(f"{done.path}: {done.n_bytes:,} bytes{made}")
-    _tell_dropped(done.dropped)
+    _print_dropped(done.dropped)
     print(
-        f"read again, the largest difference of logits is {done.largest_difference:g} "
-        f"({PROOF_TOKENS} tokens, as one sequence and one by one)"
+        f"verified: the largest difference of logits is {done.largest_difference:g} "
+        f"({N_TOKENS} tokens, as one sequence and one by one)"
     )
 
 
 def _to_folder(args: argparse.Namespace, source: str | Path) -> None:
-    """Write a Hugging Face directory, and upload it if that is wanted."""
-    from wkv.convert.huggingface.export import Choices, export
+    """Write a Hugging Face directory, and upload it if --push-to-hub was given."""
+    from wkv.convert.huggingface.export import ExportOptions, export
     from wkv.convert.huggingface.upload import check_name, upload
 
     if args.push_to_hub:
@@ -118,26 +131,26 @@ def _to_folder(args: argparse.Namespace, source: str | Path) -> None:
         for name in ("layout", "dtype", "shard_size", "license", "context", "tokenizer")
         if getattr(args, name) is not None
     }
-    done = export(source, args.destination, Choices(**given), notice)
+    done = export(source, args.destination, ExportOptions(**given), notice)
     print(f"{done.path}: the {done.layout} layout, tokenizer {done.tokenizer or 'none'}")
-    _tell_dropped(done.dropped)
+    _print_dropped(done.dropped)
     for change in done.repaired:
         print(f"changed: {change}")
-    proof = done.proof
-    print(f"read again by wkv, the largest difference of logits is {proof.by_wkv:g}")
-    if proof.by_transformers is None:
-        print(f"not read by transformers: {proof.reason}")
+    verification = done.verification
+    print(f"verified with wkv: the largest difference of logits is {verification.by_wkv:g}")
+    if verification.by_transformers is None:
+        print(f"not verified with transformers: {verification.reason}")
     else:
         print(
-            f"read by transformers in float32, it is {proof.by_transformers:.2g}; greedy tokens "
-            "agree"
+            "verified with transformers in float32: the largest difference is "
+            f"{verification.by_transformers:.2g}, and the greedy tokens agree"
         )
     if args.push_to_hub:
         print(upload(done.path, args.push_to_hub))
 
 
 def _to_gguf(args: argparse.Namespace, source: str | Path) -> None:
-    """Write a file for llama.cpp."""
+    """Write a GGUF file for llama.cpp."""
     from wkv.convert.gguf.export import write_gguf
 
     done = write_gguf(
@@ -148,17 +161,17 @@ def _to_gguf(args: argparse.Namespace, source: str | Path) -> None:
         overwrite=args.overwrite,
     )
     print(f"{done.path}: {done.n_bytes:,} bytes, {done.dtype}, tokenizer {done.tokenizer}")
-    _tell_dropped(done.dropped)
+    _print_dropped(done.dropped)
     print(
-        f"read again, its {done.n_tensors} tensors and {done.n_fields} fields are those of the "
+        f"verified: its {done.n_tensors} tensors and {done.n_fields} fields are those of the "
         f"source, rounded to {done.dtype}"
     )
     if done.by_llama is None:
-        print(f"not read by llama.cpp: {done.reason}")
+        print(f"not verified with llama.cpp: {done.reason}")
     else:
-        print(f"read by llama.cpp, the largest difference of logits is {done.by_llama:.2g}")
+        print(f"verified with llama.cpp: the largest difference of logits is {done.by_llama:.2g}")
 
 
-def _tell_dropped(names: tuple[str, ...]) -> None:
+def _print_dropped(names: tuple[str, ...]) -> None:
     if names:
-        print(f"left out, since no model uses them: {', '.join(names)}")
+        print(f"not written, because no model uses them: {', '.join(names)}")

@@ -1,7 +1,7 @@
-"""The line editor of the chat, made of prompt_toolkit; imported when somebody types.
+"""The line editor of `wkv chat`, built on prompt_toolkit; only imported on a terminal.
 
-Enter sends, Alt+Enter (or Esc, Enter) begins a new line, pasted lines stay lines, Ctrl-C clears
-what was typed, Ctrl-D on an empty line leaves.
+Enter sends the message. Alt+Enter (or Esc, Enter) inserts a line break, and pasted line breaks are
+preserved. Ctrl-C clears the input. Ctrl-D on an empty line leaves the chat.
 """
 
 import sys
@@ -22,14 +22,14 @@ from wkv.chat.command_handlers import AMOUNTS
 from wkv.chat.settings import KEYS
 
 MENU_LINES = 6
-"""Lines kept free below the prompt for the menu of completions."""
+"""Lines reserved below the prompt for the completion menu."""
 
 
 class Editor:
-    """Asks for one message after another.
+    """A prompt for chat messages with history and completion.
 
     Attributes:
-        session: whose commands and chats are completed.
+        session: the chat session that provides commands and saved chats for completion.
     """
 
     def __init__(self, session: Session, history: Path, output: Output | None = None) -> None:
@@ -46,36 +46,36 @@ class Editor:
             output=output or _terminal(),
         )
 
-    def ask(self, sign: str) -> str:
-        """What is typed after a sign.
+    def ask(self, prompt: str) -> str:
+        """Show a prompt and return what the user types.
 
         Raises:
             EOFError: for Ctrl-D. KeyboardInterrupt: for Ctrl-C on an empty line.
         """
-        return self._prompt.prompt(sign)
+        return self._prompt.prompt(prompt)
 
 
 class History(FileHistory):
-    """Lines of earlier chats, in a file that is made when the first line is kept, if it can be."""
+    """A file of earlier input lines, created with the first line; file errors are ignored."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
 
     def load_history_strings(self) -> Iterable[str]:
-        """Earlier lines, the newest first; none if they cannot be read."""
+        """Yield earlier lines, newest first, or nothing if the file cannot be read."""
         with suppress(OSError):
             yield from super().load_history_strings()
 
     def store_string(self, string: str) -> None:
-        """Keep a line, if the folder can be written."""
+        """Save a line if the folder is writable."""
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             super().store_string(string)
 
 
 class ChatCompleter(Completer):
-    """Completes commands, and what they take: files, saved chats, settings."""
+    """A completer for chat commands and their arguments: files, saved chats and settings."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -84,7 +84,7 @@ class ChatCompleter(Completer):
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
-        """Completions of a line that begins with `+`."""
+        """Yield completions for a line that starts with `+`."""
         line = document.text_before_cursor
         if not line.startswith("+") or "\n" in line:
             return
@@ -103,13 +103,13 @@ class ChatCompleter(Completer):
                 yield Completion(word, -len(argument))
 
     def _commands(self, typed: str) -> Iterable[Completion]:
-        """Commands that begin so, with their help."""
+        """Yield the commands that start with the typed text, with their help."""
         for name in COMMANDS:
             if name.startswith(typed.lower()):
                 yield Completion(name, -len(typed), display_meta=self._session.language.help[name])
 
     def _words(self, command: str, kind: str, typed: str) -> Iterable[str]:
-        """What an argument may be."""
+        """Return the possible values of a command's argument."""
         if kind == "name":
             saved = self._session.store.list(self._session.model).names
             return sorted({*saved, *self._session.others})
@@ -125,19 +125,22 @@ class ChatCompleter(Completer):
 
 
 def _terminal() -> Output | None:
-    """Where the line is shown if stdout is no terminal; None lets prompt_toolkit look at TERM."""
+    """Return an output on the terminal if stdout is redirected, or None for the default output.
+
+    With the default, prompt_toolkit selects the output by TERM.
+    """
     return None if sys.stdout.isatty() else create_output(always_prefer_tty=True)
 
 
 def _keys() -> KeyBindings:
-    """Enter sends, Alt+Enter does not, Ctrl-C clears."""
+    """Return the key bindings: Enter sends, Alt+Enter inserts a line break, Ctrl-C clears."""
     keys = KeyBindings()
 
     @keys.add("enter")
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state is not None and buffer.complete_state.current_completion:
-            buffer.complete_state = None  # the chosen completion stays; nothing is sent yet
+            buffer.complete_state = None  # accept the selected completion without sending
         else:
             buffer.validate_and_handle()
 

@@ -1,4 +1,4 @@
-"""Measure a model: LAMBADA with the protocol of the published figures, or the tasks of lm-eval."""
+"""Evaluate a model on LAMBADA, with the protocol of RWKV's published figures, or on lm-eval tasks."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wkv.evaluate.results_file import ResultFile
     from wkv.inference.model import Model
 
-SUMMARY = "measure a model: LAMBADA, or the tasks of lm-eval"
+SUMMARY = "evaluate a model on LAMBADA or on lm-eval tasks"
 
 USAGE = """wkv eval lambada [MODEL] [--against MODEL] [options]
        wkv eval [MODEL] --tasks NAME,NAME [options]"""
@@ -29,57 +29,76 @@ ONLY_TASKS = ("num_fewshot", "apply_chat_template", "include_path")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv eval`."""
+    """Add the options of `wkv eval` to the parser."""
     parser.usage = USAGE
-    parser.add_argument("what", nargs="?", metavar="lambada", help="perplexity and accuracy on it")
-    add_model(parser)
-    _take_positionals_anywhere(parser)
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N documents")
     parser.add_argument(
-        "--batch-size", type=_count, default=8, metavar="N", help="rows at once (default: 8)"
+        "what", nargs="?", metavar="lambada", help="measure perplexity and accuracy on LAMBADA"
+    )
+    add_model(parser)
+    _allow_positionals_after_options(parser)
+    parser.add_argument("--limit", type=_count, metavar="N", help="use only the first N documents")
+    parser.add_argument(
+        "--batch-size",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="number of documents to process at the same time (default: 8)",
     )
     parser.add_argument(
         "--begin",
         choices=("auto", "0", "none"),
         default="auto",
-        help="read id 0 before each text, or nothing; auto: 0 for RWKV-7 World models",
+        help="token id to read before each text (default: auto, which reads 0 for RWKV-7 World "
+        "models and nothing for others)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     lambada = parser.add_argument_group("lambada")
-    lambada.add_argument("--against", metavar="MODEL", help="another model beside it")
     lambada.add_argument(
-        "--data", type=Path, metavar="FILE", help='lines of {"text": ...}; default: from the hub'
+        "--against", metavar="MODEL", help="also measure this model, and print the difference"
     )
     lambada.add_argument(
-        "--resume", type=Path, metavar="FILE", help="keep results in FILE, and go on from there"
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help='documents as lines of {"text": ...} (default: LAMBADA from the hub)',
+    )
+    lambada.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="save the results in FILE, and skip documents whose results it contains",
     )
     tasks = parser.add_argument_group("lm-eval")
-    tasks.add_argument("--tasks", metavar="NAME,NAME", help="names that lm_eval knows")
-    tasks.add_argument("--num-fewshot", type=int, metavar="N", help="examples before a question")
+    tasks.add_argument("--tasks", metavar="NAME,NAME", help="lm_eval tasks, groups or tags to run")
     tasks.add_argument(
-        "--apply-chat-template", action="store_true", help="put each question as a user's turn"
+        "--num-fewshot", type=int, metavar="N", help="number of examples before each question"
     )
     tasks.add_argument(
-        "--include-path", type=Path, metavar="DIR", help="a folder with tasks of your own"
+        "--apply-chat-template",
+        action="store_true",
+        help="format each question as a user message of a chat",
+    )
+    tasks.add_argument(
+        "--include-path", type=Path, metavar="DIR", help="folder with your own task definitions"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the figures."""
+    """Run the evaluation and print the results."""
     if args.tasks is None:
         if args.what != "lambada":
-            args.usage_error("say what to measure: lambada, or --tasks NAME,NAME")
-        _refuse(args, ONLY_TASKS, "only goes with --tasks")
+            args.usage_error("nothing to evaluate; give lambada, or --tasks NAME,NAME")
+        _reject(args, ONLY_TASKS, "can only be used with --tasks")
         return _run_lambada(args)
     if args.what == "lambada" or args.model is not None:
-        args.usage_error("with --tasks there is one MODEL and nothing else before it")
-    _refuse(args, ONLY_LAMBADA, "only goes with lambada")
+        args.usage_error("with --tasks, MODEL must be the only positional argument")
+    _reject(args, ONLY_LAMBADA, "can only be used with lambada")
     args.model = args.what
     return _run_tasks(args)
 
 
-def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
-    """Wrong usage if one of the options was given."""
+def _reject(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Exit with a usage error if one of the options was given."""
     for name in names:
         given = getattr(args, name)
         if given is not None and given is not False:
@@ -87,15 +106,18 @@ def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
 
 
 def _count(text: str) -> int:
-    """A number of at least 1, for argparse."""
+    """Parse an integer of at least 1; used by argparse."""
     value = int(text)
     if value < 1:
         raise ValueError
     return value
 
 
-def _take_positionals_anywhere(parser: argparse.ArgumentParser) -> None:
-    """Let MODEL stand behind an option: before Python 3.13 a second `?` is passed over there."""
+def _allow_positionals_after_options(parser: argparse.ArgumentParser) -> None:
+    """Make the parser accept MODEL after an option.
+
+    Before Python 3.13, argparse ignores a second positional argument with `nargs="?"` there.
+    """
     parse = parser.parse_known_args
 
     def parse_anywhere(args: Any = None, namespace: Any = None) -> Any:
@@ -108,10 +130,11 @@ def _take_positionals_anywhere(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_lambada(args: argparse.Namespace) -> int:
-    """Measure one model, or two side by side."""
+    """Measure one model, or two models on the same documents."""
     from wkv.evaluate.documents import read_documents
 
-    documents = read_documents(args.data)  # before PyTorch is imported: a typo is told at once
+    # Before PyTorch is imported, so that a mistyped file name is reported without delay.
+    documents = read_documents(args.data)
     names = [args.model] if args.against is None else [args.model, args.against]
     models = [load_model(argparse.Namespace(**vars(args) | {"model": name})) for name in names]
 
@@ -121,7 +144,7 @@ def _run_lambada(args: argparse.Namespace) -> int:
     results = _result_file(args, models, documents)
     texts = documents.texts[: args.limit]
     if len(models) == 2 and not args.json:
-        notice("documents, then ppl and acc of MODEL, of --against, and the difference")
+        notice("columns: documents; ppl and acc of MODEL, of --against, and their difference")
     lines: list[dict[str, object]] = []
     totals: tuple[Measurement, ...] = ()
     with _bar(len(texts) * len(models)) as on_scored:
@@ -142,14 +165,14 @@ def _run_lambada(args: argparse.Namespace) -> int:
                 }
             )
             if not args.json:
-                print(_told(totals), flush=True)
+                print(_render(totals), flush=True)
     if args.json:
         print(json.dumps(_report(args, models, documents, totals, lines), ensure_ascii=False))
     return 0
 
 
-def _told(totals: Sequence["Measurement"]) -> str:
-    """Count, ppl and acc in a line; of two models both, and the first less the second."""
+def _render(totals: Sequence["Measurement"]) -> str:
+    """Format a line of results: count, ppl and acc; for two models both, and their difference."""
     words = [f"{totals[0].count}", *(f"{total.ppl:.2f} {total.acc:.2f}" for total in totals)]
     if len(totals) == 2:
         ours, theirs = totals
@@ -158,7 +181,7 @@ def _told(totals: Sequence["Measurement"]) -> str:
 
 
 def _facts(model: "Model", begin: str) -> dict[str, object]:
-    """What tells the results of one model from another's."""
+    """Return the properties that distinguish the results of one model from another's."""
     from wkv.evaluate.lambada import begin_ids
 
     return {
@@ -173,7 +196,7 @@ def _facts(model: "Model", begin: str) -> dict[str, object]:
 def _result_file(
     args: argparse.Namespace, models: Sequence["Model"], documents: "Documents"
 ) -> "ResultFile | None":
-    """The file of --resume, if it was given."""
+    """Open the result file of --resume, if it was given."""
     if args.resume is None:
         return None
     from wkv.evaluate.results_file import ResultFile
@@ -193,7 +216,7 @@ def _report(
     totals: Sequence["Measurement"],
     lines: Sequence[Mapping[str, object]],
 ) -> dict[str, object]:
-    """The object of --json."""
+    """Return the report that --json prints."""
     from wkv.evaluate.peak_memory import peak_bytes, peak_gpu_bytes
 
     measured = [
@@ -228,13 +251,13 @@ def _report(
 
 
 def _finite(value: float) -> float | None:
-    """A number as JSON knows it."""
+    """Return the number, or None if it is infinite or NaN, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """What is told of documents that are done: a bar on a terminal, nothing elsewhere."""
+    """Yield a function that advances a progress bar; the bar is only shown on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -244,14 +267,14 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else lines of a pipe would go to stderr
+        redirect_stdout=sys.stdout.isatty(),  # otherwise rich would write piped lines to stderr
     ) as bar:
         task = bar.add_task("lambada", total=total)
         yield lambda count: bar.advance(task, count)
 
 
 def _run_tasks(args: argparse.Namespace) -> int:
-    """Run tasks of the harness."""
+    """Run the lm-eval tasks and print their results."""
     from wkv.evaluate.lm_eval_tasks import check_installed
 
     check_installed()
@@ -270,8 +293,8 @@ def _run_tasks(args: argparse.Namespace) -> int:
         include_path=args.include_path,
     )
     if args.json:
-        kept = ("results", "groups", "n-shot", "versions", "n-samples", "higher_is_better")
-        report = {name: results[name] for name in kept if name in results}
+        keys = ("results", "groups", "n-shot", "versions", "n-samples", "higher_is_better")
+        report = {key: results[key] for key in keys if key in results}
         facts = {"model": str(model.path), **_facts(model, args.begin), "limit": args.limit}
         print(json.dumps(facts | report, ensure_ascii=False, default=str))
     else:

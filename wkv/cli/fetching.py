@@ -1,4 +1,4 @@
-"""Fetching a model of the catalog in view of the user: a line, and a bar on a terminal."""
+"""Downloading a model of the catalog with visible progress: a line, and a bar on a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from wkv.hub import Entry, Report, fetch
 
 
 def fetch_shown(entry: Entry) -> Path:
-    """The file of an entry, fetched with its progress on stderr.
+    """Download the file of a catalog entry, show the progress on stderr, and return its path.
 
     Raises:
-        CatalogError: if it cannot be had.
-        KeyboardInterrupt: after a line that says how to go on.
+        CatalogError: if it cannot be downloaded.
+        KeyboardInterrupt: after printing how to continue.
     """
     try:
         with _shown(entry) as report:
             return fetch(entry, report)
     except KeyboardInterrupt:
-        notice("interrupted; what came so far is kept, and the same command goes on from there")
+        notice("interrupted; the downloaded part is saved, run the same command to continue")
         raise
 
 
 def in_words(n_bytes: int) -> str:
-    """A size as the hub writes it: thousands, not powers of two."""
+    """Format a size as the hub does, in units of 1,000 rather than 1,024."""
     for unit, name in ((10**9, "GB"), (10**6, "MB")):
         if n_bytes >= unit:
             return f"{n_bytes / unit:.3g} {name}"
@@ -34,7 +34,7 @@ def in_words(n_bytes: int) -> str:
 
 @contextmanager
 def _shown(entry: Entry) -> Iterator[Report]:
-    """A report that says what comes, and on a terminal draws a bar below it."""
+    """Yield a progress callback that prints what is downloaded, with a bar on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -53,11 +53,11 @@ def _shown(entry: Entry) -> Iterator[Report]:
         *columns, *speeds, console=Console(stderr=True), disable=not sys.stderr.isatty()
     ) as bar:
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(phase: str, done: int, total: int) -> None:
             if not tasks:
                 notice(f"fetching {entry.name}: {entry.file}, {in_words(total)}")
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, completed=done)
-            bar.update(tasks[what], completed=done)
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total, completed=done)
+            bar.update(tasks[phase], completed=done)
 
         yield report

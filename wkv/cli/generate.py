@@ -1,4 +1,4 @@
-"""Continue a text, streaming. The prompt is --prompt, or what comes through a pipe."""
+"""Continue a text and stream the result. The prompt is the value of --prompt, or piped input."""
 
 import argparse
 import json
@@ -12,28 +12,36 @@ SUMMARY = "continue a text"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv generate`."""
+    """Add the options of `wkv generate` to the parser."""
     add_model(parser)
-    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; default: stdin")
-    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="default: 256")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue (default: read stdin)")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="maximum number of tokens to generate (default: 256)",
+    )
     add_sampling(parser)
     parser.add_argument(
         "--stop",
         action="append",
         default=[],
         metavar="TEXT",
-        help="end here (a newline is $'\\n' in a shell); may be repeated",
+        help="stop before this text (write a newline as $'\\n' in a shell); may be repeated",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one object: text, token_ids, finish_reason"
+        "--json",
+        action="store_true",
+        help="print one JSON object with text, token_ids and finish_reason",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the model adds to the prompt."""
+    """Generate a continuation of the prompt and print it."""
     if args.prompt is None and sys.stdin.isatty():
-        args.usage_error("there is no prompt: give --prompt TEXT, or pipe a text in")
-    # Bytes as they were given: an argument or a pipe need not be UTF-8.
+        args.usage_error("there is no prompt; give --prompt TEXT, or pipe a text to stdin")
+    # The prompt stays bytes, because neither an argument nor a pipe has to be UTF-8.
     prompt = sys.stdin.buffer.read() if args.prompt is None else os.fsencode(args.prompt)
 
     from wkv.inference.sequence import check_limits

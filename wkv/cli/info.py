@@ -1,4 +1,4 @@
-"""Say what a checkpoint is: generation, sizes, parameters, bytes of one state. Loads no weights."""
+"""Show the generation, sizes, parameters and state size of a checkpoint without loading weights."""
 
 import argparse
 import json
@@ -11,20 +11,21 @@ if TYPE_CHECKING:
     from wkv.inference.load import Description
     from wkv.strategy import Placement
 
-SUMMARY = "say what a checkpoint is"
+SUMMARY = "show the properties of a checkpoint"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv info`."""
+    """Add the options of `wkv info` to the parser."""
     add_model_path(parser)
     parser.add_argument(
-        "--strategy", help="show which layer goes where under a strategy; no device is needed"
+        "--strategy",
+        help="also show the device of each layer under this strategy (the devices need not exist)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the checkpoint is."""
+    """Print the properties of the checkpoint."""
     model = find_model(args.model)
     from wkv.inference.load import describe
 
@@ -42,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
         "layout": description.checkpoint.layout,
         "dtype": _dtypes(description),
     }
-    picture = [] if args.strategy is None else _picture(description, args.strategy)
+    placement = [] if args.strategy is None else _placement(description, args.strategy)
     if args.json:
-        print(json.dumps(facts | ({"strategy": picture} if picture else {})))
+        print(json.dumps(facts | ({"strategy": placement} if placement else {})))
         return 0
     lines = {
         "file": description.checkpoint.path,
@@ -58,17 +59,17 @@ def run(args: argparse.Namespace) -> int:
         "dtype": facts["dtype"],
         "layout": facts["layout"],
         "strategy": args.strategy or description.checkpoint.strategy or "auto",
-        "one state": f"{description.state_bytes:,} bytes, however long the text",
+        "state": f"{description.state_bytes:,} bytes, for a text of any length",
     }
     for name, value in lines.items():
         print(f"{name:12}{value}")
-    for part in picture:
+    for part in placement:
         print(f"  {part['layers']:20}{part['device']:8}{part['form']:32}{part['bytes']:>15,} bytes")
     return 0
 
 
 def _dtypes(description: "Description") -> str:
-    """The dtypes of the matrices in the file; of packed ones the format."""
+    """Return the dtypes of the matrices in the file; for packed matrices, their format."""
     names = {str(dtype).split(".")[1] for dtype in description.dtypes}
     checkpoint = description.checkpoint
     if checkpoint.is_packed and checkpoint.strategy is not None:
@@ -76,8 +77,8 @@ def _dtypes(description: "Description") -> str:
     return ", ".join(sorted(names))
 
 
-def _picture(description: "Description", text: str) -> list[dict[str, object]]:
-    """The strategy layer by layer, equal neighbors together."""
+def _placement(description: "Description", text: str) -> list[dict[str, object]]:
+    """Return the placement of each layer under a strategy, with equal neighbors combined."""
     from wkv.inference.load import strategy_for
     from wkv.inference.torch_weights import layer_bytes
 
@@ -96,7 +97,7 @@ def _picture(description: "Description", text: str) -> list[dict[str, object]]:
         numbers = list(group)
         rows.append(
             {
-                "layers": _named(numbers[0], numbers[-1], last),
+                "layers": _layer_range(numbers[0], numbers[-1], last),
                 "device": str(placement.device),
                 "form": _form(placement),
                 "bytes": sum(sizes[number] for number in numbers),
@@ -105,8 +106,8 @@ def _picture(description: "Description", text: str) -> list[dict[str, object]]:
     return rows
 
 
-def _named(first: int, final: int, last: int) -> str:
-    """A run of layers in words; the last one of all is ln_out and the head."""
+def _layer_range(first: int, final: int, last: int) -> str:
+    """Describe a range of layers; number `last` is the head together with ln_out."""
     if first == last:
         return "head"
     end = min(final, last - 1)
@@ -115,7 +116,7 @@ def _named(first: int, final: int, last: int) -> str:
 
 
 def _form(placement: "Placement") -> str:
-    """dtype, int8 and streaming of a placement in words."""
+    """Describe the dtype, int8 weights and streaming of a placement."""
     form = str(placement.dtype).split(".")[1]
     form += ", int8 weights" if placement.quantized else ""
     return form + (", streamed" if placement.streamed else "")

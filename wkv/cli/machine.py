@@ -1,6 +1,6 @@
-"""What `wkv doctor` finds out about the machine: processor, memory, GPU, compiler.
+"""Checks of the machine for `wkv doctor` and `wkv bench`: processor, memory, GPU and compiler.
 
-Needs PyTorch only where a function says so; nothing here loads a model.
+Functions that need PyTorch say so. No function here loads a model.
 """
 
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMPILERS = ("g++", "clang++", "c++")
-"""What `wkv train` compiles its kernel with; told without importing it, for that needs PyTorch."""
+"""The compilers that `wkv train` looks for; listed again here because wkv.train needs PyTorch."""
 
 UNITS = {
     "AVX2": ("avx2",),
@@ -23,7 +23,7 @@ UNITS = {
     "I8MM": ("i8mm",),
     "BF16": ("bf16",),
 }
-"""Instruction sets that matter to a model, and how Linux calls them."""
+"""Instruction sets that affect the speed of a model, with their names in /proc/cpuinfo."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        topic: what was looked at.
-        found: what there is.
-        advice: what to do where something is missing; empty where all is well.
+        topic: what was checked.
+        found: the result of the check.
+        advice: what to do if something is missing; empty if nothing is.
     """
 
     topic: str
@@ -42,41 +42,42 @@ class Finding:
 
 
 def processor() -> Finding:
-    """The name of the processor and its instruction sets."""
+    """Report the name of the processor and its instruction sets."""
     facts = _cpuinfo()
     name = facts.get("model name") or facts.get("Model") or platform.processor() or "unknown"
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     units = [unit for unit, names in UNITS.items() if flags & set(names)]
     if not flags:
-        units = [_of_torch()]
-    return Finding("processor", f"{name} ({platform.machine()}): {', '.join(units) or 'no units'}")
+        units = [_torch_instruction_set()]
+    instruction_sets = ", ".join(units) or "no known instruction sets"
+    return Finding("processor", f"{name} ({platform.machine()}): {instruction_sets}")
 
 
 def threads() -> Finding:
-    """Cores of the machine and threads that PyTorch uses. Needs PyTorch."""
+    """Report the number of threads that PyTorch uses and of cores. Needs PyTorch."""
     import torch
 
-    return Finding("threads", f"{torch.get_num_threads()} of PyTorch, {os.cpu_count()} cores")
+    return Finding("threads", f"{torch.get_num_threads()} in PyTorch, {os.cpu_count()} cores")
 
 
 def memory() -> Finding:
-    """Memory in all and free, and the largest model of the newest family that it holds."""
+    """Report the total and free memory, and the largest G1 model that fits."""
     total, free = memory_bytes()
     if total is None:
-        return Finding("memory", "this system does not tell")
-    told = f"{total / 2**30:.1f} GiB"
+        return Finding("memory", "unknown; the operating system does not report it")
+    size = f"{total / 2**30:.1f} GiB"
     if free is not None:
-        told += f", {free / 2**30:.1f} GiB of it free"
+        size += f", {free / 2**30:.1f} GiB of it free"
     fitting = _largest(free or total)
     if fitting is None:
         return Finding(
-            "memory", told, "close other programs: this is too little for any model of the catalog"
+            "memory", size, "close other programs; no model of the catalog fits into this memory"
         )
-    return Finding("memory", f"{told}; enough for {fitting} in bf16")
+    return Finding("memory", f"{size}; enough for {fitting} in bf16")
 
 
 def memory_bytes() -> tuple[int | None, int | None]:
-    """Bytes of memory in all, and free; None where the system does not tell."""
+    """Return the total and the free bytes of memory, or None where the system reports neither."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -88,7 +89,7 @@ def memory_bytes() -> tuple[int | None, int | None]:
 
 
 def gpus() -> list[Finding]:
-    """The GPUs that PyTorch sees, or why it sees none. Needs PyTorch."""
+    """Report the GPUs that PyTorch can use, or why there are none. Needs PyTorch."""
     import torch
 
     if torch.cuda.is_available():
@@ -103,15 +104,16 @@ def gpus() -> list[Finding]:
     card = shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists()
     if card and not built:
         advice = "install a PyTorch with CUDA: https://pytorch.org/get-started/locally"
-        return [Finding("gpu", "there is an NVIDIA driver, this PyTorch is for CPUs only", advice)]
+        return [Finding("gpu", "NVIDIA driver found, but this PyTorch supports CPUs only", advice)]
     if card:
-        advice = "see what nvidia-smi says; the driver may be older than this PyTorch needs"
-        return [Finding("gpu", f"an NVIDIA driver, but PyTorch (CUDA {built}) sees no GPU", advice)]
+        advice = "run nvidia-smi; the driver may be older than this PyTorch requires"
+        found = f"NVIDIA driver found, but PyTorch (CUDA {built}) cannot use a GPU"
+        return [Finding("gpu", found, advice)]
     return [Finding("gpu", "none; models run on the CPU")]
 
 
 def automatic() -> Finding:
-    """What the strategy `auto` picks for a model of the catalog. Needs PyTorch."""
+    """Report what the strategy `auto` selects for the smallest G1 model. Needs PyTorch."""
     import torch
 
     from wkv.hub import find
@@ -126,40 +128,40 @@ def automatic() -> Finding:
         n_params=entry.n_params,
         native=missing() is None,
     )
-    return Finding("auto", f"picks {picked} for {entry.name} ({picked.reason})")
+    return Finding("auto", f"selects {picked} for {entry.name} ({picked.reason})")
 
 
 def engine() -> Finding:
-    """The native engine, and which of its kernels this CPU runs."""
+    """Report whether the native engine is available, and which kernels this CPU supports."""
     from wkv.native.library import kernels, missing
 
     why = missing()
     if why is None:
         first, *others = kernels()
         return Finding(
-            "engine", f"native, with the kernels {first} (also here: {', '.join(others)})"
+            "engine", f"native, with the {first} kernels (also supported: {', '.join(others)})"
         )
     return Finding(
         "engine",
-        f"PyTorch; the native one, which is faster on CPUs, is missing ({why})",
-        "install a wheel for this machine, or a C++ compiler and then wkv again",
+        f"PyTorch; the native engine, which is faster on CPUs, is missing ({why})",
+        "install a wheel for this machine, or install a C++ compiler and reinstall wkv",
     )
 
 
 def compiler() -> Finding:
-    """A C++ compiler, which training uses, and the installation from source."""
+    """Report the C++ compiler, which training and installation from source use."""
     found = next(filter(None, map(shutil.which, COMPILERS)), None)
     if found:
         return Finding("compiler", found)
     return Finding(
         "compiler",
-        "none; nothing breaks, wkv train is slower",
-        f"install one of {', '.join(COMPILERS)} (such as: apt install g++)",
+        "none; everything works, but wkv train is slower",
+        f"install one of {', '.join(COMPILERS)} (for example: apt install g++)",
     )
 
 
 def _largest(n_bytes: int) -> str | None:
-    """The largest G1 whose weights in bf16 leave a quarter of the memory free."""
+    """Return the largest G1 model whose bf16 weights leave a quarter of the memory free."""
     from wkv.hub import entries
 
     fitting = [
@@ -171,7 +173,7 @@ def _largest(n_bytes: int) -> str | None:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """Return the fields of the first processor in /proc/cpuinfo; empty on other systems."""
     facts: dict[str, str] = {}
     for line in _lines("/proc/cpuinfo"):
         name, _, value = line.partition(":")
@@ -179,17 +181,17 @@ def _cpuinfo() -> dict[str, str]:
     return facts
 
 
-def _of_torch() -> str:
-    """What PyTorch calls the instruction set it uses."""
+def _torch_instruction_set() -> str:
+    """Return PyTorch's name of the instruction set that it uses."""
     try:
         import torch
-    except Exception:  # a broken PyTorch has a line of its own
+    except Exception:  # the report has a separate line for a broken PyTorch
         return "unknown"
     return str(torch.backends.cpu.get_cpu_capability())
 
 
 def _lines(path: str) -> list[str]:
-    """The lines of a file of the system; none where there is no such file."""
+    """Return the lines of a system file, or an empty list if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

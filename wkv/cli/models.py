@@ -1,4 +1,4 @@
-"""List the models that have a name: size, memory they need, context, and which are here already."""
+"""List the models of the catalog: size, required memory, context length, and whether downloaded."""
 
 import argparse
 import json
@@ -10,23 +10,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wkv.hub import Entry
 
-SUMMARY = "list the models that can be fetched by name"
+SUMMARY = "list the models that can be downloaded by name"
 
 COLUMNS = "{:<14}  {:<4}  {:>8}  {:>8}  {:>8}  {:>8}  {:<9}  {}"
-HEADINGS = ("name", "RWKV", "file", "in bf16", "in fp32", "context", "languages", "here")
+HEADINGS = ("name", "RWKV", "file", "in bf16", "in fp32", "context", "languages", "local")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv models`."""
-    parser.add_argument("family", nargs="?", metavar="FAMILY", help="only one family, such as g1")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, with all there is")
+    """Add the options of `wkv models` to the parser."""
+    parser.add_argument(
+        "family", nargs="?", metavar="FAMILY", help="list only one family, such as g1"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON list with all properties of the models"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the catalog."""
+    """Print the models of the catalog."""
     from wkv.hub import cached
 
-    listed = [(entry, cached(entry)) for entry in _chosen(args.family)]
+    listed = [(entry, cached(entry)) for entry in _selected(args.family)]
     if args.json:
         print(json.dumps([_facts(entry, path) for entry, path in listed], indent=1))
         return 0
@@ -36,15 +40,15 @@ def run(args: argparse.Namespace) -> int:
     if sys.stdout.isatty():
         from wkv.cli.notices import notice
 
-        notice("\nwkv pull NAME fetches a model (in bf16, in fp32: the memory it needs)")
+        notice("\nwkv pull NAME downloads a model (in bf16, in fp32: the memory it requires)")
     return 0
 
 
-def _chosen(family: str | None) -> list["Entry"]:
-    """The entries of a family, or all.
+def _selected(family: str | None) -> list["Entry"]:
+    """Return the catalog entries of a family, or all entries.
 
     Raises:
-        CatalogError: if there is no such family.
+        CatalogError: if the family does not exist.
     """
     from wkv.hub import entries, find
 

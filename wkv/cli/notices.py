@@ -1,8 +1,8 @@
-"""What is said to the user beside the data."""
+"""Messages for the user on stderr, separate from the data on stdout."""
 
 import sys
 
 
 def notice(text: str) -> None:
-    """A line on stderr."""
+    """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)

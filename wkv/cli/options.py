@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they make of them."""
+"""Options that several commands share, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -12,53 +12,58 @@ if TYPE_CHECKING:
     from wkv.inference.model import Model
     from wkv.inference.sampling import Sampling
 
-# The defaults are those of Sampling, told without importing it: it needs torch.
+# These are the defaults of Sampling, repeated here because importing it would import torch.
 SAMPLING = {
-    "temperature": (float, "flatness of the draw; 0 takes the most probable token", 1.0),
-    "top_p": (float, "draw from the most probable tokens that reach this probability", 0.85),
-    "top_k": (int, "draw from at most so many tokens; 0: no limit", 0),
-    "presence_penalty": (float, "taken from the logit of tokens that were said", 0.2),
-    "frequency_penalty": (float, "taken from it for each time", 0.2),
-    "penalty_decay": (float, "how the frequency penalty fades, per token", 0.996),
-    "seed": (int, "repeat the same draw", None),
+    "temperature": (float, "randomness: 0 always takes the most likely token", 1.0),
+    "top_p": (float, "sample from the most likely tokens whose probabilities reach X", 0.85),
+    "top_k": (int, "sample from the X most likely tokens; 0 means no limit", 0),
+    "presence_penalty": (float, "make tokens that already appeared less likely", 0.2),
+    "frequency_penalty": (float, "make tokens less likely each time they appear", 0.2),
+    "penalty_decay": (float, "factor by which the frequency penalty shrinks per token", 0.996),
+    "seed": (int, "seed for sampling; the same seed gives the same text", None),
 }
 
 
 def add_model_path(parser: argparse.ArgumentParser) -> None:
-    """MODEL alone."""
+    """Add the MODEL argument to a parser."""
     parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
-        help="a .pth or .safetensors file, or a name such as g1:0.1b; default: built in",
+        help="a .pth or .safetensors file, a Hugging Face directory, or a name such as g1:0.1b "
+        "(default: the built-in model)",
     )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --strategy and --tokenizer."""
+    """Add MODEL, --strategy, --threads and --tokenizer to a parser."""
     add_model_path(parser)
     parser.add_argument(
         "--strategy",
         default="auto",
-        help="`auto`, or ChatRWKV's, such as `cpu bf16` or `cuda fp16i8 *10 -> cpu fp32`",
+        help="device and precision: `auto` (default), or a ChatRWKV strategy such as `cpu bf16` "
+        "or `cuda fp16i8 *10 -> cpu fp32`",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads on a CPU; default: one for each core"
+        "--threads", type=int, metavar="N", help="number of CPU threads (default: one per core)"
     )
     parser.add_argument(
-        "--tokenizer", metavar="NAME_OR_FILE", help="world, 20b, bytes, or a file; default: by size"
+        "--tokenizer",
+        metavar="NAME_OR_FILE",
+        help="world, 20b, bytes, or a file (default: selected by the vocabulary size)",
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser, *, tell_defaults: bool = True) -> None:
-    """One option for each field of Sampling; what is not given is left to `read_sampling`."""
+def add_sampling(parser: argparse.ArgumentParser, *, show_defaults: bool = True) -> None:
+    """Add one option for each field of Sampling; `read_sampling` fills in missing values."""
     for name, (kind, text, default) in SAMPLING.items():
-        told = f" (default: {default})" if tell_defaults and default is not None else ""
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X", help=text + told)
+        suffix = f" (default: {default})" if show_defaults and default is not None else ""
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=kind, metavar="X", help=text + suffix)
 
 
 def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> Sampling:
-    """The sampling that the options ask for, over a default."""
+    """Return the sampling parameters of the options; missing ones are taken from `default`."""
     from dataclasses import replace
 
     from wkv.inference.sampling import Sampling
@@ -68,8 +73,8 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
 
 
 def load_model(args: argparse.Namespace) -> Model:
-    """The model that the options name; says on stderr what `auto` picked."""
-    file = find_model(args.model)  # before PyTorch is imported: a typo is told at once
+    """Load the model that the options name, and print on stderr what `auto` selected."""
+    file = find_model(args.model)  # before PyTorch is imported: a typo is reported without delay
     from wkv.inference.load import load
 
     model = load(file, args.strategy, tokenizer=args.tokenizer, threads=args.threads)
@@ -80,15 +85,15 @@ def load_model(args: argparse.Namespace) -> Model:
 
         why = missing()
         if why is not None:
-            notice(f"the fast engine for CPUs is not here ({why}); PyTorch is used, slower")
+            notice(f"the fast CPU engine is not available ({why}); using PyTorch, which is slower")
     return model
 
 
 def find_model(name: str | None) -> str | Path | None:
-    """What MODEL stands for: a name of the catalog is its file, fetched if it is not here yet.
+    """Return the file that MODEL names; a catalog entry is downloaded if it is not cached.
 
     Raises:
-        CatalogError: if the name is not in the catalog, or its file cannot be had.
+        CatalogError: if the name is not in the catalog, or its file cannot be downloaded.
     """
     if name is None:
         return None

@@ -1,19 +1,21 @@
-"""Fetch a model of the catalog, check it, and print where it is. Goes on where it was cut off."""
+"""Download a model of the catalog, verify it and print its path. Interrupted downloads continue."""
 
 import argparse
 
-SUMMARY = "fetch a model of the catalog"
+SUMMARY = "download a model of the catalog"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv pull`."""
+    """Add the options of `wkv pull` to the parser."""
     parser.add_argument(
-        "name", metavar="NAME", help="such as g1:0.1b, or a file's own name; see `wkv models`"
+        "name",
+        metavar="NAME",
+        help="name such as g1:0.1b, or the name of a model file (`wkv models` lists them)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch one model; its path goes to stdout."""
+    """Download one model and print its path to stdout."""
     from wkv.cli.fetching import fetch_shown
     from wkv.hub import cached, find
 

@@ -1,7 +1,7 @@
-"""Write a checkpoint with int8 or int4 weights, and say what that costs before it is kept.
+"""Write a checkpoint with int8 or int4 weights, and report the loss before saving it.
 
-The new file is mapped when it is loaded, and `auto` then runs it as it was made. The report
-compares it with the model as it was: size, speed, logits, bits per byte of a text.
+The report compares the quantized model with the original: size, speed, logits and bits per byte of
+a text. The new file loads by memory mapping, and `auto` selects the strategy it was made for.
 """
 
 import argparse
@@ -19,52 +19,70 @@ if TYPE_CHECKING:
     from wkv.evaluate.cost import Comparison
     from wkv.inference.model import Model
 
-SUMMARY = "write a checkpoint with int8 or int4 weights, with a report of what it costs"
+SUMMARY = "quantize a checkpoint to int8 or int4 and report the loss"
 
 EXERCISES, TOKENS = 10, 1024
-"""Questions of each kind for the built-in model, and tokens of the text, by default."""
+"""Default number of questions of each kind for the built-in model, and of tokens of the text."""
 
 REPORTS = 4
-"""Lines of progress of each stage, where there is no terminal."""
+"""Number of progress lines per stage if stderr is not a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv quantize`."""
+    """Add the options of `wkv quantize` to the parser."""
     parser.add_argument(
         "source", metavar="SRC", help="a checkpoint, a Hugging Face directory, or a catalog name"
     )
     parser.add_argument("destination", metavar="DST", help="the .safetensors file to write")
     parser.add_argument(
-        "--to", choices=("int8", "int4"), required=True, help="8.5 or 4.5 bits for each weight"
+        "--to",
+        choices=("int8", "int4"),
+        required=True,
+        help="format of the weights: 8.5 or 4.5 bits per weight, scales included",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument(
-        "--dry-run", action="store_true", help="report what it would cost, and keep nothing"
+        "--dry-run", action="store_true", help="only report the loss, and do not save the file"
     )
     parser.add_argument(
         "--max-loss",
         type=float,
         metavar="X",
-        help="keep the file only if bits per byte rise by no more than X",
+        help="save the file only if bits per byte rise by at most X",
     )
     parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="what is read for the report (default: a story)"
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="text to measure the loss on (default: a short story that comes with wkv)",
     )
     parser.add_argument(
-        "--tokens", type=_count, default=TOKENS, metavar="N", help="of the text (default: 1024)"
+        "--tokens",
+        type=_count,
+        default=TOKENS,
+        metavar="N",
+        help="number of tokens of the text to read (default: 1024)",
     )
     parser.add_argument(
         "--exercises",
         type=int,
         metavar="N",
-        help="questions of each kind for the built-in model (default: 10; 0: none)",
+        help="number of questions of each kind to ask the built-in model (default: 10)",
     )
-    parser.add_argument("--tokenizer", metavar="NAME_OR_FILE", help="default: by the vocabulary")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME_OR_FILE",
+        help="world, 20b, bytes, or a file (default: selected by the vocabulary size)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantize and report; 1 if the loss is more than --max-loss allows."""
+    """Quantize the checkpoint and print the report.
+
+    Raises:
+        InputError: if the loss is larger than --max-loss allows, or cannot be measured.
+    """
     if args.max_loss is not None and not args.max_loss >= 0:
         args.usage_error(f"--max-loss is {args.max_loss:g}, expected 0 or more")
     if args.exercises is not None and args.exercises < 0:
@@ -93,36 +111,36 @@ def run(args: argparse.Namespace) -> int:
             on_packed=lambda number, total: show("packing", number, total),
         )
     report |= {"path": str(done.path), "kept": done.kept}
-    print(json.dumps(report) if args.json else _told(report))
+    print(json.dumps(report) if args.json else _render(report))
     if args.max_loss is not None and report["bits_per_byte"] is None:
         raise InputError(
-            "no tokenizer is known for this vocabulary, so there are no bits per byte to hold "
-            "--max-loss against, and nothing was kept; name one with --tokenizer"
+            "no tokenizer is known for this vocabulary, so bits per byte cannot be measured and "
+            "--max-loss cannot be checked; nothing was saved, name a tokenizer with --tokenizer"
         )
     if not _is_allowed(args, report):
         raise InputError(
-            f"{args.to} costs {_loss(report):.4f} bits per byte, more than the {args.max_loss:g} "
-            "of --max-loss; nothing was kept"
+            f"{args.to} raises bits per byte by {_loss(report):.4f}, more than the "
+            f"{args.max_loss:g} of --max-loss; nothing was saved"
         )
     if args.dry_run:
-        notice("nothing was kept (--dry-run)")
+        notice("nothing was saved (--dry-run)")
     return 0
 
 
 def _count(text: str) -> int:
-    """A number of at least 1, for argparse."""
+    """Parse an integer of at least 1; used by argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def _is_allowed(args: argparse.Namespace, report: dict[str, object]) -> bool:
-    """Whether bits per byte rose by no more than they may."""
+    """Return whether bits per byte rose by at most --max-loss."""
     return args.max_loss is None or _loss(report) <= args.max_loss
 
 
 def _loss(report: dict[str, object]) -> float:
-    """By how much bits per byte rose."""
+    """Return the increase in bits per byte, or infinity if it is not known."""
     bits = report["bits_per_byte"]
     if not isinstance(bits, (list, tuple)):
         return float("inf")
@@ -130,7 +148,7 @@ def _loss(report: dict[str, object]) -> float:
 
 
 def _size(model: "Model") -> int:
-    """Bytes of the file of a model, or of all shards of it."""
+    """Return the file size of a model in bytes, including all shards."""
     from wkv.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(model.path)
@@ -144,7 +162,7 @@ def _report(
     text: str,
     show: Callable[[str, int, int], None],
 ) -> dict[str, object]:
-    """What was measured of both models."""
+    """Measure both models and return the report."""
     from wkv.evaluate.cost import compare, decode_speeds, exercises, knows_exercises
 
     found: Comparison = compare(
@@ -154,10 +172,10 @@ def _report(
         tokens=args.tokens,
         on_read=lambda done, total: show("reading", done, total),
     )
-    asked = EXERCISES if args.exercises is None else args.exercises
+    count = EXERCISES if args.exercises is None else args.exercises
     right = None
-    if asked and knows_exercises(before):
-        right = exercises(before, after, asked, lambda done, total: show("exercises", done, total))
+    if count and knows_exercises(before):
+        right = exercises(before, after, count, lambda done, total: show("exercises", done, total))
     show("speed", 1, 1)
     return {
         "strategies": [str(before.strategy), str(after.strategy)],
@@ -175,8 +193,8 @@ def _report(
     }
 
 
-def _told(report: dict[str, object]) -> str:
-    """The report as a table and two sentences."""
+def _render(report: dict[str, object]) -> str:
+    """Format the report as a table and two sentences."""
     rows = [("", *map(str, _pair(report["strategies"])), "")]
     sizes = _pair(report["file_bytes"])
     rows.append(("file, MB", *(f"{size / 1e6:,.1f}" for size in sizes), _times(sizes)))
@@ -195,21 +213,21 @@ def _told(report: dict[str, object]) -> str:
     lines = [f"{name:<16}{a:>14}{b:>14}{c:>16}".rstrip() for name, a, b, c in rows]
     of = "random ids" if report["bits_per_byte"] is None else "the text"
     lines += [
-        f"Over {report['tokens']:,} tokens of {of} the logits differ by at most "
-        f"{report['largest_difference']:.3g}, on the average by {report['mean_difference']:.3g};",
-        f"KL divergence {report['divergence']:.3g} bits per token; the most probable token is the "
-        f"same at {report['same_choice']:.1%}.",
+        f"Over {report['tokens']:,} tokens of {of}, the logits differ by at most "
+        f"{report['largest_difference']:.3g} and by {report['mean_difference']:.3g} on average.",
+        f"The KL divergence is {report['divergence']:.3g} bits per token. The most likely token is "
+        f"the same for {report['same_choice']:.1%} of the tokens.",
     ]
     engines = _pair(report["engines"])
     if set(map(str, engines)) != {"native"}:
-        lines.append(f"Speed is that of the engine {engines[1]}; see wkv doctor.")
+        lines.append(f"The speed is that of the {engines[1]} engine; see wkv doctor.")
     if report["kept"]:
-        lines.append(f"{report['path']}: read again, equal to the last bit; kept")
+        lines.append(f"{report['path']}: verified to be exact, and saved")
     return "\n".join(lines)
 
 
 def _pair(value: object) -> tuple[float, float]:
-    """Before and after."""
+    """Return a list of two values, before and after, as a tuple."""
     assert isinstance(value, (list, tuple))
     first, second = value
     return first, second
@@ -221,17 +239,17 @@ def _times(pair: tuple[float, float]) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows how far each stage is: a bar on a terminal, some lines elsewhere."""
+    """Yield a function that shows the progress of a stage: a bar on a terminal, lines elsewhere."""
     if not sys.stderr.isatty():
-        said: set[str] = set()
+        printed: set[str] = set()
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int) -> None:
             line = f"{stage} {REPORTS * done // total * 100 // REPORTS} %"
-            if line not in said:
-                said.add(line)
+            if line not in printed:
+                printed.add(line)
                 notice(line)
 
-        yield tell
+        yield report
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

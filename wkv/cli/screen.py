@@ -1,4 +1,4 @@
-"""What a chat shows: replies as they come, word by word on a terminal and untouched in a pipe."""
+"""Display of chat replies as they stream: word-wrapped on a terminal, unchanged in a pipe."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 HANGING = "，。、！？：；）」』】》〉”’…,.!?:;)"
-"""Marks that do not begin a line; two columns are kept for them after wide characters."""
+"""Punctuation that must not start a line; two columns are reserved for it after wide characters."""
 
-PATIENCE = 0.5
-"""Seconds of reading before a progress bar appears."""
+PROGRESS_DELAY = 0.5
+"""Seconds of prompt processing before a progress bar appears."""
 
 
 class WordWrap:
-    """Breaks lines between words, and between wide characters, as the text comes.
+    """A word wrapper for streamed text that breaks lines between words and wide characters.
 
-    A word is held back until it is known to fit; one that is longer than a line is not broken.
+    A word is held back until it is known to fit. A word that is longer than a line is not broken.
     """
 
     def __init__(self, size: int) -> None:
@@ -38,11 +38,11 @@ class WordWrap:
         self._is_long = False
 
     def push(self, text: str) -> str:
-        """What can be shown."""
+        """Add text and return the part that can be displayed now."""
         return "".join(map(self._take, text))
 
     def flush(self) -> str:
-        """What was held back."""
+        """Return the text that was held back."""
         return self._place()
 
     def _take(self, character: str) -> str:
@@ -66,28 +66,28 @@ class WordWrap:
         return ""
 
     def _place(self) -> str:
-        """The held word, on this line or the next."""
+        """Return the held word, after a line break if it does not fit on the current line."""
         word, self._word = self._word, ""
-        goes_on, self._is_long = self._is_long, False
+        continues, self._is_long = self._is_long, False
         if not word:
             return ""
-        room = self._size - self._column - len(self._blanks)
-        keep = 2 if columns(word[0]) == 2 else 0
-        if self._column and not goes_on and width(word.rstrip(HANGING)) > room - keep:
+        free = self._size - self._column - len(self._blanks)
+        reserved = 2 if columns(word[0]) == 2 else 0
+        if self._column and not continues and width(word.rstrip(HANGING)) > free - reserved:
             self._column, self._blanks = width(word), ""
             return "\n" + word
         shown, self._blanks = self._blanks + word, ""
         self._column += width(shown)
-        if goes_on:
-            self._column %= self._size + 1  # the terminal breaks what is too long
+        if continues:
+            self._column %= self._size + 1  # the terminal itself breaks a word that is too long
         return shown
 
 
 class Screen:
-    """Shows replies on stdout; notices go to stderr.
+    """The output of a chat: replies on stdout, notices on stderr.
 
     Attributes:
-        is_terminal: stdout is one.
+        is_terminal: whether stdout is a terminal.
     """
 
     def __init__(self, output: TextIO | None = None) -> None:
@@ -96,7 +96,7 @@ class Screen:
         self._has_styles = self.is_terminal and _has_styles(self._output)
 
     def show(self, session: Session, reply: Reply) -> None:
-        """Print a reply as it comes; Ctrl-C ends it, and what was said is kept."""
+        """Print a reply as it streams; Ctrl-C ends it, and the text so far stays in the chat."""
         self._wrap = WordWrap(shutil.get_terminal_size().columns - 1) if self.is_terminal else None
         self._in_thought = False
         thoughts = None if reply.goes_on else Thoughts()
@@ -112,11 +112,11 @@ class Screen:
         self._end_thought()
         self._write(self._wrap.flush() if self._wrap else "")
         self._write("\n")
-        said = _undisturbed(session, reply)
-        self._tell(session, reply, said)
+        message = _finish(session, reply)
+        self._print_summary(session, reply, message)
 
     def notice(self, text: str, *, is_aside: bool = False) -> None:
-        """A notice on stderr, wrapped on a terminal; an aside is dimmed where that is possible."""
+        """Print a notice to stderr, wrapped on a terminal, and dimmed if it is an aside."""
         if sys.stderr.isatty():
             wrap = WordWrap(shutil.get_terminal_size().columns - 1)
             text = wrap.push(text) + wrap.flush()
@@ -124,12 +124,12 @@ class Screen:
                 text = f"{DIM}{text}{PLAIN}"
         notice(text)
 
-    def _tell(self, session: Session, reply: Reply, said: str) -> None:
-        """What there is to say about a reply that has ended."""
+    def _print_summary(self, session: Session, reply: Reply, message: str) -> None:
+        """Print the message about a finished reply, or its speed if there is no message."""
         done = reply.result
         tokens, seconds = len(done.token_ids), done.timings.decode_seconds
-        if said:
-            self.notice(said, is_aside=True)
+        if message:
+            self.notice(message, is_aside=True)
         elif self.is_terminal and not done.text.strip():
             self.notice(session.say("no_answer"), is_aside=True)
         elif self.is_terminal and seconds:
@@ -155,7 +155,7 @@ class Screen:
 
 
 class ProgressBar:
-    """A bar on stderr for reading that takes long; call it with tokens done and in all."""
+    """A progress bar on stderr for long prompts; call it with the tokens done and the total."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -163,7 +163,7 @@ class ProgressBar:
         self._bar: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Show the bar, once some time has passed; it goes when all is done."""
+        """Update the bar; it appears after PROGRESS_DELAY seconds and disappears at the end."""
         now = time.perf_counter()
         if self._begun is None:
             self._begun = now
@@ -171,11 +171,11 @@ class ProgressBar:
             self.close()
         elif self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)
-        elif now - self._begun > PATIENCE:
+        elif now - self._begun > PROGRESS_DELAY:
             self._open(done, total)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar from the screen."""
         if self._bar is not None:
             self._bar.stop()
         self._begun = self._bar = None
@@ -196,8 +196,8 @@ class ProgressBar:
         self._bar.start()
 
 
-def _undisturbed(session: Session, reply: Reply) -> str:
-    """Keep what a reply left behind; a second Ctrl-C, of somebody in a hurry, does not lose it."""
+def _finish(session: Session, reply: Reply) -> str:
+    """Store a finished reply in the session; a second Ctrl-C does not interrupt that."""
     while True:
         try:
             return session.finish(reply)
@@ -206,7 +206,7 @@ def _undisturbed(session: Session, reply: Reply) -> str:
 
 
 def _has_styles(output: TextIO) -> bool:
-    """Whether the terminal knows dim text and the user wants it (TERM, NO_COLOR)."""
+    """Return whether the terminal supports dim text and the user allows it (TERM, NO_COLOR)."""
     from rich.console import Console
 
     console = Console(file=output)

@@ -1,6 +1,7 @@
-"""Serve a model over HTTP: an OpenAI-compatible interface, and a chat page.
+"""Serve a model over HTTP with an OpenAI-compatible API and a chat page.
 
-Every option is also read from the environment, as WKV_SERVE_ and its name: WKV_SERVE_PORT=8080.
+Each option can also be set by an environment variable with the prefix WKV_SERVE_, such as
+WKV_SERVE_PORT=8080.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SUMMARY = "serve an OpenAI-compatible API and a chat page"
 PREFIX = "WKV_SERVE_"
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Addresses that only this machine reaches."""
+"""Addresses that can only be reached from this machine."""
 
 OFF = ("", "0", "false", "no", "off")
 
@@ -33,53 +34,56 @@ SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv serve`."""
+    """Add the options of `wkv serve` to the parser."""
     add_model(parser)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
-    add("--name", metavar="NAME", help="the model's name to clients; default: its file's")
-    add(
-        "--api-key", action="append", metavar="KEY", help="let only its holders in; may be repeated"
-    )
-    add(
-        "--allow-host", action="append", metavar="NAME", help="a host name that requests may be for"
-    )
-    add("--slots", type=int, default=16, metavar="N", help="sequences at once (default: 16)")
-    add(
-        "--max-queue",
-        type=int,
-        default=64,
-        metavar="N",
-        help="requests that may wait (default: 64)",
-    )
-    add("--cache-bytes", type=_bytes, default=2**30, metavar="N", help="of states (default: 1G)")
-    add("--cache-dir", type=Path, metavar="DIR", help="keep states here, also after the end")
-    add("--disk-bytes", type=_bytes, default=10 * 2**30, metavar="N", help="there (default: 10G)")
-    add("--max-body", type=_bytes, default=2**24, metavar="N", help="of a request (default: 16M)")
-    add("--max-tokens", type=int, default=2**17, metavar="N", help="of a reply (default: 131072)")
-    add(
-        "--idle-seconds", type=float, default=60, metavar="S", help="for slow readers (default: 60)"
-    )
-    add("--drain-seconds", type=float, default=30, metavar="S", help="to end in (default: 30)")
-    add("--ray", action="store_true", help="on Ray Serve, as several replicas")
-    add("--replicas", type=int, default=2, metavar="N", help="with --ray (default: 2)")
-    add("--replica-cpus", type=float, default=1, metavar="N", help="of each (default: 1)")
-    add("--replica-gpus", type=float, default=0, metavar="N", help="of each (default: 0)")
+    host = "address to listen on (default: 127.0.0.1, reachable from this machine only)"
+    add("--host", default="127.0.0.1", help=host)
+    add("--port", type=int, default=8000, help="port, or 0 for any free port (default: 8000)")
+    name = "model name that clients see (default: the name of the file)"
+    add("--name", metavar="NAME", help=name)
+    key = "require this API key; may be repeated to accept several keys"
+    add("--api-key", action="append", metavar="KEY", help=key)
+    allowed = "also accept requests whose Host header has this name; may be repeated"
+    add("--allow-host", action="append", metavar="NAME", help=allowed)
+    slots = "number of sequences to generate at the same time (default: 16)"
+    add("--slots", type=int, default=16, metavar="N", help=slots)
+    queue = "number of requests that may wait for a slot (default: 64)"
+    add("--max-queue", type=int, default=64, metavar="N", help=queue)
+    memory = "memory for cached states (default: 1G)"
+    add("--cache-bytes", type=_bytes, default=2**30, metavar="N", help=memory)
+    folder = "folder to store states and responses in, so that they survive a restart"
+    add("--cache-dir", type=Path, metavar="DIR", help=folder)
+    disk = "disk space for --cache-dir (default: 10G)"
+    add("--disk-bytes", type=_bytes, default=10 * 2**30, metavar="N", help=disk)
+    body = "largest accepted request body (default: 16M)"
+    add("--max-body", type=_bytes, default=2**24, metavar="N", help=body)
+    tokens = "largest number of tokens in a reply (default: 131072)"
+    add("--max-tokens", type=int, default=2**17, metavar="N", help=tokens)
+    idle = "close a stream after S seconds in which the client reads nothing (default: 60)"
+    add("--idle-seconds", type=float, default=60, metavar="S", help=idle)
+    drain = "on shutdown, give running answers S seconds to finish (default: 30)"
+    add("--drain-seconds", type=float, default=30, metavar="S", help=drain)
+    add("--ray", action="store_true", help="run several replicas on Ray Serve")
+    replicas = "number of replicas with --ray (default: 2)"
+    add("--replicas", type=int, default=2, metavar="N", help=replicas)
+    cpus = "CPUs of each replica with --ray (default: 1)"
+    add("--replica-cpus", type=float, default=1, metavar="N", help=cpus)
+    gpus = "GPUs of each replica with --ray (default: 0)"
+    add("--replica-gpus", type=float, default=0, metavar="N", help=gpus)
     _read_environment(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until the process is told to stop."""
+    """Serve until the process receives a signal to stop."""
     _check(args)
     with needs_serve():
         from wkv.serve.run import bind, run
 
     if args.ray:
         return _run_on_ray(args)
-    listening = bind(
-        args.host, args.port, args.idle_seconds
-    )  # before the model is loaded: a taken port is told at once
+    # Before the model is loaded, so that a port in use is reported without delay.
+    listening = bind(args.host, args.port, args.idle_seconds)
     with listening:
         app = _build(args)
         name, port = app.state.service.settings.name, listening.getsockname()[1]
@@ -88,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> FastAPI:
-    """The application that the options ask for."""
+    """Load the model and return the application that the options describe."""
     from wkv.serve.app import Limits, create_app
     from wkv.serve.service import Settings
 
@@ -102,21 +106,24 @@ def _build(args: argparse.Namespace) -> FastAPI:
         drain_seconds=args.drain_seconds,
         max_tokens=args.max_tokens,
     )
-    room = Limits(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
-    return create_app(model, settings, room)
+    limits = Limits(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
+    return create_app(model, settings, limits)
 
 
 def _run_on_ray(args: argparse.Namespace) -> int:
-    """Serve as replicas; what they share lies in a folder."""
+    """Serve with several replicas that share their states in a folder."""
     from wkv.serve.ray_cluster import Cluster, run
 
     if args.cache_dir is None:
         args.cache_dir = Path.home() / ".wkv" / "serve"
-        notice(f"states are shared in {args.cache_dir}; on several machines give --cache-dir")
-    args.cache_dir = args.cache_dir.absolute()  # replicas run in folders of their own
+        notice(
+            f"the replicas share states in {args.cache_dir}; to use several machines, name a folder "
+            "that all of them can access with --cache-dir"
+        )
+    args.cache_dir = args.cache_dir.absolute()  # replicas have other working directories
     if args.model is not None and Path(args.model).exists():
         args.model = str(Path(args.model).absolute())
-    find_model(args.model)  # fetched once, before each replica looks for it
+    find_model(args.model)  # download it once, before every replica tries to
     args.threads = args.threads or max(1, round(args.replica_cpus))
     cluster = Cluster(
         replicas=args.replicas,
@@ -128,21 +135,25 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         port=args.port,
         drain_seconds=args.drain_seconds,
     )
-    args.usage_error = None  # a method of the parser, which need not travel
+    args.usage_error = None  # a method of the parser, which Ray cannot serialize
     run(lambda: _build(args), cluster, lambda: _greet(args.name or "a model", args, args.port))
     return 0
 
 
 @contextmanager
 def needs_serve() -> Iterator[None]:
-    """Say how to install what an import within misses."""
+    """Replace a ModuleNotFoundError in this context by an error that says what to install.
+
+    Raises:
+        MissingExtraError: if an import in the context fails.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         from wkv.errors import MissingExtraError
 
-        what = f"{error.name} is not installed; pip install 'wkv[serve]'"
-        raise MissingExtraError(what) from error
+        message = f"{error.name} is not installed; run: pip install 'wkv[serve]'"
+        raise MissingExtraError(message) from error
 
 
 def _greet(name: str, args: argparse.Namespace, port: int) -> None:
@@ -158,19 +169,22 @@ def _greet(name: str, args: argparse.Namespace, port: int) -> None:
     )
     sys.stdout.flush()
     if args.host not in LOCAL and not args.api_key:
-        notice("this server is open to the network, and everybody may use it; see --api-key")
+        notice("everybody on the network can use this server; see --api-key to restrict access")
 
 
 def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
-    """Names that requests may be for; a server on all addresses cannot know its own."""
-    local = ("127.0.0.1", "localhost", "[::1]")  # as a Host header has them
+    """Return the accepted names in Host headers; empty means any name.
+
+    A server that listens on all addresses cannot know its own names, so it accepts any.
+    """
+    local = ("127.0.0.1", "localhost", "[::1]")  # in the notation of Host headers
     if args.allow_host:
         return (*local, args.host, *args.allow_host)
     return local if args.host in LOCAL else ()
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse values that cannot work."""
+    """Exit with a usage error if the value of an option is out of range."""
     least: dict[str, float] = {
         "slots": 1,
         "max_body": 1,
@@ -183,35 +197,36 @@ def _check(args: argparse.Namespace) -> None:
     most = {"idle_seconds": 1e6, "drain_seconds": 1e6, "port": 65535}
     for name, low in least.items():
         high = most.get(name, math.inf)
-        if not low <= getattr(args, name) <= high:  # so written, a NaN is wrong too
+        if not low <= getattr(args, name) <= high:  # this form also rejects NaN
             limits = f"from {low} to {high:g}" if name in most else f"at least {low}"
             args.usage_error(f"--{name.replace('_', '-')} must be {limits}")
     if not args.host:
         args.usage_error("--host must be an address, such as 127.0.0.1 or 0.0.0.0")
     for key in args.api_key or ():
         if not key.isascii() or not key.isprintable() or not key.strip():
-            args.usage_error("--api-key must be printable ASCII: it travels in a header")
+            args.usage_error("--api-key must be printable ASCII, because HTTP headers contain it")
 
 
 def _bytes(text: str) -> int:
-    """A number of bytes, such as 1000, 512M or 2G."""
+    """Parse a number of bytes, such as 1000, 512M or 2G; used by argparse."""
     digits = text.strip().lower().removesuffix("b").removesuffix("i")
     shift = SUFFIXES.get(digits[-1:], 0)
     try:
         return int(float(digits[:-1] if shift else digits) * 2**shift)
     except (ValueError, OverflowError):
-        what = f"{text!r} is no number of bytes; give one such as 1000, 512M or 1.5G"
-        raise argparse.ArgumentTypeError(what) from None
+        message = f"{text!r} is not a number of bytes; give one such as 1000, 512M or 1.5G"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _read_environment(parser: argparse.ArgumentParser) -> None:
-    """Let the environment say what the command line does not; argparse reads its texts."""
+    """Replace the defaults of all options by environment variables; argparse parses their text."""
     for action in parser._actions:
         for option in action.option_strings:
             value = os.environ.get(PREFIX + option.removeprefix("--").replace("-", "_").upper())
             if value is None or not option.startswith("--") or action.dest == "help":
                 continue
-            if not value and action.dest != "api_key":  # an empty key must not open the server
+            # An empty key must be rejected later, rather than start a server without a key.
+            if not value and action.dest != "api_key":
                 continue
             if isinstance(action, argparse._AppendAction):
                 action.default = value.split(",")

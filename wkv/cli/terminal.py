@@ -1,4 +1,4 @@
-"""A chat with somebody at a terminal: the greeting, and what is typed line by line."""
+"""The terminal side of `wkv chat`: the greeting, and reading input line by line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wkv.cli.screen import Screen
 
 
 def greet(session: Session, screen: Screen, is_built_in: bool, opening: str) -> None:
-    """Say which model it is, how to get help, and what it was told already."""
+    """Print the model, how to get help, and the opening text that the model has read."""
     model = session.model
     config = model.config
     facts = {
@@ -30,13 +30,13 @@ def greet(session: Session, screen: Screen, is_built_in: bool, opening: str) -> 
 
 
 def typed_lines(session: Session) -> Iterator[str]:
-    """What the user types, until Ctrl-D."""
-    ask = _asker(session)
+    """Yield the lines that the user types, until Ctrl-D."""
+    ask = _line_reader(session)
     while True:
         print(file=sys.stderr)
-        sign = "> " if session.name == FIRST_NAME else f"{session.name}> "
+        prompt = "> " if session.name == FIRST_NAME else f"{session.name}> "
         try:
-            text = ask(sign)
+            text = ask(prompt)
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -46,8 +46,8 @@ def typed_lines(session: Session) -> Iterator[str]:
             yield text
 
 
-def _asker(session: Session) -> Callable[[str], str]:
-    """The line editor; plain `input` where prompt_toolkit is missing."""
+def _line_reader(session: Session) -> Callable[[str], str]:
+    """Return the line editor's `ask`, or plain `input` if prompt_toolkit is not installed."""
     try:
         from wkv.cli.editor import Editor
     except ImportError:

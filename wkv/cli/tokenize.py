@@ -1,26 +1,28 @@
-"""Text on stdin to token ids on stdout, or with --decode the other way round."""
+"""Convert text on stdin to token ids on stdout, or with --decode token ids to text."""
 
 import argparse
 import sys
 
-MOST_DIGITS = 18  # Python itself refuses to read numbers of thousands of digits
+MOST_DIGITS = 18  # int() raises an error for numbers with thousands of digits
 
-SUMMARY = "text to token ids, and back"
+SUMMARY = "convert text to token ids, or token ids to text"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `wkv tokenize`."""
+    """Add the options of `wkv tokenize` to the parser."""
     parser.add_argument(
         "--tokenizer",
         metavar="NAME_OR_FILE",
         default="world",
         help="world (default), 20b, bytes, a vocabulary file, or a tokenizer.json",
     )
-    parser.add_argument("--decode", action="store_true", help="ids on stdin to text on stdout")
+    parser.add_argument(
+        "--decode", action="store_true", help="read token ids from stdin and print their text"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tokenize stdin."""
+    """Tokenize or decode stdin."""
     from wkv.errors import TokenizerError
     from wkv.tokenizers import open_tokenizer
 
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     for word in data.split():
         if not word.isdigit() or len(word) > MOST_DIGITS:
             shown = word.decode("utf-8", "replace")[:40]
-            raise TokenizerError(f"{shown!r} is no token id; expected numbers, blank-separated")
+            raise TokenizerError(f"{shown!r} is not a token id; expected numbers and blanks")
         ids.append(int(word))
     sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
     return 0

@@ -1,4 +1,4 @@
-"""`wkv train DATA OUT`: train a small RWKV-7 from scratch on text."""
+"""Train a small RWKV-7 model from scratch on text files."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wkv.train.loop import Job
 
-SUMMARY = "train a small RWKV-7 from scratch on text"
+SUMMARY = "train a small RWKV-7 model from scratch on text"
 DEFAULTS = {
     "steps": None,
     "minutes": 10.0,
@@ -23,59 +23,65 @@ DEFAULTS = {
     "width": 192,
     "vocab_size": 2048,
 }
-"""Options of a new run; a resumed one takes those it was started with."""
+"""Default options of a new run; a resumed run uses the options it was started with."""
 
 NUMBERS = {
-    "layers": (int, "L", "layers"),
-    "width": (int, "D", "channels, a multiple of 64"),
+    "layers": (int, "L", "number of layers"),
+    "width": (int, "D", "number of channels, a multiple of 64"),
     "vocab_size": (int, "V", "size of the vocabulary"),
-    "context": (int, "T", "tokens per row"),
-    "rows": (int, "B", "rows per step"),
-    "learning_rate": (float, "R", "peak rate"),
-    "processes": (int, "N", "processes that share the rows"),
-    "seed": (int, "N", "of the weights and the order of the data"),
+    "context": (int, "T", "context length: tokens per row of a batch"),
+    "rows": (int, "B", "batch size: rows per step"),
+    "learning_rate": (float, "R", "peak learning rate"),
+    "processes": (int, "N", "number of processes that share the rows"),
+    "seed": (int, "N", "seed for the initial weights and the order of the data"),
 }
-"""Type, placeholder and meaning of the options that are a number with a default."""
+"""Type, placeholder and help text of the numeric options with a default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `wkv train`."""
+    """Add the options of `wkv train` to the parser."""
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="a text file, or a folder of .txt files"
+        "data", type=Path, metavar="DATA", help="text file, or folder of .txt files"
     )
     parser.add_argument(
         "out",
         type=Path,
         metavar="OUT",
-        help="folder for model.safetensors, its vocabulary and the log",
+        help="folder to write model.safetensors, its vocabulary and the log to",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the checkpoint in OUT, with its options"
+        "--resume",
+        action="store_true",
+        help="continue from the checkpoint in OUT, with the options of that run",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--steps", type=int, metavar="N", help="length of the run in steps; can be repeated exactly"
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of training steps; such a run can be reproduced exactly",
     )
     length.add_argument(
         "--minutes",
         type=float,
         metavar="M",
-        help=f"length of the run by the clock (default: {DEFAULTS['minutes']:g})",
+        help=f"training time in minutes (default: {DEFAULTS['minutes']:g})",
     )
     for name, (kind, metavar, text) in NUMBERS.items():
-        told = f"{text} (default: {DEFAULTS[name]})"
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=told)
+        option = "--" + name.replace("_", "-")
+        text += f" (default: {DEFAULTS[name]})"
+        parser.add_argument(option, type=kind, metavar=metavar, help=text)
     parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="threads in each process (default: all cores, shared out)",
+        help="threads per process (default: all cores, divided among the processes)",
     )
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 when the run is complete, 1 when it was stopped."""
+    """Train the model and return 0 if the run is complete, or 1 if it was stopped."""
     from wkv.train.loop import train
     from wkv.train.progress import shown
 
@@ -83,14 +89,14 @@ def run(args: argparse.Namespace) -> int:
     with shown(sys.stderr) as report:
         is_done = train(job, report, lambda message: print(message, file=sys.stderr))
     if not is_done:
-        print(f"stopped; go on with --resume ({job.folder.checkpoint})", file=sys.stderr)
+        print(f"stopped; continue with --resume ({job.folder.checkpoint})", file=sys.stderr)
         return 1
     print(job.folder.model)
     return 0
 
 
 def _job(args: argparse.Namespace) -> "Job":
-    """What the command line asks for; a resumed run has the options that it began with."""
+    """Return the training job of the options; a resumed run uses its original options."""
     from wkv.train.run_folder import RunFolder
     from wkv.train.settings import Plan, choose
     from wkv.train.text import text_job
@@ -101,6 +107,6 @@ def _job(args: argparse.Namespace) -> "Job":
     options = choose(vars(args), saved, DEFAULTS)
     sizes = {name: options.pop(name) for name in ("layers", "width", "vocab_size")}
     plan = Plan(**options, compile=not args.no_compile)
-    shared_out = max(1, (os.cpu_count() or 1) // plan.processes)
-    plan = replace(plan, threads=shared_out if args.threads is None else args.threads)
+    threads = max(1, (os.cpu_count() or 1) // plan.processes)
+    plan = replace(plan, threads=threads if args.threads is None else args.threads)
     return text_job(args.data, args.out, plan, **sizes, resume=args.resume)

@@ -1,1 +1,1 @@
-"""Writing checkpoints in other formats, each verified against its source."""
+"""Converters that write checkpoints in other formats and verify them against the original."""

@@ -1,27 +1,27 @@
-"""What every form for other programs has no place for."""
+"""Check for properties of a checkpoint that formats of other programs cannot represent."""
 
 from wkv.errors import CheckpointError
 from wkv.inference.load import Description
 
 
-def check_publishable(description: Description, form: str) -> None:
-    """Raise for a source that only wkv can use.
+def check_publishable(description: Description, target: str) -> None:
+    """Raise an error if only wkv can use a checkpoint.
 
     Args:
-        description: of the source.
-        form: what is to be written, such as "GGUF files".
+        description: the checkpoint.
+        target: the format to write, in the plural, such as "GGUF files".
 
     Raises:
-        CheckpointError: if it was made for a strategy, or holds a tuned initial state.
+        CheckpointError: if it was converted for a strategy, or contains a tuned initial state.
     """
     path = description.checkpoint.path
     if description.checkpoint.strategy is not None and not description.checkpoint.is_packed:
         raise CheckpointError(
             f"{path}: this file was made for the strategy {description.checkpoint.strategy}; "
-            "convert the checkpoint that it was made from"
+            "convert the original checkpoint instead"
         )
     if description.tuned:
         raise CheckpointError(
-            f"{path}: {form} have no place for the tuned initial state of this file; remove its "
+            f"{path}: {target} cannot contain the tuned initial state of this file; remove its "
             "time_state tensors, or use it with wkv"
         )

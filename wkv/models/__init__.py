@@ -1,4 +1,4 @@
-"""The generations of RWKV, one file each, and telling them apart by their tensors alone."""
+"""The networks of all RWKV generations, one file each, and their detection from tensor shapes."""
 
 from wkv.models.detect import GENERATIONS, detect_generation, read_config
 from wkv.models.parts import Config

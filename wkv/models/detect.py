@@ -1,6 +1,6 @@
-"""Which generation a checkpoint is of, from the names and shapes of its tensors.
+"""Detect the generation of a checkpoint from the names and shapes of its tensors.
 
-The decision does not depend on the order of the tensors, nor on the file's name.
+The result depends neither on the order of the tensors nor on the name of the file.
 """
 
 import re
@@ -14,7 +14,7 @@ from wkv.models.parts import Config, Shapes
 
 @dataclass(frozen=True)
 class Generation:
-    """How a generation's sizes are read off its tensors, and its network built from them."""
+    """The functions that derive a generation's config from tensor shapes and build its network."""
 
     read_config: Callable[[Shapes], Config]
     network: Callable[..., parts.Skeleton]
@@ -51,28 +51,28 @@ REFUSED = (
         "an experimental hybrid with attention (qq, kk, vv, oo)",
     ),
 )
-"""Names that betray a model we cannot run, and what it is."""
+"""Patterns of tensor names that identify models wkv cannot run, and a description of each."""
 
 FOREIGN = (
     (r"(model|rwkv)\.(layers|blocks|embeddings?)\..*", "another Hugging Face layout"),
     (r"module\..*|_forward_module\..*", "a training checkpoint with wrapped names"),
 )
-"""Names of other layouts of models that could be RWKV."""
+"""Patterns of tensor names of unsupported layouts, and a description of each."""
 
 
 def detect_generation(shapes: Shapes) -> str:
-    """The generation of a checkpoint: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
+    """Return the generation of a checkpoint: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
 
     Args:
         shapes: name to shape of every tensor.
 
     Raises:
-        CheckpointError: for experimental variants, converted files, and what is no RWKV.
+        CheckpointError: for experimental variants, unsupported layouts, and other models.
     """
-    for pattern, what in REFUSED:
+    for pattern, description in REFUSED:
         for name in shapes:
             if re.fullmatch(pattern, name):
-                raise CheckpointError(f"this is {what} (it has the tensor {name})")
+                raise CheckpointError(f"this is {description} (it has the tensor {name})")
     if "emb.weight" not in shapes or "blocks.0.att.key.weight" not in shapes:
         raise CheckpointError(_not_rwkv(shapes))
     if "blocks.0.att.r_k" in shapes:
@@ -88,10 +88,11 @@ def detect_generation(shapes: Shapes) -> str:
 
 
 def read_config(shapes: Shapes) -> Config:
-    """Generation and sizes of a checkpoint.
+    """Return the generation and the sizes of a checkpoint.
 
     Raises:
-        CheckpointError: as `detect_generation`, and if a tensor that tells a size is missing.
+        CheckpointError: like `detect_generation`, and if a tensor that determines a size is
+            missing or has a wrong shape.
     """
     generation = detect_generation(shapes)
     try:
@@ -103,8 +104,8 @@ def read_config(shapes: Shapes) -> Config:
         ) from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"this looks like RWKV-{generation}, but the tensors that tell its sizes have shapes "
-            "that do not fit; the file is damaged, fetch it again"
+            f"this looks like RWKV-{generation}, but the tensors that determine its sizes have "
+            "wrong shapes; the file is damaged, fetch it again"
         ) from error
 
 
@@ -113,15 +114,15 @@ def _any(shapes: Shapes, ending: str) -> bool:
 
 
 def _not_rwkv(shapes: Shapes) -> str:
-    for pattern, what in FOREIGN:
+    for pattern, description in FOREIGN:
         for name in shapes:
             if re.fullmatch(pattern, name):
                 return (
-                    f"this is {what} (it has the tensor {name}), which wkv cannot read; give "
-                    "the original .pth, with names such as blocks.0.att.key.weight"
+                    f"this is {description} (it has the tensor {name}), which wkv cannot read; "
+                    "give the original .pth, with names such as blocks.0.att.key.weight"
                 )
-    some = ", ".join(list(shapes)[:3]) or "none at all"
+    some = ", ".join(list(shapes)[:3]) or "none"
     return (
-        "this is no RWKV checkpoint: emb.weight and blocks.0.att.key.weight were expected, found "
-        f"{len(shapes)} tensors ({some}, ...); give an RWKV model"
+        f"this is not an RWKV checkpoint: found {len(shapes)} tensors ({some}, ...), expected "
+        "emb.weight and blocks.0.att.key.weight among them; give an RWKV model"
     )

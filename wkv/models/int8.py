@@ -1,15 +1,15 @@
-"""ChatRWKV's int8: a matrix as bytes, with an offset and a scale for each row and each column.
+"""ChatRWKV's int8 quantization: bytes with an offset and a scale per row and per column.
 
     W[o, i] = (q[o, i] + 1/2) ry[i] rx[o] + my[i] + mx[o]        q in 0..255
 
-The product is formed without W:
+The product is computed without forming W:
 
     y[o] = rx[o] sum_i (q[o, i] + 1/2) (ry[i] x[i])  +  sum_i x[i] my[i]  +  mx[o] sum_i x[i]
 
-Bytes are kept less 128, as int8: that is the form that PyTorch's product of a 16 bit row and an
-8 bit matrix reads. Offsets and scales are float32.
+Bytes are stored minus 128, as int8, because PyTorch's product of a 16-bit row and an 8-bit matrix
+reads this dtype. Offsets and scales are float32.
 
-Source: the `rwkv` package, model.py, where a constant row or column divides 0 by 0.
+Source: the `rwkv` package, model.py. There, a constant row or column leads to 0 / 0.
 """
 
 import re
@@ -20,36 +20,41 @@ from torch import Tensor, nn
 from wkv.strategy import Placement
 
 PARTS = ("mx", "my", "rx", "ry")
-"""Suffixes of the offsets and scales, `NAME.weight_mx` and so on, in files."""
+"""Suffixes of the offsets and scales in files: `NAME.weight_mx` and so on."""
 
 OUTPUT_PARTS = ("mx", "rx")
-"""Those that have a value for each output; the others have one for each input."""
+"""The suffixes of tensors with one value per output; the others have one value per input."""
 
 SCALE = re.compile(r"(.*\.weight)_(mx|my|rx|ry)")
-"""The name of such a part."""
+"""The pattern of the names of offsets and scales."""
 
 OFFSET = 128
 CENTRE = OFFSET + 0.5
 BYTE_SCALE = 16
-"""rx and ry hold a sixteenth of the largest value each, which together divide q by 256."""
+"""rx and ry store the largest value divided by 16 each, so that their product divides q by 256."""
 
 MOST_BYTES, SMALLEST = 256.0, 1e-30
-"""Sum of the inputs' sizes in a product with bytes up to 128, so that it stays below 65504."""
+"""Sum of absolute inputs to which a row is scaled, and its lower limit.
+
+With bytes up to 128 the product then stays below 65504, the largest fp16 number."""
 
 FEW_ROWS = 8
-"""Rows up to which the fused product beats turning the bytes into floats."""
+"""Largest number of rows for which the fused product is faster than converting bytes to floats."""
 
 BLOCK = 2**18
-"""Weights that are turned into floats at a time: few enough to stay in a processor's cache."""
+"""Number of weights that are converted to floats at a time, so that they stay in the CPU cache."""
 
 
 def quantize(weight: Tensor) -> dict[str, Tensor]:
-    """A matrix (out, in) as int8: `weight`, and `weight_mx`, `weight_my`, `weight_rx`, `weight_ry`.
+    """Quantize a matrix (out, in) to int8.
 
-    The offsets of the longer axis are taken first. Each is a minimum, each scale a maximum, so
-    that what is left lies in [0, 1].
+    The offsets of the longer axis are subtracted first. Each offset is a minimum and each scale a
+    maximum, so that the remainder is in [0, 1].
+
+    Returns:
+        `weight` int8, and `weight_mx`, `weight_my`, `weight_rx`, `weight_ry` float32.
     """
-    rest = weight.to(torch.float32, copy=True)  # worked on in place: a head is large
+    rest = weight.to(torch.float32, copy=True)  # modified in place, because a head is large
     outputs, inputs = rest.shape
     if inputs > outputs:
         my = rest.amin(0)
@@ -72,12 +77,12 @@ def quantize(weight: Tensor) -> dict[str, Tensor]:
 
 
 def _nonzero(scale: Tensor) -> Tensor:
-    """A scale with 1 where a constant row or column left nothing to scale."""
+    """Replace scales of 0, which constant rows and columns have, by 1."""
     return torch.where(scale == 0, 1.0, scale)
 
 
 class Int8Linear(nn.Module):
-    """Takes the place of a `Linear` whose matrix is int8.
+    """A replacement of `Linear` for an int8 matrix.
 
     Attributes:
         weight: (out, in) int8.
@@ -99,11 +104,11 @@ class Int8Linear(nn.Module):
             self.register_buffer(f"weight_{name}", torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n_in) to (..., n_out), in the dtype of x."""
+        """Map (..., n_in) to (..., n_out), in the dtype of x."""
         rows = x.reshape(-1, x.shape[-1]).float()
         scaled = rows * self.weight_ry
         weight = self.weight.to(x.device, non_blocking=True)
-        # Rows are brought to one size, so that their product with bytes fits into 16 bits.
+        # Rows are scaled to the same size, so that their products with bytes are finite in fp16.
         size = (scaled.abs().sum(-1, keepdim=True) / MOST_BYTES).clamp(min=SMALLEST)
         y = _product((scaled / size).to(self.placement.dtype), weight).float() * size
         y = (y + CENTRE * scaled.sum(-1, keepdim=True)) * self.weight_rx
@@ -111,7 +116,7 @@ class Int8Linear(nn.Module):
         return y.view(*x.shape[:-1], -1).to(x.dtype)
 
     def in_weight_dtype(self, x: Tensor) -> Tensor:
-        """As `forward`: no coarser than what `Linear` hands back here."""
+        """Compute `forward`, which is at least as precise as the weight dtype of a `Linear`."""
         return self.forward(x)
 
 

@@ -1,16 +1,16 @@
-"""What the generations share exactly: sizes, products, token shift, norm per head, skeleton.
+"""The parts that all generations share: sizes, products, token shift, norm per head, skeleton.
 
     e   = LN(emb[token]; ln0)
     X   = e
     for each layer:  X += TimeMix(LN(X; ln1));  X += ChannelMix(LN(X; ln2))
     logits = head(LN(X; ln_out))
 
-One rule for dtypes: matrices are kept in the dtype that was asked for, and only the matrix
-products run in it; vectors, norms, the residual stream X and the state are float32. So a 16 bit
-model loses nothing but the rounding of its weights and of the inputs of its products. (After
-`network.double()` all of it is float64, by which tests tell an error from rounding.)
+Matrices are stored in the requested dtype, and only the matrix products are computed in it. Vectors,
+norms, the residual stream X and the state are float32. A 16-bit model therefore loses only the
+rounding of its weights and of the inputs of its products. (After `network.double()` everything is
+float64, which tests use to distinguish errors from rounding.)
 
-Source: shape and naming of the official checkpoints.
+Source: shapes and names of the official checkpoints.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,21 +23,21 @@ from torch.nn import functional as F
 from wkv.models.state import LayerState
 
 GROUP_NORM_EPS = 64e-5
-"""Training divides y by 8 and uses 1e-5; on y itself that is 1e-5 * 8^2."""
+"""The eps of the norm per head. Training divides y by 8 and uses 1e-5, which is 1e-5 * 8^2 for y."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Sizes of a model, all read off its tensors.
+    """The sizes of a model, all of which follow from the shapes of its tensors.
 
     Attributes:
         generation: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
         n_layer, n_embd, vocab_size: L, D, V.
         dim_att, dim_ffn: widths A of the time mix and F of the channel mix.
         n_head, head_size: H and N = A / H; None in generation 4, which has no heads.
-        group_norm_eps: of the norm per head.
+        group_norm_eps: eps of the norm per head.
     """
 
     generation: str
@@ -52,11 +52,11 @@ class Config:
 
 
 def sizes(shapes: Shapes) -> dict[str, int]:
-    """The sizes every generation reads off its tensors in the same way."""
+    """Return the sizes that follow from the tensor shapes in the same way for every generation."""
     vocab_size, n_embd = shapes["emb.weight"]
     blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
     for number in range(len(blocks)):
-        if number not in blocks:  # else one stray name would make a model of a million layers
+        if number not in blocks:  # otherwise one stray name could create a million layers
             raise KeyError(f"blocks.{number}.*")
     return {
         "n_layer": len(blocks),
@@ -68,29 +68,31 @@ def sizes(shapes: Shapes) -> dict[str, int]:
 
 
 def is_matrix(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor is used in matrix products (or looked up), so that its dtype may be chosen.
+    """Check whether a tensor is a matrix or a lookup table, whose dtype the strategy selects.
 
-    The few two-dimensional tensors that act element by element are vectors in this sense.
+    The few two-dimensional tensors that are applied elementwise are vectors in this sense.
     """
     elementwise = name.endswith(("r_k", "time_decay", "time_first", "time_faaaa", "time_state"))
     return not elementwise and sum(size > 1 for size in shape) > 1
 
 
 def vector(*shape: int) -> nn.Parameter:
-    """A trainable tensor without a value yet; loading or initialization gives it one."""
+    """Create a parameter without values, which loading or initialization sets later."""
     return nn.Parameter(torch.empty(*shape))
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x by a low-rank factor, stored (in, out), in the factor's dtype; back in x's."""
+    """Multiply x by a low-rank factor (in, out) in the factor's dtype; the result has x's dtype."""
     return (x.to(weight.dtype) @ weight).to(x.dtype)
 
 
 class Linear(nn.Linear):
-    """y = x weight^T without a bias, computed in the weight's dtype, handed back in x's.
+    """A linear layer y = x weight^T without bias, computed in the dtype of the weight.
+
+    The result has the dtype of x.
 
     Attributes:
-        product: computes x weight^T; loading may choose another than PyTorch's.
+        product: computes x weight^T; the function that loads weights may replace F.linear.
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -98,40 +100,44 @@ class Linear(nn.Linear):
         self.product: Callable[[Tensor, Tensor], Tensor] = F.linear
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n_in) to (..., n_out)."""
+        """Map (..., n_in) to (..., n_out), in the dtype of x."""
         return self.in_weight_dtype(x).to(x.dtype)
 
     def in_weight_dtype(self, x: Tensor) -> Tensor:
-        """As `forward`, handed back in the weight's dtype."""
+        """Compute `forward`, but return the result in the dtype of the weight."""
         return self.product(x.to(self.weight.dtype), self.weight)
 
 
 def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
-    """value(relu(key(x))^2), (..., D) float32 to (..., D) float32.
+    """Compute value(relu(key(x))^2), (..., D) float32 to (..., D) float32.
 
-    The hidden units stay in the weights' dtype: they are rounded to it before `value` anyway, so
-    this changes no bit and moves half the bytes.
+    The hidden units stay in the dtype of the weights. They would be rounded to it before `value`
+    anyway, so no bit changes and half as many bytes are moved.
     """
     hidden = torch.relu(key.in_weight_dtype(x)).square()
     return value.in_weight_dtype(hidden).to(x.dtype)
 
 
 def table(rows: int, width: int) -> nn.Embedding:
-    """A table to look rows up in, without values yet.
+    """Create a lookup table without values.
 
-    PyTorch would draw random ones, and for that, on the meta device, import its compiler: 1.4 s.
+    By default PyTorch would sample random values, for which it imports its compiler on the meta
+    device. That takes 1.4 s.
     """
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def look_up(ids: Tensor, table: nn.Embedding, *, like: Tensor) -> Tensor:
-    """Rows of a table, which may be on another device than the rest, as `like` has its values."""
+    """Return rows of a table in the dtype and on the device of `like`.
+
+    The table may be on another device than the rest of the model.
+    """
     rows: Tensor = table(ids.to(table.weight.device))
     return rows.to(like)
 
 
 def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The input of the previous token at each token, and the vector to carry on.
+    """Return the input of the previous token for each token, and the new shift state.
 
     Args:
         x: (B, T, D).
@@ -144,13 +150,13 @@ def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor
     if x.shape[1] == 1 and lengths is None:
         return last[:, None], x[:, 0]
     joined = torch.cat([last[:, None], x], dim=1)
-    if lengths is None:  # a copy: a view would keep the whole of x alive inside the state
+    if lengths is None:  # a copy, because a view in the state would keep all of x in memory
         return joined[:, :-1], x[:, -1].clone()
     return joined[:, :-1], joined[torch.arange(len(x), device=x.device), lengths]
 
 
 def real_tokens(x: Tensor, lengths: Tensor | None) -> Tensor | None:
-    """(B, T, 1, 1) with 1 for real tokens and 0 for padding, or None if there is no padding."""
+    """Return (B, T, 1, 1) with 1 for real tokens and 0 for padding, or None without padding."""
     if lengths is None:
         return None
     positions = torch.arange(x.shape[1], device=x.device)
@@ -162,7 +168,7 @@ def group_norm(y: Tensor, norm: nn.GroupNorm, eps: float) -> Tensor:
 
     Args:
         y: (B, T, H, N) float32.
-        norm: holds `weight` and `bias`, (A,).
+        norm: its `weight` and `bias`, (A,), are used, but not its eps.
         eps: added to the population variance.
 
     Returns:
@@ -174,7 +180,7 @@ def group_norm(y: Tensor, norm: nn.GroupNorm, eps: float) -> Tensor:
 
 
 class Block(nn.Module):
-    """A layer of generations 4 to 6: time mix, then channel mix, each added to the stream."""
+    """A layer of generations 4 to 6: time mix and channel mix, each added to the residual stream."""
 
     def __init__(self, config: Config, layer: int, att: nn.Module, ffn: nn.Module) -> None:
         super().__init__()
@@ -188,7 +194,7 @@ class Block(nn.Module):
     def forward(
         self, X: Tensor, layer: LayerState, lengths: Tensor | None
     ) -> tuple[Tensor, LayerState]:
-        """Residual stream (B, T, D) and state in, the same out."""
+        """Update the residual stream (B, T, D) and the state of the layer."""
         out, att_shift, wkv = self.att(self.ln1(X), layer.att_shift, layer.wkv, lengths)
         X = X + out
         out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, lengths)
@@ -196,10 +202,11 @@ class Block(nn.Module):
 
 
 class Skeleton(nn.Module):
-    """Embedding, blocks, output norm and head; the same in every generation.
+    """A network of embedding, blocks, output norm and head, the same for every generation.
 
-    A subclass says how it makes its blocks, and its `wkv_shape` and, where zero is not the start,
-    how its state begins. A block has `ln1`, `att`, `ln2`, `ffn`; the first also `ln0`.
+    A subclass passes a function that creates its blocks. It overrides `new_wkv` if its recurrent
+    state has another shape or does not begin with zeros. A block has `ln1`, `att`, `ln2` and
+    `ffn`; the first block also has `ln0`.
     """
 
     def __init__(self, config: Config, make_block: Callable[[int], nn.Module]) -> None:
@@ -211,7 +218,7 @@ class Skeleton(nn.Module):
         self.head = Linear(config.n_embd, config.vocab_size)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Ids (B, T) to (B, T, D) float32, on the first block's device: the embedding after ln0."""
+        """Return the embedding after ln0 of ids (B, T): (B, T, D) float32 on block 0's device."""
         ln0 = self.get_submodule("blocks.0.ln0")
         normed: Tensor = ln0(look_up(ids, self.emb, like=self.get_parameter("blocks.0.ln1.weight")))
         return normed
@@ -219,15 +226,16 @@ class Skeleton(nn.Module):
     def forward(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Read T tokens in each of B rows.
+        """Process T tokens in each of B rows.
 
         Args:
             ids: (B, T) int64.
-            layers: the state, one LayerState a layer. Not modified.
-            lengths: (B,) int64: only the first lengths[i] tokens of row i are real. None: all.
+            layers: the state, one LayerState per layer. It is not modified.
+            lengths: (B,) int64, the number of real tokens at the beginning of each row, or None
+                if all tokens are real.
 
         Returns:
-            The residual stream (B, T, D) float32, to be given to `logits`, and the new state.
+            The residual stream (B, T, D) float32, which `logits` accepts, and the new state.
         """
         X = self.embed(ids)
         new_layers = []
@@ -237,12 +245,12 @@ class Skeleton(nn.Module):
         return X, tuple(new_layers)
 
     def logits(self, X: Tensor) -> Tensor:
-        """Residual stream (..., D) to logits (..., V) float32."""
+        """Convert the residual stream (..., D) to logits (..., V) float32."""
         logits: Tensor = self.head(self.ln_out(X))
         return logits
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
-        """The empty state for `batch` rows, each layer's on the device of its block."""
+        """Return the initial state for `batch` rows, with each layer on the device of its block."""
 
         def layer(index: int) -> LayerState:
             weight = self.get_parameter(f"blocks.{index}.ln1.weight")
@@ -253,7 +261,7 @@ class Skeleton(nn.Module):
         return tuple(layer(index) for index in range(self.config.n_layer))
 
     def new_wkv(self, batch: int) -> Tensor:
-        """The empty recurrent state of one layer: (B, H, N, N) zeros, axes (value, key)."""
+        """Return the initial recurrent state of a layer: (B, H, N, N) zeros, axes (value, key)."""
         heads, size = self.config.n_head, self.config.head_size
         assert heads is not None
         assert size is not None

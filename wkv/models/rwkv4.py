@@ -1,4 +1,4 @@
-"""RWKV-4 "Dove": attention without queries, as a running mean weighted by e^key.
+"""The RWKV-4 "Dove" network: attention without queries, a running mean weighted by e^key.
 
 Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
 
@@ -20,12 +20,12 @@ from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
 
 
 def config_from_shapes(shapes: Shapes) -> Config:
-    """Read the sizes off a checkpoint's shapes."""
+    """Derive the sizes of a model from the shapes of its tensors."""
     return Config(generation="4", **parts.sizes(shapes))
 
 
 class TimeMix(nn.Module):
-    """The recurrent half of a layer."""
+    """The recurrent part of a layer."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ class TimeMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         shifted, last = token_shift(x, last, lengths)
         r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
         k = self.key(torch.lerp(shifted, x, self.time_mix_k))
         v = self.value(torch.lerp(shifted, x, self.time_mix_v))
         log_decay = -torch.exp(self.time_decay)
         real = parts.real_tokens(x, lengths)
-        if real is not None:  # padding neither decays nor counts
+        if real is not None:  # padding neither decays the state nor contributes to it
             real = real[..., 0]
             log_decay = log_decay * real
             k = torch.where(real > 0, k, MINUS_INFINITY)
@@ -59,7 +59,7 @@ class TimeMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU and a gate."""
+    """The feed-forward part of a layer, with a squared ReLU and a gate."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class ChannelMix(nn.Module):
         self.value = Linear(config.dim_ffn, config.n_embd)
 
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
         r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
         x_k = torch.lerp(shifted, x, self.time_mix_k)
@@ -86,7 +86,7 @@ class RWKV4(parts.Skeleton):
         )
 
     def new_wkv(self, batch: int) -> Tensor:
-        """The empty sums of one layer: (B, 3, A), the largest exponent being minus infinity."""
+        """Return the initial state of a layer, (B, 3, A): zeros, and largest exponents of -inf."""
         state = torch.zeros(batch, 3, self.config.dim_att)
         state[:, 2] = MINUS_INFINITY
         return state

@@ -1,4 +1,4 @@
-"""RWKV-5 "Eagle": the state is a matrix per head, with constant decays.
+"""The RWKV-5 "Eagle" network: the state is a matrix per head, with constant decays.
 
 Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
 
@@ -6,9 +6,9 @@ Time mix, with x the token's input, p the previous token's and mix(m) = x m + p 
     y = r (u k v^T + S)  per head ;   S <- diag(w) S + k v^T      w = e^(-e^time_decay)
     out = O (norm(y) g)
 
-Three releases differ in what is learned: 5.0 has no gate, and one decay and one bonus
-u = e^time_first per head; 5.1 has a gate and u = time_faaaa; 5.2 has one decay and one bonus per
-head and channel. The differences are settled when the module is built.
+Three releases have different parameters. 5.0 has no gate, and one decay and one bonus
+u = e^time_first per head. 5.1 has a gate, and u = time_faaaa. 5.2 has one decay and one bonus per
+head and channel. The module is built for one of the releases.
 
 Channel mix: out = sigmoid(R mix(m_r)) V relu(K mix(m_k))^2.
 
@@ -30,7 +30,7 @@ from wkv.ops.wkv6 import wkv6
 
 @dataclass(frozen=True, kw_only=True)
 class Config(parts.Config):
-    """Sizes of an RWKV-5 model; decay_size is 1 (one decay per head) or the head size."""
+    """The sizes of an RWKV-5 model; decay_size is 1 (one decay per head) or the head size."""
 
     n_head: int
     head_size: int
@@ -38,7 +38,7 @@ class Config(parts.Config):
 
 
 def config_from_shapes(shapes: Shapes) -> Config:
-    """Read the sizes and the release off a checkpoint's shapes."""
+    """Derive the sizes and the release of a model from the shapes of its tensors."""
     sizes = parts.sizes(shapes)
     heads, *rest = shapes["blocks.0.att.time_decay"]
     decay_size = rest[0] if rest else 1
@@ -56,7 +56,7 @@ def config_from_shapes(shapes: Shapes) -> Config:
 
 
 class TimeMix(nn.Module):
-    """The recurrent half of a layer of 5.1 and 5.2."""
+    """The recurrent part of a layer of 5.1 and 5.2."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -75,26 +75,26 @@ class TimeMix(nn.Module):
         self.ln_x = nn.GroupNorm(config.n_head, A, eps=config.group_norm_eps)
 
     def make_bonus(self, config: Config) -> None:
-        """Make the tensor behind `bonus`."""
+        """Create the parameter that `bonus` uses."""
         self.time_faaaa = vector(config.n_head, config.decay_size)
 
     def make_gate(self, config: Config) -> None:
-        """Make the tensors behind `gated`."""
+        """Create the parameters that `gated` uses."""
         self.time_mix_g = vector(1, 1, config.n_embd)
         self.gate = Linear(config.n_embd, config.dim_att)
 
     def bonus(self) -> Tensor:
-        """u, (H, 1) or (H, N)."""
+        """Return the bonus u, (H, 1) or (H, N)."""
         return self.time_faaaa
 
     def gated(self, y: Tensor, x: Tensor, shifted: Tensor) -> Tensor:
-        """The normalized output times its gate."""
+        """Multiply the normalized output by its gate."""
         return y * F.silu(self.gate(torch.lerp(shifted, x, self.time_mix_g)))
 
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
         r = self.receptance(torch.lerp(shifted, x, self.time_mix_r)).view(heads)
@@ -104,7 +104,7 @@ class TimeMix(nn.Module):
         real = parts.real_tokens(x, lengths)
         if real is None:
             y, state = wkv5(r, log_decay, k, v, self.bonus(), state)
-        else:  # padding neither decays nor writes: the decay depends on the token, as in RWKV-6
+        else:  # with padding the decay depends on the token, so the recurrence of RWKV-6 is used
             decays = (log_decay * real).expand(heads)
             y, state = wkv6(r, decays, k * real, v, self.bonus(), state)
         y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
@@ -112,21 +112,21 @@ class TimeMix(nn.Module):
 
 
 class UngatedTimeMix(TimeMix):
-    """The recurrent half of a layer of 5.0: no gate, and the bonus is e^time_first."""
+    """The recurrent part of a layer of 5.0, which has no gate and the bonus e^time_first."""
 
     def make_bonus(self, config: Config) -> None:
-        """Make the tensor behind `bonus`."""
+        """Create the parameter that `bonus` uses."""
         self.time_first = vector(config.n_head, config.decay_size)
 
     def make_gate(self, config: Config) -> None:
-        """5.0 has no gate."""
+        """Create nothing, because 5.0 has no gate."""
 
     def bonus(self) -> Tensor:
-        """u, (H, 1)."""
+        """Return the bonus u, (H, 1)."""
         return torch.exp(self.time_first)
 
     def gated(self, y: Tensor, x: Tensor, shifted: Tensor) -> Tensor:
-        """The normalized output as it is."""
+        """Return the normalized output unchanged."""
         return y
 
 

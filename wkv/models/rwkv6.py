@@ -1,4 +1,4 @@
-"""RWKV-6 "Finch": RWKV-5 with token shifts and decays that depend on the token.
+"""The RWKV-6 "Finch" network: RWKV-5 with token shifts and decays that depend on the token.
 
 Time mix, with x the token's input, p the previous token's and d = p - x:
 
@@ -27,7 +27,7 @@ from wkv.ops.wkv6 import wkv6
 
 @dataclass(frozen=True, kw_only=True)
 class Config(parts.Config):
-    """Sizes of an RWKV-6 model; the ranks are those of its low-rank maps."""
+    """The sizes of an RWKV-6 model, including the ranks of its low-rank maps."""
 
     n_head: int
     head_size: int
@@ -36,7 +36,7 @@ class Config(parts.Config):
 
 
 def config_from_shapes(shapes: Shapes) -> Config:
-    """Read the sizes off a checkpoint's shapes."""
+    """Derive the sizes of a model from the shapes of its tensors."""
     heads, size = shapes["blocks.0.att.time_faaaa"]
     return Config(
         generation="6",
@@ -49,7 +49,7 @@ def config_from_shapes(shapes: Shapes) -> Config:
 
 
 class TimeMix(nn.Module):
-    """The recurrent half of a layer."""
+    """The recurrent part of a layer."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class TimeMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
         d = shifted - x
@@ -89,14 +89,14 @@ class TimeMix(nn.Module):
         log_decay = -torch.exp(raw_decay).view(heads)
 
         real = parts.real_tokens(x, lengths)
-        if real is not None:  # padding neither decays nor writes
+        if real is not None:  # padding neither decays the state nor writes to it
             log_decay, k = log_decay * real, k * real
         y, state = wkv6(r, log_decay, k, v, self.time_faaaa, state)
         y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
         return self.output(y * g), last, state
 
     def token_mixes(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The five m_j, each (B, T, D), in the order w, k, v, r, g."""
+        """Return the five m_j, each (B, T, D), in the order w, k, v, r, g."""
         batch, tokens, _ = x.shape
         z = torch.tanh(matmul(x, self.time_maa_w1)).view(batch * tokens, 5, -1)
         m = matmul(z.transpose(0, 1), self.time_maa_w2)  # (5, B T, D)
@@ -104,7 +104,7 @@ class TimeMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU and a gate."""
+    """The feed-forward part of a layer, with a squared ReLU and a gate."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class ChannelMix(nn.Module):
         self.value = Linear(config.dim_ffn, config.n_embd)
 
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
         d = shifted - x
         r = torch.sigmoid(self.receptance(torch.addcmul(x, d, self.time_maa_r)))

@@ -1,11 +1,11 @@
-"""RWKV-7 "Goose": the state is a matrix per head, changed by a vector-valued delta rule.
+"""The RWKV-7 "Goose" network: the state is a matrix per head, updated by a generalized delta rule.
 
 Time mix, with x the token's input, p the previous token's, d = p - x and x_c = x + d x_c(param):
 
     r = R x_r ;  k = K x_k ;  v = V x_v
     log w = -e^(-1/2) sigmoid(w0 + tanh(x_w w1) w2)
     a = sigmoid(a0 + x_a a1 a2) ;  g = sigmoid(x_g g1) g2
-    kappa = k k_k, per head of unit length ;  k <- k (1 + (a - 1) k_a)
+    kappa = k k_k, normalized to length 1 per head ;  k <- k (1 + (a - 1) k_a)
     v <- v + (v_first - v) sigmoid(v0 + x_v v1 v2)          (layers > 0; v_first: layer 0's v)
     S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r
     out = O ((norm(y) + (r . k r_k) v) g)
@@ -29,9 +29,10 @@ from wkv.models.state import LayerState
 from wkv.ops.wkv7 import wkv7
 
 DECAY_SCALE = math.exp(-0.5)
-"""The strongest decay of a step is exp(-DECAY_SCALE) = 0.545."""
+"""The scale of log w. The strongest decay of a step is exp(-DECAY_SCALE) = 0.545."""
 
 KAPPA_NORM_FLOOR = 1e-12
+"""Lower limit of the length by which kappa is divided."""
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 """A function with the arguments and results of `wkv.ops.wkv7.wkv7`."""
@@ -39,7 +40,7 @@ Recurrence = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(parts.Config):
-    """Sizes of an RWKV-7 model; the ranks are those of its low-rank maps."""
+    """The sizes of an RWKV-7 model, including the ranks of its low-rank maps."""
 
     n_head: int
     head_size: int
@@ -50,9 +51,9 @@ class Config(parts.Config):
 
 
 def config_from_shapes(shapes: Shapes) -> Config:
-    """Read the sizes off a checkpoint's shapes."""
+    """Derive the sizes of a model from the shapes of its tensors."""
     heads, size = shapes["blocks.0.att.r_k"]
-    # Block 0 need not have v1 (it is never used there), so any block's will do.
+    # Block 0 may lack v1, which it does not use, so the v1 of the last block is read.
     value_ranks = [shape[1] for name, shape in shapes.items() if name.endswith(".att.v1")]
     return Config(
         generation="7",
@@ -67,7 +68,7 @@ def config_from_shapes(shapes: Shapes) -> Config:
 
 
 class TimeMix(nn.Module):
-    """The recurrent half of a layer. Layer 0 has no v0, v1, v2: it defines v_first."""
+    """The recurrent part of a layer. Layer 0 has no v0, v1 and v2, because it defines v_first."""
 
     def __init__(self, config: Config, layer: int, wkv: Recurrence) -> None:
         super().__init__()
@@ -99,9 +100,9 @@ class TimeMix(nn.Module):
         v_first: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states and v_first.
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states and v_first.
 
-        `v_first` is None in layer 0, which makes it.
+        `v_first` is None for layer 0, which computes it.
         """
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
@@ -130,7 +131,7 @@ class TimeMix(nn.Module):
         log_decay, b = log_decay.view(heads), kappa * a.view(heads)
         written = k
         real = parts.real_tokens(x, lengths)
-        if real is not None:  # padding neither decays, removes nor writes
+        if real is not None:  # padding neither decays the state, removes from it nor writes to it
             log_decay, b, written = log_decay * real, b * real, k * real
         y, state = self.wkv(r, log_decay, written, v, -kappa, b, state)
 
@@ -140,7 +141,7 @@ class TimeMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU."""
+    """The feed-forward part of a layer, with a squared ReLU."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -149,14 +150,14 @@ class ChannelMix(nn.Module):
         self.value = Linear(config.dim_ffn, config.n_embd)
 
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
         x_k = torch.addcmul(x, shifted - x, self.x_k)
         return parts.squared_relu(x_k, self.key, self.value), last
 
 
 class Block(nn.Module):
-    """One layer: time mix, then channel mix, each added to the residual stream."""
+    """A layer of time mix and channel mix, each of which is added to the residual stream."""
 
     def __init__(self, config: Config, layer: int, wkv: Recurrence) -> None:
         super().__init__()
@@ -170,7 +171,7 @@ class Block(nn.Module):
     def forward(
         self, X: Tensor, layer: LayerState, v_first: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, LayerState, Tensor]:
-        """Residual stream (B, T, D) and state in, the same and v_first out."""
+        """Update the residual stream (B, T, D) and the layer's state; return both and v_first."""
         out, att_shift, wkv, v_first = self.att(
             self.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
         )
@@ -180,7 +181,7 @@ class Block(nn.Module):
 
 
 class RWKV7(parts.Skeleton):
-    """An RWKV-7 network. `wkv` may be another implementation of the recurrence."""
+    """An RWKV-7 network; `wkv` is the implementation of the recurrence."""
 
     def __init__(self, config: Config, wkv: Recurrence = wkv7) -> None:
         super().__init__(config, lambda layer: Block(config, layer, wkv))
@@ -188,7 +189,7 @@ class RWKV7(parts.Skeleton):
     def forward(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """As `Skeleton.forward`, with the value of layer 0 handed to the layers above it."""
+        """Compute `Skeleton.forward`, and pass the value of layer 0 to all layers above it."""
         X = self.embed(ids)
         v_first = None
         new_layers = []

@@ -1,7 +1,7 @@
-"""RWKV-7a "DeepEmbed": RWKV-7 with a channel mix that also looks at the token itself.
+"""The RWKV-7a "DeepEmbed" network: RWKV-7 with a channel mix that depends on the token id.
 
-Each layer has a table of 32 x 32 matrices, one per token of the vocabulary, through which the
-channel mix's input passes to scale its hidden units:
+Each layer has a table of 32 x 32 matrices, one per token of the vocabulary. The matrix of the
+token maps the channel mix's input to factors for its hidden units:
 
     E = s_emb[token] + (LN(emb[token]; ln0) s_emb_x^T)          as a 32 x 32 matrix
     h = relu(K x_k)^2 ((x s1) E s2 + s0)                        x: the unmixed input
@@ -25,20 +25,20 @@ from wkv.ops.wkv7 import wkv7
 
 @dataclass(frozen=True, kw_only=True)
 class Config(rwkv7.Config):
-    """Sizes of an RWKV-7a model; a token's matrix is deep_rank x deep_rank."""
+    """The sizes of an RWKV-7a model; the matrix of a token is deep_rank x deep_rank."""
 
     deep_rank: int
 
 
 def config_from_shapes(shapes: Shapes) -> Config:
-    """Read the sizes off a checkpoint's shapes."""
+    """Derive the sizes of a model from the shapes of its tensors."""
     base = rwkv7.config_from_shapes(shapes)
     same = {field.name: getattr(base, field.name) for field in fields(base)}
     return Config(**{**same, "generation": "7a"}, deep_rank=shapes["blocks.0.ffn.s1"][1])
 
 
 class ChannelMix(nn.Module):
-    """The memoryless half of a layer, with the token's own matrix."""
+    """The feed-forward part of a layer, whose hidden units are scaled by the token's matrix."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class ChannelMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, ids: Tensor, embedded: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state.
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state.
 
-        `ids` are (B, T), `embedded` their embedding after ln0, (B, T, D).
+        `ids` are (B, T), and `embedded` is their embedding after ln0, (B, T, D).
         """
         shifted, last = token_shift(x, last, lengths)
         h = torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k))).square()
@@ -68,7 +68,7 @@ class ChannelMix(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: RWKV-7's time mix, then the channel mix, each added to the residual stream."""
+    """A layer of RWKV-7's time mix and this channel mix, each added to the residual stream."""
 
     def __init__(self, config: Config, layer: int, wkv: Recurrence) -> None:
         super().__init__()
@@ -87,9 +87,9 @@ class Block(nn.Module):
         token: tuple[Tensor, Tensor],
         lengths: Tensor | None,
     ) -> tuple[Tensor, LayerState, Tensor]:
-        """Residual stream (B, T, D) and state in, the same and v_first out.
+        """Update the residual stream (B, T, D) and the layer's state; return both and v_first.
 
-        `token` is the ids (B, T) and their embedding after ln0 (B, T, D).
+        `token` consists of the ids (B, T) and their embedding after ln0 (B, T, D).
         """
         out, att_shift, wkv, v_first = self.att(
             self.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
@@ -100,7 +100,7 @@ class Block(nn.Module):
 
 
 class RWKV7a(parts.Skeleton):
-    """An RWKV-7a network. `wkv` may be another implementation of the recurrence."""
+    """An RWKV-7a network; `wkv` is the implementation of the recurrence."""
 
     def __init__(self, config: Config, wkv: Recurrence = wkv7) -> None:
         super().__init__(config, lambda layer: Block(config, layer, wkv))
@@ -108,7 +108,7 @@ class RWKV7a(parts.Skeleton):
     def forward(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """As `Skeleton.forward`, with the token and the value of layer 0 at hand in each layer."""
+        """Compute `Skeleton.forward`, and pass the tokens and the value of layer 0 to each layer."""
         embedded = X = self.embed(ids)
         v_first = None
         new_layers = []

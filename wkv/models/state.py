@@ -1,7 +1,8 @@
-"""The state of a model: all that it remembers of the tokens it has read.
+"""The recurrent state of a model, and its file format.
 
-A state is a value. `forward` takes one and hands back a new one; nothing in this package changes
-a state in place. It knows nothing of text. On disk it is a safetensors file.
+The state is everything that a model remembers about the tokens it has processed. States are
+immutable values: `forward` takes a state and returns a new one, and nothing in this package changes
+a state in place. The module knows nothing about text. On disk, a state is a safetensors file.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ FORMAT = "wkv-state-1"
 
 
 class MakesStates(Protocol):
-    """What a state must know of a model to be read from a file."""
+    """The part of a model's interface that reading a state file requires."""
 
     config: Any
 
     def new_state(self, batch_size: int = 1) -> State:
-        """The empty state."""
+        """Return the initial state."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LayerState:
-    """What one layer remembers, for B rows.
+    """The state of one layer for a batch of B rows.
 
     Attributes:
-        att_shift: (B, D) float32, the time mix's last input after its layer norm.
-        wkv: float32. Generation 4: (B, 3, A) numerator, denominator, largest exponent.
-            Generations 5 to 7: (B, H, N, N), axes (value, key).
-        ffn_shift: (B, D) float32, the channel mix's last input after its layer norm.
+        att_shift: (B, D) float32, the last input of the time mix, after the layer norm.
+        wkv: float32, the recurrent state. Generation 4: (B, 3, A) numerator, denominator and
+            largest exponent. Generations 5 to 7: (B, H, N, N), axes (value, key).
+        ffn_shift: (B, D) float32, the last input of the channel mix, after the layer norm.
     """
 
     att_shift: Tensor
@@ -48,7 +49,7 @@ class LayerState:
     ffn_shift: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LayerState:
-        """The same layer state with `function` applied to each tensor."""
+        """Return a layer state with `function` applied to each tensor."""
         return LayerState(function(self.att_shift), function(self.wkv), function(self.ffn_shift))
 
 
@@ -58,11 +59,14 @@ class State:
 
     Attributes:
         layers: one LayerState per layer.
-        tokens_seen: for each row, the number of tokens it has absorbed.
-        generation: of the model, "4" to "7a".
-        identity: digest of the model's tensors; a state is only of use to the model that made it.
-        logits: (B, V) float32, what the model predicts after the last token; None if it has read
-            nothing. With it, generation can go on without a prompt.
+        tokens_seen: number of tokens processed by each row.
+        generation: generation of the model, "4" to "7a".
+        identity: identifies the model that computed the state; only this model can use it. It is
+            the SHA-256 (first 32 hexadecimal digits) of the name, the shape and 16 consecutive
+            values of each tensor. Other values are not part of it, so two models that differ only
+            in those have the same identity. See `wkv.inference.load.identity`.
+        logits: (B, V) float32, the prediction after the last token, with which generation can
+            continue without a prompt; None if no token was processed.
     """
 
     layers: tuple[LayerState, ...]
@@ -72,23 +76,23 @@ class State:
     logits: Tensor | None = None
 
     def __repr__(self) -> str:
-        """Generation, rows and tokens seen; no tensors."""
+        """Show the generation and the number of tokens of each row, but no tensors."""
         seen = ", ".join(map(str, self.tokens_seen))
         return f"<State of RWKV-{self.generation}, rows that have seen {seen} tokens>"
 
     @property
     def batch_size(self) -> int:
-        """Number of rows."""
+        """The number of rows."""
         return len(self.tokens_seen)
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors of the first layer are."""
+        """The device of the first layer's tensors."""
         return self.layers[0].wkv.device
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the layers' tensors."""
+        """The size of the layers' tensors in bytes, without the logits."""
         return sum(
             tensor.numel() * tensor.element_size()
             for layer in self.layers
@@ -96,19 +100,19 @@ class State:
         )
 
     def clone(self) -> State:
-        """A copy that shares no memory with this state."""
+        """Return a copy that shares no memory with this state."""
         return self._map(Tensor.clone)
 
     def rows(self, indices: Sequence[int]) -> State:
-        """The given rows, in the given order, as a new state of len(indices) rows."""
+        """Return the selected rows, in the given order, as a new state of len(indices) rows."""
         size = self.batch_size
         if not isinstance(indices, Sequence) or isinstance(indices, str):
-            raise StateError(f"rows must be a list of numbers, {indices!r} was given")
+            raise StateError(f"rows must be a list of numbers, not {indices!r}")
         for index in indices:
             if not isinstance(index, int) or not -size <= index < size:
                 raise StateError(
-                    f"row {index!r} was asked of a state of {size} rows; "
-                    f"rows are numbered 0 to {size - 1}"
+                    f"row {index!r} does not exist: the state has {size} rows, "
+                    f"numbered 0 to {size - 1}"
                 )
         wanted = torch.tensor([index % size for index in indices], dtype=torch.long)
         chosen = self._map(lambda tensor: tensor.index_select(0, wanted.to(tensor.device)))
@@ -116,10 +120,10 @@ class State:
 
     @staticmethod
     def stack(states: Sequence[State]) -> State:
-        """Join states of one model into one batch, row after row."""
+        """Join states of the same model into one batch, row after row."""
         states = list(states)
         if not states or not all(isinstance(state, State) for state in states):
-            raise StateError("stack needs a list of at least one wkv.State, and nothing else")
+            raise StateError("stack needs a list of at least one wkv.State")
         first = states[0]
         for state in states[1:]:
             if state.identity != first.identity:
@@ -135,15 +139,19 @@ class State:
             for i in range(len(first.layers))
         )
         tokens_seen = tuple(count for state in states for count in state.tokens_seen)
-        known = [state.logits for state in states if state.logits is not None]
-        logits = torch.cat(known) if len(known) == len(states) else None
+        present = [state.logits for state in states if state.logits is not None]
+        logits = torch.cat(present) if len(present) == len(states) else None
         return replace(first, layers=layers, tokens_seen=tokens_seen, logits=logits)
 
-    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
-        """Write the state as safetensors; the file appears whole or not at all.
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the state to a safetensors file atomically.
 
-        The header holds the format, the model's identity and generation, the shapes and dtype,
-        the number of tokens seen, and `notes`: texts of your own, which `read_header` gives back.
+        The header contains the format, the model's identity and generation, the shapes and dtype,
+        the number of tokens seen, and the caller's `metadata` (under the key "notes"), which
+        `read_header` returns.
+
+        Raises:
+            StateError: if the file cannot be written.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -163,8 +171,8 @@ class State:
             "dtype": "float32",
             "tokens_seen": json.dumps(list(self.tokens_seen)),
         }
-        if notes:
-            header["notes"] = json.dumps(dict(notes))
+        if metadata:
+            header["notes"] = json.dumps(dict(metadata))
         header["digest"] = _digest(tensors, header.get("notes", ""))
         path = Path(path).expanduser()
         partial = path.with_name(path.name + ".partial")
@@ -179,10 +187,10 @@ class State:
 
     @classmethod
     def load(cls, path: str | Path, model: MakesStates) -> State:
-        """Read a state that `save` wrote, for use with `model`.
+        """Read a state file that `save` wrote, for use with `model`.
 
         Raises:
-            StateError: if the file is missing, damaged, no state, or of another model.
+            StateError: if the file is missing, damaged, not a state, or of another model.
         """
         path = Path(path).expanduser()
         header, tensors = _read(path)
@@ -191,15 +199,19 @@ class State:
             found, expected = header.get(name), getattr(empty, name)
             if found != expected:
                 raise StateError(
-                    f"{path}: this state belongs to another model ({name} {found}), the model at "
-                    f"hand has {name} {expected}; load the model that made the state"
+                    f"{path}: this state belongs to another model ({name} {found}), expected "
+                    f"{name} {expected}; load the model that made the state"
                 )
         try:
             tokens_seen = tuple(json.loads(header["tokens_seen"]))
         except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise StateError(f"{path}: the header's tokens_seen is damaged") from error
+            raise StateError(
+                f"{path}: the header's tokens_seen is damaged; save the state again"
+            ) from error
         if not all(type(count) is int and count >= 0 for count in tokens_seen):
-            raise StateError(f"{path}: the header's tokens_seen is damaged ({tokens_seen})")
+            raise StateError(
+                f"{path}: the header's tokens_seen is damaged ({tokens_seen}); save the state again"
+            )
 
         def checked(layer: int, name: str, like: Tensor) -> Tensor:
             shape = (len(tokens_seen), *like.shape[1:])
@@ -228,63 +240,66 @@ class State:
 
 @dataclass(frozen=True)
 class StateHeader:
-    """What a state file says about itself; `State.load` checks that it is true.
+    """The header of a state file. `State.load` checks its digest, `read_header` does not.
 
     Attributes:
-        generation: of the model, "4" to "7a".
-        identity: of the model.
-        notes: the texts that were given to `State.save`.
-        digest: SHA-256 of the notes and all values.
+        generation: generation of the model, "4" to "7a".
+        identity: identity of the model, see `State`.
+        metadata: the metadata that was passed to `State.save`.
+        digest: SHA-256 of the metadata and all values of the state.
     """
 
     generation: str
     identity: str
-    notes: Mapping[str, str]
+    metadata: Mapping[str, str]
     digest: str
 
 
 def read_header(path: str | Path) -> StateHeader:
-    """What a file that `State.save` wrote says about itself; reads no values.
+    """Read the header of a state file without reading its tensors.
 
     Raises:
-        StateError: if the file is missing, damaged or no state.
+        StateError: if the file is missing, damaged or not a state.
     """
     path = Path(path).expanduser()
     with _opened(path) as (header, _):
         try:
-            notes = json.loads(header.get("notes", "{}"))
-            if not all(isinstance(text, str) for text in notes.values()):
-                raise ValueError("a note is no text")
+            metadata = json.loads(header.get("notes", "{}"))
+            if not all(isinstance(value, str) for value in metadata.values()):
+                raise ValueError("a value is not a string")
         except (ValueError, AttributeError, RecursionError) as error:
-            raise StateError(f"{path}: the header's notes are damaged ({error})") from error
-        told = (header.get(name, "") for name in ("generation", "identity", "digest"))
-        generation, identity, digest = told
-        return StateHeader(generation, identity, notes, digest)
+            raise StateError(
+                f"{path}: the header's metadata is damaged ({error}); save the state again"
+            ) from error
+        generation, identity, digest = (
+            header.get(name, "") for name in ("generation", "identity", "digest")
+        )
+        return StateHeader(generation, identity, metadata, digest)
 
 
-def _digest(tensors: dict[str, Tensor], notes: str) -> str:
-    """SHA-256 of the notes and all values, in the order of the names."""
-    digest = hashlib.sha256(notes.encode())
+def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
+    """Return the SHA-256 of the metadata and of all names and values, ordered by name."""
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].numpy().tobytes())
     return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a state file."""
+    """Read the header and the tensors of a state file, and check the digest."""
     with _opened(path) as (header, handle):
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         if header.get("digest") != _digest(tensors, header.get("notes", "")):
             raise StateError(
-                f"{path}: the values are not those that were saved (their digest differs); "
-                "the file is damaged, save the state again"
+                f"{path}: the values differ from those that were saved (wrong digest); the file is "
+                "damaged, save the state again"
             )
         return header, tensors
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[dict[str, str], Any]]:
-    """Header and handle of a state file; what goes wrong meanwhile becomes a StateError."""
+    """Open a state file, yield its header and handle, and convert errors to StateError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -302,19 +317,19 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, str], Any]]:
         raise StateError(f"{path}: there is no such file; give a saved state") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise StateError(
-            f"{path}: the state cannot be read ({error}); it is damaged or no state, save it again"
+            f"{path}: the file cannot be read as a state ({error}); save the state again"
         ) from error
 
 
 def _checked(
     path: str | Path, tensors: dict[str, Tensor], name: str, expected: tuple[int, ...]
 ) -> Tensor:
-    """A tensor of a state file, of the expected shape and float32."""
+    """Return a tensor of a state file, after checking that it is float32 of the expected shape."""
     tensor = tensors.get(name)
     if tensor is None or tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
-        what = "is missing" if tensor is None else f"is {tensor.dtype} {tuple(tensor.shape)}"
+        found = "is missing" if tensor is None else f"is {tensor.dtype} {tuple(tensor.shape)}"
         raise StateError(
-            f"{path}: {name} {what}, expected float32 {expected}; the file is damaged, save the "
+            f"{path}: {name} {found}, expected float32 {expected}; the file is damaged, save the "
             "state again"
         )
     return tensor

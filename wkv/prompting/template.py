@@ -1,14 +1,19 @@
-"""How turns are written for a model: the names of the speakers, and what stands between turns.
+"""Rendering of conversations for a model: speakers, separators and the beginning of a reply.
+
+    System: {text}
 
     User: {message}
 
     Assistant: {reply}
 
-Turns are separated by a blank line, no turn holds one, and no blank follows the last colon: a reply
-begins with its own. Source: RWKV-LM, RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
+A blank line separates turns. Messages of users contain no blank line, and no space follows the last
+colon, because a reply begins with its own. The chat, the server and the evaluation render with this
+module; `chat_template.jinja` says the same in Jinja, and a test compares both. Source: RWKV-LM,
+RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,13 +22,17 @@ from wkv.inference.model import Model
 from wkv.prompting.presets import is_raven
 
 SEPARATOR = "\n\n"
-"""What ends a turn."""
+"""The text that ends a turn."""
+
+LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+"""Line ends other than a newline; a model may read any of them as one."""
 
 
 class Thinking(Enum):
-    """What a reply begins with, and the words after the message that say how much to think.
+    """How much a model thinks before it answers.
 
-    The last ">" is left for the model to write, as it was trained.
+    Each mode has a label, words that follow the user's message, and the beginning of the reply. The
+    last ">" of a tag is left for the model to write, as in its training.
     """
 
     PLAIN = ("plain", "", "")
@@ -40,51 +49,128 @@ class Thinking(Enum):
 
     @classmethod
     def of(cls, label: str) -> "Thinking":
-        """The mode of a label.
+        """Return the mode with a label.
 
         Raises:
-            InputError: if there is none.
+            InputError: if there is no such mode.
         """
         for mode in cls:
             if mode.label == label:
                 return mode
         raise InputError(
-            f"{label!r} is no way of thinking; expected one of "
+            f"the thinking mode {label!r} does not exist; expected one of "
             f"{', '.join(mode.label for mode in cls)}"
         )
 
 
+EFFORTS = {
+    None: Thinking.PLAIN,
+    "none": Thinking.SKIPPED,
+    "minimal": Thinking.A_BIT,
+    "low": Thinking.A_BIT,
+    "medium": Thinking.FREE,
+    "high": Thinking.A_LOT,
+    "xhigh": Thinking.A_LOT,
+}
+"""The thinking mode of each `reasoning_effort` of the OpenAI API."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a conversation.
+
+    Attributes:
+        role: "system", "user" or "assistant". The result of a tool is a user's message, a call is
+            an assistant's.
+        text: the content.
+        reasoning: an assistant's thoughts before the text. They are not rendered again.
+    """
+
+    role: str
+    text: str
+    reasoning: str = ""
+
+
 @dataclass(frozen=True)
 class Template:
-    """The names of the two speakers and what follows a name, as a model was trained on them."""
+    """The names of the two speakers and the text after a name, as in the model's training."""
 
     user: str = "User"
     bot: str = "Assistant"
     interface: str = ":"
 
+    def name_of(self, role: str) -> str:
+        """Return the name of a speaker as it is written before a turn, such as "User:"."""
+        names = {"system": "System", "user": self.user, "assistant": self.bot}
+        return f"{names[role]}{self.interface}"
+
+    def message(self, message: Message, words: str = "") -> str:
+        """Render one message, without the separator after it; `words` follow its text.
+
+        Raises:
+            InputError: if a message of the user or system is empty.
+        """
+        if message.role == "assistant":
+            text = self.reply(message.text)
+        else:
+            text = clean(message.text) + words
+        return f"{self.name_of(message.role)} {text}".rstrip(" ")
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        thinking: Thinking = Thinking.PLAIN,
+        *,
+        assistant_prefix: str | None = None,
+        add_reply: bool = True,
+    ) -> str:
+        """Render a conversation.
+
+        Args:
+            messages: in order.
+            thinking: the beginning of the reply, and words after the user's last message.
+            assistant_prefix: the beginning of the reply, instead of that of `thinking`.
+            add_reply: end with the beginning of a reply, instead of with the last message.
+        """
+        turns = [
+            self.message(message, thinking.words if message is messages[-1] else "")
+            for message in messages
+        ]
+        if add_reply:
+            prefix = thinking.assistant_prefix if assistant_prefix is None else assistant_prefix
+            turns.append(f"{self.name_of('assistant')}{prefix}")
+        return SEPARATOR.join(turns)
+
     def turn(self, message: str, thinking: Thinking = Thinking.PLAIN) -> str:
-        """A user's turn and the beginning of the reply."""
-        return (
-            f"{self.user}{self.interface} {message}{thinking.words}{SEPARATOR}"
-            f"{self.bot}{self.interface}{thinking.assistant_prefix}"
-        )
+        """Render a user's message and the beginning of the reply."""
+        return self.render([Message("user", message)], thinking)
 
     def exchange(self, message: str, reply: str) -> str:
-        """A whole turn of both speakers."""
-        return f"{self.turn(message)} {reply}{SEPARATOR}"
+        """Render a user's message and its reply, with the separator after it."""
+        both = [Message("user", message), Message("assistant", reply)]
+        return self.render(both, add_reply=False) + SEPARATOR
 
     def system(self, text: str) -> str:
-        """The turn that stands before all others and says how to behave."""
-        return f"System{self.interface} {text}{SEPARATOR}"
+        """Render the system message, with the separator after it."""
+        return self.message(Message("system", text)) + SEPARATOR
+
+    def reply(self, text: str) -> str:
+        """Clean the text of an assistant: blank lines stay, except before a speaker's name.
+
+        A blank line and a name would begin another turn.
+        """
+        names = "|".join(re.escape(self.name_of(role)) for role in ("system", "user", "assistant"))
+        text = LINE_ENDS.sub("\n", text)
+        return re.sub(rf"\n(?:[^\S\n]*\n)+(?=[^\S\n]*(?:{names}))", "\n", text).strip()
 
     @property
     def next_turn(self) -> str:
-        """Where the user's next turn begins: a reply goes no further."""
-        return f"{SEPARATOR}{self.user}{self.interface}"
+        """The beginning of the user's next turn, which ends a reply."""
+        return f"{SEPARATOR}{self.name_of('user')}"
 
 
 def instruction(text: str) -> str:
-    """The instruction form that Raven was trained on. Source: ChatRWKV, chat.py, `+i`."""
+    """Render an instruction as in Raven's training. Source: ChatRWKV, chat.py, `+i`."""
     return (
         "\nBelow is an instruction that describes a task. Write a response that appropriately "
         f"completes the request.\n\n# Instruction:\n{text}\n\n# Response:\n"
@@ -92,31 +178,34 @@ def instruction(text: str) -> str:
 
 
 def template_for(model: Model) -> Template:
-    """The speakers of Raven for models with the 20B vocabulary, of World for all others."""
+    """Return a model's template: Bob and Alice for the 20B vocabulary, else User and Assistant."""
     return Template("Bob", "Alice") if is_raven(model) else Template()
 
 
 def clean(message: str) -> str:
-    """A message that holds no turn's end: blank lines go, and blanks at both ends.
+    """Remove blank lines and surrounding blanks from a message, so that it is one turn.
 
     Raises:
         InputError: if nothing is left.
     """
-    cleaned = re.sub(r"\n{2,}", "\n", message.replace("\r\n", "\n")).strip()
+    lines = LINE_ENDS.sub("\n", message).split("\n")
+    cleaned = "\n".join(line for line in lines if line.strip()).strip()
     if not cleaned:
         raise InputError("the message is empty; type some text")
     return cleaned
 
 
 def left_to_read(turn: str, ahead: str) -> str:
-    """What of the separator and a turn remains to be read after `ahead`.
+    """Return the part of the separator and a turn that a state has not read yet.
 
-    `ahead` is what a state has read beyond the last reply: nothing if the reply was cut off, the
-    separator, or even the name of the next speaker. Newlines are not counted twice.
+    Args:
+        turn: the next turn.
+        ahead: the text that the state has read after the last reply: nothing if the reply was cut
+            off, the separator, or the separator and the name of the next speaker.
     """
     name = ahead.lstrip("\n")
     if not name:
         return SEPARATOR[len(ahead) :] + turn
     if turn.startswith(name):
         return turn[len(name) :]
-    return SEPARATOR + turn  # something else was begun; it is left as a turn of its own
+    return SEPARATOR + turn  # another turn was begun; it stays as it is

@@ -15,7 +15,8 @@ from wkv.inference.model import Model
 from wkv.prompting.template import template_for
 from wkv.serve.engine import Engine
 from wkv.serve.errors import add_error_handlers
-from wkv.serve.key_value_store import Notes
+from wkv.serve.key_value_store import KeyValueStore
+from wkv.serve.metrics import Metrics
 from wkv.serve.middleware import BodyLimit, Hosts, Keys, SlowReaders
 from wkv.serve.render import Prompts
 from wkv.serve.reply_memory import Replies, speaker
@@ -100,14 +101,14 @@ def create_app(model: Model, settings: Settings, room: Limits | None = None) -> 
         queue=room.queue,
         reader_timeout=settings.idle_seconds,
     )
-    notes = Notes(folder / "notes" if room.folder else None)
+    values = KeyValueStore(folder / "notes" if room.folder else None)
     assert model.tokenizer  # made here: several threads would make it several times
     service = Service(
         model,
-        Engine(scheduler),
-        Prompts(model, template_for(model), Replies(notes, speaker(model))),
+        Engine(scheduler, Metrics()),
+        Prompts(model, template_for(model), Replies(values, speaker(model))),
         KeptStates(folder / "kept", model, room.disk_bytes),
-        notes,
+        values,
         Grammars(model.tokenizer, model.config.vocab_size),
         settings,
     )
@@ -116,7 +117,7 @@ def create_app(model: Model, settings: Settings, room: Limits | None = None) -> 
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         yield
         service.engine.close()
-        notes.close()
+        values.close()
         if temporary is not None:
             temporary.cleanup()
 

@@ -5,7 +5,7 @@
      "body": {...}}, "error": null}
 
 The requests go through the server's own application, without a network, so they are checked and
-answered alike. Answers are in the order in which they were done.
+answered alike. EventStream are in the order in which they were done.
 """
 
 import asyncio

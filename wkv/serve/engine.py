@@ -10,6 +10,7 @@ from typing import TypeVar
 from wkv.batching import ChoiceDone, Event, Load, Request, RequestFailed, RequestHandle, Scheduler
 from wkv.errors import BusyError, WKVError
 from wkv.serve.errors import RETRY_SECONDS, ApiError
+from wkv.serve.metrics import Metrics, RequestTimer
 
 IDLE_SECONDS = 0.5
 """The thread looks by itself this often; it is woken when something happens."""
@@ -22,7 +23,7 @@ STOPPED = WKVError("the server was stopped")
 Result = TypeVar("Result")
 
 
-class Answers:
+class EventStream:
     """What comes of some requests: an asynchronous iterator over their events, as they come.
 
     Each event comes with its request's number. The requests are begun in their order, as many at
@@ -67,7 +68,7 @@ class Answers:
             self._engine.scheduler.wake()
         if isinstance(event, RequestFailed):
             del self._running[number]
-            self._engine.failures += 1
+            self._engine.metrics.failed.inc()
             raise event.error
         if isinstance(event, ChoiceDone):
             self._running[number] = handle, left - 1
@@ -92,8 +93,10 @@ class Answers:
 
     def _begin(self) -> None:
         number, request = self._waiting[0]
+        timer = RequestTimer(self._engine.metrics, request.choices)
 
         def deliver(event: Event) -> None:
+            timer.observe(event)
             with suppress(RuntimeError):  # the loop was closed while this was on its way
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
 
@@ -108,13 +111,13 @@ class Engine:
     Attributes:
         scheduler: what it runs.
         is_closing: nothing new is taken any more.
-        failures: requests that ended with an error.
+        metrics: what it measures.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, metrics: Metrics) -> None:
         self.scheduler = scheduler
+        self.metrics = metrics
         self.is_closing = False
-        self.failures = 0
         self._ends = self._aborts = False
         self._thread = threading.Thread(target=self._run, name="wkv-engine", daemon=True)
         self._thread.start()
@@ -129,7 +132,7 @@ class Engine:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, *requests: Request) -> Answers:
+    def submit(self, *requests: Request) -> EventStream:
         """Take requests; to be called in the event loop.
 
         Raises:
@@ -138,7 +141,7 @@ class Engine:
             ApiError: if the server is shutting down.
         """
         self._check_open()
-        return Answers(self, requests)
+        return EventStream(self, requests)
 
     def _check_open(self) -> None:
         if self.is_closing or not self.is_alive:

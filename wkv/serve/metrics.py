@@ -1,45 +1,120 @@
-"""Counters for Prometheus. No name or label comes from what users send."""
+"""Prometheus metrics of the server. No name or label contains anything that users send."""
 
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from wkv.batching import Load
-from wkv.batching.state_cache import StateCache
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from wkv.batching import ChoiceDone, Event, Load, TextEvent
+
+CONTENT_TYPE = "text/plain; version=0.0.4"
+
+FIRST_TOKEN_BUCKETS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+TOKEN_BUCKETS = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+)  # fmt: skip
+REQUEST_BUCKETS = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+)  # fmt: skip
+"""Upper bounds in seconds. Source: the histograms of vLLM, so that dashboards can be shared."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class CacheSize:
+    """The number of cached states, and their bytes."""
+
+    states: int
+    n_bytes: int
+
+
 class Metrics:
-    """What has happened since the server began.
+    """Counters and histograms of one server, in a registry of their own."""
 
-    Attributes:
-        requests: that were taken.
-        refused: that were not, because too many waited.
-        prompt_tokens: of all prompts.
-        cached_tokens: of them, those that were not read again.
-        generated_tokens: that were drawn.
-    """
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests that were accepted.")
+        self.refused = self._counter("refused", "Requests that were refused: too many waited.")
+        self.failed = self._counter("failed", "Requests that ended with an error.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of all prompts.")
+        self.cached_tokens = self._counter("cached_tokens", "Prompt tokens found in the cache.")
+        self.generated_tokens = self._counter("generated_tokens", "Tokens that were generated.")
+        self.first_token = self._histogram(
+            "time_to_first_token_seconds",
+            "Time from accepting a request to its first token.",
+            FIRST_TOKEN_BUCKETS,
+        )
+        self.inter_token = self._histogram(
+            "inter_token_latency_seconds", "Time between two tokens of a choice.", TOKEN_BUCKETS
+        )
+        self.request = self._histogram(
+            "request_latency_seconds", "Time from accepting a request to its end.", REQUEST_BUCKETS
+        )
 
-    requests: int = 0
-    refused: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
+    def text(self, load: Load, cache: CacheSize) -> str:
+        """Return all values in Prometheus' text format."""
+        gauges = _Gauges(load, cache)
+        self.registry.register(gauges)
+        try:
+            lines = generate_latest(self.registry).decode().splitlines()
+        finally:
+            self.registry.unregister(gauges)
+        return "\n".join(line for line in lines if "_created" not in line) + "\n"
 
-    def text(self, load: Load, cache: StateCache, failures: int) -> str:
-        """All values in Prometheus' text format."""
-        lines = []
-        for entry in fields(self):
-            name = f"wkv_{entry.name}_total"
-            lines += [f"# TYPE {name} counter", f"{name} {getattr(self, entry.name)}"]
-        lines += ["# TYPE wkv_failed_total counter", f"wkv_failed_total {failures}"]
-        gauges = {
-            "wkv_sequences_writing": load.running,
-            "wkv_prompts_reading": load.prefilling,
-            "wkv_requests_queued": load.queued,
-            "wkv_tasks": load.tasks,
-            "wkv_slots": load.slots,
-            "wkv_cache_states": len(cache),
-            "wkv_cache_bytes": cache.n_bytes,
+    def _counter(self, name: str, documentation: str) -> Counter:
+        return Counter(f"wkv_{name}", documentation, registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"wkv_{name}", documentation, buckets=buckets, registry=self.registry)
+
+
+class RequestTimer:
+    """Measures one request, from its creation on."""
+
+    def __init__(self, metrics: Metrics, choices: int) -> None:
+        self._metrics = metrics
+        self._begun = time.perf_counter()
+        self._last: dict[int, float] = {}
+        self._left = choices
+
+    def observe(self, event: Event) -> None:
+        """Record the time of an event."""
+        now = time.perf_counter()
+        if isinstance(event, TextEvent) and event.token is not None:
+            if not self._last:
+                self._metrics.first_token.observe(now - self._begun)
+            elif event.choice in self._last:
+                self._metrics.inter_token.observe(now - self._last[event.choice])
+            self._last[event.choice] = now
+        elif isinstance(event, ChoiceDone):
+            self._left -= 1
+            if self._left == 0:
+                self._metrics.request.observe(now - self._begun)
+
+
+class _Gauges(Collector):
+    """The present load, under the names that the server has always had."""
+
+    def __init__(self, load: Load, cache: CacheSize) -> None:
+        self._values = {
+            "wkv_sequences_writing": ("Sequences that are being generated.", load.running),
+            "wkv_prompts_reading": ("Prompts that are being read.", load.prefilling),
+            "wkv_requests_queued": ("Requests that wait for a slot.", load.queued),
+            "wkv_tasks": ("Other work that waits.", load.tasks),
+            "wkv_slots": ("Sequences that can run at once.", load.slots),
+            "wkv_cache_states": ("Cached states.", cache.states),
+            "wkv_cache_bytes": ("Memory of the cached states.", cache.n_bytes),
         }
-        for name, value in gauges.items():
-            lines += [f"# TYPE {name} gauge", f"{name} {value}"]
-        return "\n".join(lines) + "\n"
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        for name, (documentation, value) in self._values.items():
+            yield GaugeMetricFamily(name, documentation, value=value)

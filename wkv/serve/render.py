@@ -18,28 +18,8 @@ from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import prompt_ids
 from wkv.models.state import State
-from wkv.prompting.template import SEPARATOR, Template, Thinking, clean, left_to_read
+from wkv.prompting.template import SEPARATOR, Message, Template, Thinking, left_to_read
 from wkv.serve.reply_memory import Replies, Said
-
-
-@dataclass(frozen=True)
-class Message:
-    """A message of a conversation, whatever the wire called it.
-
-    Attributes:
-        role: "system", "user" or "assistant".
-        text: what was said; a result of a tool is a user's message, a call is an assistant's.
-        reasoning: an assistant's thoughts before it.
-    """
-
-    role: str
-    text: str
-    reasoning: str = ""
-
-    @property
-    def said(self) -> str:
-        """What identifies an assistant's message among others in the same place."""
-        return f"{self.reasoning}\0{self.text}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +58,11 @@ class ChatPrompt:
     turn: str
     assistant_prefix: str
     ahead: str
+
+
+def said(message: Message) -> str:
+    """Return the text that identifies an assistant's message among others in the same place."""
+    return f"{message.reasoning}\0{message.text}"
 
 
 class Prompts:
@@ -155,7 +140,7 @@ class Prompts:
         if not self._may_follow(ahead):
             return
         known = Said((*prompt.ids[prompt.before :], *ids), ahead)
-        self.replies.remember(start.tenant, prompt.digest, prompt.turn, reply.said, known)
+        self.replies.remember(start.tenant, prompt.digest, prompt.turn, said(reply), known)
 
     def _may_follow(self, ahead: str) -> bool:
         """Whether this is a separator, or a part of one, or that and the beginning of a name."""
@@ -163,12 +148,7 @@ class Prompts:
         newlines = len(ahead) - len(name)
         if not name:
             return newlines <= len(SEPARATOR)
-        return newlines == len(SEPARATOR) and self.name_of("user").startswith(name)
-
-    def name_of(self, role: str) -> str:
-        """The name of a speaker, as it stands before a turn."""
-        names = {"system": "System", "user": self.template.user, "assistant": self.template.bot}
-        return f"{names[role]}{self.template.interface}"
+        return newlines == len(SEPARATOR) and self.template.name_of("user").startswith(name)
 
     def _script(self, start: Start, messages: Sequence[Message]) -> "_Script":
         if not messages:
@@ -194,9 +174,9 @@ class _Script:
         if message.role == "assistant":
             self._add_reply(message, follows)
             return
-        text = clean(message.text) + (words if message.role == "user" else "")
-        self.name(message.role)
-        self._turn += f" {text}"
+        text = self._prompts.template.message(message, words if message.role == "user" else "")
+        self._turn += left_to_read(text, self._ahead)
+        self._ahead = ""
         if message.role == "system":  # a border of its own: others may begin with it as well
             self._turn += SEPARATOR
             self._end_turn()
@@ -204,7 +184,7 @@ class _Script:
 
     def name(self, role: str) -> None:
         """Write the name of who speaks next."""
-        self._turn += left_to_read(self._prompts.name_of(role), self._ahead)
+        self._turn += left_to_read(self._prompts.template.name_of(role), self._ahead)
         self._ahead = ""
 
     def finished(self, assistant_prefix: str = "") -> ChatPrompt:
@@ -242,8 +222,8 @@ class _Script:
             known = None
         if known is None:
             self._end_turn()
-            text = message.text.replace("\r\n", "\n").strip()
-            self._extend(self._model.tokenizer.encode(f" {text}"))
+            text = self._prompts.template.reply(message.text)
+            self._extend(self._model.tokenizer.encode(f" {text}" if text else ""))
         else:
             self._extend(known.ids)
             self._ahead = known.ahead
@@ -252,7 +232,7 @@ class _Script:
 
     def _recall(self, message: Message) -> Said | None:
         tenant, before = self._start.tenant, self._digest.digest()
-        return self._prompts.replies.recall(tenant, before, self._turn, message.said)
+        return self._prompts.replies.recall(tenant, before, self._turn, said(message))
 
     def _end_turn(self) -> None:
         """Turn what was written into ids; a document begins as the model was trained to begin."""

@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 from wkv.inference.model import Model
-from wkv.serve.key_value_store import Notes
+from wkv.serve.key_value_store import KeyValueStore
 
 SAMPLE = "A quick brown fox jumps over lazy dogs. 0123456789 \n\nUser: 你好，世界！ {}[]()=_<>/"
 """A text that different vocabularies hardly make the same ids of."""
@@ -30,19 +30,19 @@ class Said:
 class Replies:
     """A memory of replies."""
 
-    def __init__(self, notes: Notes, model: str) -> None:
-        """Remember in `notes` what a model said, by what `speaker` gives for it."""
-        self._notes = notes
+    def __init__(self, values: KeyValueStore, model: str) -> None:
+        """Remember in `values` what a model said, by what `speaker` gives for it."""
+        self._values = values
         self._model = model
 
     def remember(self, tenant: str, before: bytes, turn: str, reply: str, said: Said) -> None:
         """Remember what was said after ids, by their digest, and the text of a turn."""
         key = self._key(tenant, before, turn, reply)
-        self._notes.put(key, {"ids": said.ids, "ahead": said.ahead})
+        self._values.put(key, {"ids": said.ids, "ahead": said.ahead})
 
     def recall(self, tenant: str, before: bytes, turn: str, reply: str) -> Said | None:
         """What was said there, if it was this reply."""
-        value = self._notes.get(self._key(tenant, before, turn, reply))
+        value = self._values.get(self._key(tenant, before, turn, reply))
         return value and Said(tuple(value["ids"]), value["ahead"])
 
     def _key(self, tenant: str, before: bytes, turn: str, reply: str) -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from wkv.constraints.grammar import Grammar, Grammars
 from wkv.constraints.tool_calls import calls_grammar
+from wkv.prompting.template import Message
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
 from wkv.prompting.tools import call_prefix, call_text, result_text, tools_system
 from wkv.serve.errors import ApiError
-from wkv.serve.render import Message
 from wkv.serve.requests import ChatMessage, ChatRequest, ResponseFormat
 from wkv.serve.tool_requests import calls_of, tools_of
 

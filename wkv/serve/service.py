@@ -1,7 +1,7 @@
 """What all routes share: the model, its engine, and what was said and kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.requests import Request as HttpRequest
 
@@ -11,8 +11,8 @@ from wkv.errors import BusyError
 from wkv.inference.model import Model
 from wkv.prompting.presets import Preset, ends_at_blank_line, preset_for
 from wkv.prompting.template import SEPARATOR, Thinking
-from wkv.serve.engine import Answers, Engine
-from wkv.serve.key_value_store import Notes
+from wkv.serve.engine import Engine, EventStream
+from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
 from wkv.serve.middleware import TENANT
 from wkv.serve.render import Prompts, Start
@@ -52,20 +52,23 @@ class Service:
         engine: its scheduler in a thread.
         prompts: conversations to ids.
         states: those that users keep by name.
-        notes: what is remembered of answers.
+        values: what is remembered of answers.
         grammars: that replies may have to follow.
         settings: how it is served.
-        metrics: what has happened.
     """
 
     model: Model
     engine: Engine
     prompts: Prompts
     states: KeptStates
-    notes: Notes
+    values: KeyValueStore
     grammars: Grammars
     settings: Settings
-    metrics: Metrics = field(default_factory=Metrics)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters and histograms."""
+        return self.engine.metrics
 
     @property
     def preset(self) -> Preset:
@@ -99,7 +102,7 @@ class Service:
         state, ahead = self.states.load(tenant, name)
         return Start(f"{tenant}/{name}", state, ahead)
 
-    def submit(self, *requests: Request) -> Answers:
+    def submit(self, *requests: Request) -> EventStream:
         """Give requests to the engine.
 
         Raises:
@@ -108,10 +111,10 @@ class Service:
         try:
             answers = self.engine.submit(*requests)
         except BusyError:
-            self.metrics.refused += 1
+            self.metrics.refused.inc()
             raise
-        self.metrics.requests += 1
-        self.metrics.prompt_tokens += sum(len(request.ids) for request in requests)
+        self.metrics.requests.inc()
+        self.metrics.prompt_tokens.inc(sum(len(request.ids) for request in requests))
         return answers
 
 

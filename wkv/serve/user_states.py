@@ -95,7 +95,7 @@ class KeptStates:
                 raise StateError(
                     f"the file holds {state.batch_size} states, expected one; save a single row"
                 )
-            notes = read_header(partial).notes
+            notes = read_header(partial).metadata
             return self.keep(tenant, state, notes.get(NOTE, SEPARATOR))
         except StateError as error:
             # Our own path means nothing to who sent the file.
@@ -131,7 +131,7 @@ class KeptStates:
         """
         path = self.path(tenant, name)
         try:
-            return State.load(path, self._model), read_header(path).notes.get(NOTE, SEPARATOR)
+            return State.load(path, self._model), read_header(path).metadata.get(NOTE, SEPARATOR)
         except StateError as error:
             raise ApiError(500, f"the file of {name} is damaged; delete it") from error
 
@@ -186,7 +186,7 @@ class KeptStates:
         with suppress(OSError, StateError, ValueError):
             about = path.lstat()
             if stat.S_ISREG(about.st_mode):
-                tokens = int(read_header(path).notes.get("tokens", "0"))
+                tokens = int(read_header(path).metadata.get("tokens", "0"))
                 return KeptState(path.stem, tokens, about.st_size, int(about.st_mtime))
         return None
 

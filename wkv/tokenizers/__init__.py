@@ -1,4 +1,4 @@
-"""Text to ids and back: the World vocabulary, the 20B tokenizer, plain bytes; and the choice."""
+"""Tokenizers of RWKV models: World, 20B (GPT-NeoX) and plain bytes, and how to select one."""
 
 from wkv.tokenizers.choose import choose_tokenizer, open_tokenizer
 from wkv.tokenizers.interface import Tokenizer

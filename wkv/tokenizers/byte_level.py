@@ -1,14 +1,14 @@
-"""How byte-level tokenizers of the `tokenizers` library spell bytes with printable characters."""
+"""The mapping between bytes and printable characters that byte-level BPE tokenizers use."""
 
 from functools import cache
 
 
 @cache
 def character_of_byte() -> list[str]:
-    """The character that stands for each byte.
+    """Return the printable character that represents each of the 256 bytes.
 
-    Printable Latin-1 bytes stand for themselves; the others are, in order, U+0100 onwards.
-    Source: GPT-2 paper's released encoder.
+    Printable Latin-1 bytes represent themselves; the others are mapped, in order, to U+0100 and
+    the characters after it. Source: the encoder released with the GPT-2 paper.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -18,19 +18,19 @@ def character_of_byte() -> list[str]:
 
 @cache
 def byte_of_character() -> dict[str, int]:
-    """The inverse of `character_of_byte`."""
+    """Return the inverse of `character_of_byte`."""
     return {character: byte for byte, character in enumerate(character_of_byte())}
 
 
 def spell(data: bytes) -> str:
-    """The characters that stand for bytes."""
+    """Convert bytes to the characters that represent them."""
     return "".join(map(character_of_byte().__getitem__, data))
 
 
 def unspell(text: str) -> bytes:
-    """The bytes that characters stand for.
+    """Convert characters back to the bytes that they represent.
 
     Raises:
-        KeyError: for a character that stands for no byte.
+        KeyError: if a character does not represent a byte.
     """
     return bytes(map(byte_of_character().__getitem__, text))

@@ -1,4 +1,4 @@
-"""Which tokenizer belongs to a model."""
+"""Select the tokenizer of a model, by name, by file or by vocabulary size."""
 
 from pathlib import Path
 
@@ -10,10 +10,13 @@ from wkv.tokenizers.tokenizer_json import read_tokenizer_json
 from wkv.tokenizers.world import VOCABULARY_FILE, WORLD_VOCAB_SIZE, WorldTokenizer
 
 PILE_VOCAB_SIZES = range(50254, 50433)
-"""Rows of the embedding of Pile and Raven models: 50277, or padded to a rounder number."""
+"""Vocabulary sizes of Pile and Raven models: 50277 ids, which some models pad further."""
 
 IN_DIRECTORIES = ("model.safetensors", "pytorch_model.bin")
-"""How the checkpoint of a Hugging Face directory begins; a tokenizer beside it is its own."""
+"""Prefixes of the checkpoint file names of a Hugging Face directory.
+
+A tokenizer in the same directory belongs to such a checkpoint.
+"""
 
 TOKENIZER_FILES = ("tokenizer.json", VOCABULARY_FILE)
 
@@ -21,16 +24,17 @@ NAMES = ("world", "20b", "bytes")
 
 
 def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Tokenizer:
-    """The tokenizer of a name ("world", "20b", "bytes") or a file; a tokenizer is itself.
+    """Open a tokenizer by name ("world", "20b", "bytes") or from a file.
 
     Args:
-        choice: a file ending in `.json` is a tokenizer.json, whose World vocabulary is used if
-            it has one and which the tokenizers library reads if not; any other is a vocabulary in
-            World format.
-        vocab_size: rows of the model's embedding, where there is a model.
+        choice: a name, a file or a tokenizer object, which is returned unchanged. A file ending
+            in `.json` is a tokenizer.json: if it contains a World vocabulary, that is used,
+            otherwise the `tokenizers` library reads the file. Any other file is read as a
+            vocabulary in World format.
+        vocab_size: number of rows of the model's embedding, or 0 if there is no model.
 
     Raises:
-        TokenizerError: if it is none of these, or has more ids than the model.
+        TokenizerError: if the choice is not a tokenizer, or has more ids than the model.
     """
     tokenizer = _open(choice, vocab_size)
     if vocab_size and tokenizer.vocab_size > vocab_size:
@@ -42,12 +46,12 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
 
 
 def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
-    """`open_tokenizer` without the comparison of sizes."""
+    """Open a tokenizer as `open_tokenizer` does, without comparing vocabulary sizes."""
     if not isinstance(choice, (str, Path)):
         if not hasattr(choice, "decode_bytes"):
             raise TokenizerError(
-                f"a {type(choice).__name__} is no tokenizer: expected a name, a file, or an object "
-                "with encode, decode and decode_bytes"
+                f"{type(choice).__name__} is not a tokenizer: expected a name, a file, or an "
+                "object with encode, decode and decode_bytes"
             )
         return choice
     match str(choice).lower():
@@ -60,7 +64,7 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
     path = Path(choice)
     if not path.is_file():
         raise TokenizerError(
-            f"{choice} is no tokenizer: expected one of {', '.join(NAMES)}, "
+            f"{choice} is not a tokenizer: expected one of {', '.join(NAMES)}, "
             "a tokenizer.json, or a vocabulary file in World format"
         )
     if path.suffix == ".json":
@@ -72,13 +76,13 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
 
 
 def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokenizer:
-    """The tokenizer that a checkpoint's vocabulary size tells.
+    """Select the tokenizer of a checkpoint by its vocabulary size.
 
-    A vocabulary file beside the checkpoint, `NAME.vocab.txt` for `NAME.pth`, comes first, and so
-    does the tokenizer of a Hugging Face directory.
+    A vocabulary file next to the checkpoint (`NAME.vocab.txt` for `NAME.pth`) or the tokenizer of
+    a Hugging Face directory takes precedence.
 
     Raises:
-        TokenizerError: if no tokenizer is known for the size.
+        TokenizerError: if no tokenizer is known for the vocabulary size.
     """
     beside = None if checkpoint is None else tokenizer_beside(checkpoint)
     if beside is not None:
@@ -90,18 +94,18 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
     if vocab_size == BYTES:
         return BytesTokenizer()
     raise TokenizerError(
-        f"no tokenizer is known for a vocabulary of {vocab_size} ids (256 are bytes, 50277 the 20B "
-        "tokenizer, 65536 World); name one: --tokenizer NAME_OR_FILE, or tokenizer= in Python"
+        f"no tokenizer is known for a vocabulary of {vocab_size} ids (256: bytes, 50277: 20B, "
+        "65536: World); select one: --tokenizer NAME_OR_FILE, or tokenizer= in Python"
     )
 
 
 def vocabulary_beside(checkpoint: Path) -> Path:
-    """Where the vocabulary of a checkpoint lies if it has its own: `NAME.vocab.txt`."""
+    """Return the path of a checkpoint's own vocabulary, `NAME.vocab.txt`, which may not exist."""
     return checkpoint.with_suffix(".vocab.txt")
 
 
 def tokenizer_beside(checkpoint: Path) -> Path | None:
-    """The tokenizer file that belongs to a checkpoint, if there is one in its folder."""
+    """Return the tokenizer file in the folder of a checkpoint, or None if there is none."""
     candidates = [vocabulary_beside(checkpoint)]
     if checkpoint.name.startswith(IN_DIRECTORIES):
         candidates += [checkpoint.with_name(name) for name in TOKENIZER_FILES]

@@ -1,4 +1,7 @@
-"""What every tokenizer offers, and decoding piece by piece. Bytes are the truth; str is a view."""
+"""The interface of all tokenizers, and decoding of a stream of ids.
+
+Tokens represent bytes. A string is the UTF-8 decoding of these bytes, which may lose information.
+"""
 
 import codecs
 from collections.abc import Iterable, Sequence
@@ -8,11 +11,11 @@ from wkv.errors import TokenizerError
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back.
+    """The interface of a tokenizer, which converts text to ids and ids to text.
 
     Attributes:
-        name: for messages and `wkv info`.
-        vocab_size: every id is in [0, vocab_size).
+        name: shown in messages and by `wkv info`.
+        vocab_size: number of ids; every id is in [0, vocab_size).
         end_of_text: the id that ends a document, or None if the vocabulary has none.
     """
 
@@ -21,58 +24,59 @@ class Tokenizer(Protocol):
     end_of_text: int | None
 
     def encode(self, text: str | bytes) -> list[int]:
-        """Ids of a text."""
+        """Return the ids of a text."""
         ...
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that ids stand for; reserved ids and the end of text stand for none."""
+        """Return the bytes of ids; reserved ids and the end of text have no bytes."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         ...
 
 
 def text_to_bytes(text: str | bytes) -> bytes:
-    """UTF-8 of a text.
+    """Encode a text as UTF-8; bytes are returned unchanged.
 
     Raises:
-        TokenizerError: for anything but text, and for a lone surrogate, which has no UTF-8 form.
+        TokenizerError: if the argument is neither str nor bytes, or contains a lone surrogate,
+            which has no UTF-8 form.
     """
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
-        raise TokenizerError(f"text must be str or bytes, {type(text).__name__} was given")
+        raise TokenizerError(f"text must be str or bytes, not {type(text).__name__}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TokenizerError(
             f"the text has a lone surrogate (U+{ord(text[error.start]):04X}) at position "
-            f"{error.start}, which is no character; remove it, or give the bytes themselves"
+            f"{error.start}, which is not a character; remove it, or pass bytes instead"
         ) from error
 
 
 def bytes_of_ids(ids: Iterable[int], table: Sequence[bytes]) -> bytes:
-    """Join the bytes that a table gives for each id.
+    """Join the bytes that a table contains for each id.
 
     Raises:
-        TokenizerError: if an id is outside of the table; names the id.
+        TokenizerError: if an id is outside of the table; the message names the id.
     """
     pieces = []
     for token in ids:
         if not 0 <= token < len(table):
             raise TokenizerError(
-                f"id {token} is not in the vocabulary, ids are 0 to {len(table) - 1}"
+                f"id {token} is not in the vocabulary; valid ids are 0 to {len(table) - 1}"
             )
         pieces.append(table[token])
     return b"".join(pieces)
 
 
 class StreamDecoder:
-    """Turns ids into text as they come.
+    """A decoder that converts a stream of ids to text incrementally.
 
-    A character that spans tokens is held back until it is whole; a byte that cannot begin or go
-    on a character becomes U+FFFD at once, so nothing is lost and nothing waits for ever.
+    A character that spans several tokens is returned when it is complete. A byte that can neither
+    begin nor continue a character becomes U+FFFD at once, so that later text is not delayed.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -80,9 +84,9 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; may be empty."""
+        """Add a token and return the text that it completes, which may be empty."""
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def flush(self) -> str:
-        """What is left at the end: the beginning of a character, as U+FFFD, or nothing."""
+        """Return U+FFFD if the stream ends within a character, otherwise an empty string."""
         return self._decoder.decode(b"", final=True)

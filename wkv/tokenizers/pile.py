@@ -1,4 +1,4 @@
-"""The 20B tokenizer (GPT-NeoX) of the Pile and Raven models, through the `tokenizers` library."""
+"""The 20B tokenizer (GPT-NeoX) of Pile and Raven models, based on the `tokenizers` library."""
 
 import logging
 from collections.abc import Iterable
@@ -14,37 +14,38 @@ PADDING = "<|padding|>"
 
 
 class PileTokenizer:
-    """Byte-level BPE from a `tokenizer.json`.
+    """A byte-level BPE tokenizer that is read from a `tokenizer.json`.
 
     Attributes:
-        name: the file's name, or the hub's.
+        name: name of the file, or of the repository on the hub.
         vocab_size: number of ids.
-        end_of_text: id of `<|endoftext|>`, which stands for no text.
+        end_of_text: id of `<|endoftext|>`, which has no bytes.
         file: the tokenizer.json that was read.
     """
 
     def __init__(self, file: Path | None = None, vocab_size: int = 0) -> None:
-        """Read the tokenizer from a file, or (None) from the hub's EleutherAI/gpt-neox-20b.
+        """Read the tokenizer from a file, or (None) from EleutherAI/gpt-neox-20b on the hub.
 
-        `vocab_size` is the model's: it has more rows than the tokenizer has ids, the rest stands
-        for no text.
+        `vocab_size` is that of the model, which may have more ids than the tokenizer. The
+        additional ids have no bytes.
 
         Raises:
-            TokenizerError: if it cannot be had; says what to do.
+            TokenizerError: if the file cannot be downloaded or read.
         """
         from tokenizers import Tokenizer
 
         try:
             self.file = file or Path(_from_the_hub())
             self._tokenizer = Tokenizer.from_file(str(self.file))
-        except Exception as error:  # the library raises plain Exception, for all causes alike
+        except Exception as error:  # the library raises plain Exception for every cause
             if file is None:
                 raise TokenizerError(
-                    f"the 20B tokenizer {HUB_NAME} could not be had from the hub; give its file: "
+                    f"the 20B tokenizer {HUB_NAME} could not be downloaded; give its file: "
                     "--tokenizer 20B_tokenizer.json, or in Python tokenizer='20B_tokenizer.json'"
                 ) from error
             raise TokenizerError(
-                f"{file}: this is no tokenizer.json that the tokenizers library can read ({error})"
+                f"{file}: the tokenizers library cannot read this file ({error}); expected a "
+                "tokenizer.json"
             ) from error
         self.name = HUB_NAME if file is None else file.name
         self.end_of_text: int | None = self._tokenizer.token_to_id(END_OF_TEXT)
@@ -53,35 +54,35 @@ class PileTokenizer:
 
     @property
     def padding_id(self) -> int:
-        """The id of `<|padding|>`, or 0 in a file without it."""
+        """The id of `<|padding|>`, or 0 if the file does not contain this token."""
         return self._tokenizer.token_to_id(PADDING) or 0
 
     def encode(self, text: str | bytes) -> list[int]:
-        """Ids of a text. Bytes must be UTF-8: this tokenizer works on characters.
+        """Return the ids of a text. Bytes must be UTF-8, because this tokenizer reads characters.
 
         Raises:
-            TokenizerError: for bytes that are not UTF-8, and for lone surrogates.
+            TokenizerError: if bytes are not UTF-8, or the text has a lone surrogate.
         """
         try:
             readable = text_to_bytes(text).decode("utf-8")
         except UnicodeDecodeError as error:
             raise TokenizerError(
-                f"byte {error.object[error.start]} at position {error.start} is not UTF-8, and "
-                "the 20B tokenizer works on characters; give UTF-8 text"
+                f"byte {error.object[error.start]} at position {error.start} is not UTF-8, which "
+                "the 20B tokenizer needs; give UTF-8 text"
             ) from error
         ids: list[int] = self._tokenizer.encode(readable, add_special_tokens=False).ids
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids; `<|endoftext|>` and ids without a token stand for none."""
+        """Return the bytes of ids; `<|endoftext|>` and ids without a token have no bytes."""
         return bytes_of_ids(ids, self._bytes_of_id)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def _table(self, vocab_size: int) -> list[bytes]:
-        """The bytes of each id; tokens of the BPE spell bytes with printable characters."""
+        """Return the bytes of each id. BPE tokens represent bytes by printable characters."""
         added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         table = [b""] * max(vocab_size, max(vocabulary.values()) + 1)
@@ -94,7 +95,7 @@ class PileTokenizer:
 
 
 def _from_the_hub() -> str:
-    """The path of the hub's tokenizer.json, from the cache if it was fetched before."""
+    """Return the path of the hub's tokenizer.json, which is downloaded if it is not cached."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     cached = try_to_load_from_cache(HUB_NAME, "tokenizer.json")
@@ -102,7 +103,8 @@ def _from_the_hub() -> str:
         return cached
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # its retries are no news; the error at the end is ours
+    # The library would log each retry. The caller reports the final error instead.
+    logger.setLevel(logging.CRITICAL)
     try:
         return hf_hub_download(HUB_NAME, "tokenizer.json")
     finally:

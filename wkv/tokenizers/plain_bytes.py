@@ -1,4 +1,4 @@
-"""The tokenizer of byte-level models: an id is a byte."""
+"""The tokenizer of byte-level models, in which each id is a byte."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ BYTES = 256
 
 
 class BytesTokenizer:
-    """Id = byte; no id ends a text.
+    """A tokenizer whose ids are bytes.
 
     Attributes:
         name: "bytes".
-        vocab_size: 256, or the model's if that is more; further ids stand for no text.
-        end_of_text: None, all ids are bytes.
+        vocab_size: 256, or the model's if that is larger; the additional ids have no bytes.
+        end_of_text: None, because all ids are bytes.
     """
 
     name = "bytes"
@@ -25,13 +25,13 @@ class BytesTokenizer:
         self._bytes_of_id += [b""] * (self.vocab_size - BYTES)
 
     def encode(self, text: str | bytes) -> list[int]:
-        """The bytes of a text."""
+        """Return the bytes of a text as ids."""
         return list(text_to_bytes(text))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that the ids are."""
+        """Return the ids as bytes; ids from 256 have no bytes."""
         return bytes_of_ids(ids, self._bytes_of_id)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")

@@ -1,18 +1,18 @@
-"""The World vocabulary as a `tokenizer.json`, the file that transformers reads.
+"""Read and write a World vocabulary as `tokenizer.json`, the file format that transformers reads.
 
-The `tokenizers` library has no longest match over bytes, but a file can spell it out: bytes become
-characters, a regular expression that holds the vocabulary as a tree cuts the longest token at each
-place, and every piece is a whole token. Read back, the entries give a `WorldTokenizer`, which is
-faster.
+The `tokenizers` library has no greedy longest match over bytes, but its file format can express it:
+bytes are mapped to characters, a regular expression that contains the vocabulary as a tree splits
+off the longest token at each position, and every piece is a complete token. Files of this form can
+be read back as a `WorldTokenizer`, which is faster.
 
-Special tokens. Id 0 begins and ends a text; the last id without a token pads. The name of id 0 must
-not occur in what people write, because transformers reads the name as id 0 wherever it stands:
-training scripts append `eos_token` to a text, chat templates print `bos_token`. So it is not
-"<|endoftext|>", which web pages quote, but the name that Hugging Face folders of RWKV know already.
-Where even this name must be read as plain text, as the `rwkv` package does:
-`tokenizer(text, split_special_tokens=True)`. Our chat template breaks it inside of messages. Ids
-without a token have a name each, so that `len` of the tokenizer is the number of rows of the
-embedding.
+Special tokens: id 0 begins and ends a text; the last id without bytes is used for padding. The name
+of id 0 must not occur in ordinary text, because transformers replaces the name by id 0 wherever it
+occurs: training scripts append `eos_token` to a text, and chat templates print `bos_token`. For
+this reason the name is not "<|endoftext|>", which web pages quote, but the name that existing
+Hugging Face directories of RWKV use. To encode even this name as plain text, as the `rwkv` package
+does, call `tokenizer(text, split_special_tokens=True)`. Our chat template breaks the name up inside
+messages. Every id without bytes has a name of its own, so that `len(tokenizer)` is the number of
+rows of the embedding.
 """
 
 import json
@@ -26,22 +26,22 @@ from wkv.tokenizers.byte_level import character_of_byte, spell, unspell
 from wkv.tokenizers.trie import longest_match_pattern
 
 SPECIAL = "<|rwkv_tokenizer_"
-"""What every special token's name begins with; the chat template looks for it."""
+"""Prefix of every special token's name; the chat template searches messages for it."""
 
 END_OF_TEXT = f"{SPECIAL}end_of_text|>"
-"""Name of id 0."""
+"""The name of id 0."""
 
 TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class WorldVocabulary:
-    """What a file holds.
+    """The World vocabulary that a tokenizer.json contains.
 
     Attributes:
-        entries: id to bytes. Ids that stand for no text (the end of text, reserved ids) are left
-            out, as they are in a vocabulary file.
-        vocab_size: number of ids, those included.
+        entries: id to bytes. As in a vocabulary file, ids without bytes (the end of text and
+            reserved ids) are omitted.
+        vocab_size: number of ids, including those without bytes.
     """
 
     entries: dict[int, bytes]
@@ -49,7 +49,7 @@ class WorldVocabulary:
 
 
 def read_tokenizer_json(path: Path) -> WorldVocabulary | None:
-    """The vocabulary of a file whose rule is longest match, None for a file with another rule.
+    """Return the vocabulary of a longest-match file, or None if the file uses another algorithm.
 
     Raises:
         TokenizerError: if the file cannot be read as JSON.
@@ -57,7 +57,9 @@ def read_tokenizer_json(path: Path) -> WorldVocabulary | None:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path}: this is no tokenizer.json ({error})") from error
+        raise TokenizerError(
+            f"{path}: the file cannot be read ({error}); expected a tokenizer.json"
+        ) from error
     if not isinstance(content, dict) or not _is_longest_match(content):
         return None
     without_text = {token["id"] for token in content.get("added_tokens", [])}
@@ -74,9 +76,9 @@ def read_tokenizer_json(path: Path) -> WorldVocabulary | None:
 
 
 def _is_longest_match(content: dict[str, Any]) -> bool:
-    """Whether every piece is a whole token, and the pattern that cuts the pieces holds all tokens.
+    """Check that every piece is a complete token and that the pattern can contain all tokens.
 
-    A tree of tokens has at least a character for each of them, so a short pattern cannot be one.
+    A tree of tokens has at least one character per token, so a shorter pattern is not such a tree.
     """
     model, steps = content.get("model") or {}, content.get("pre_tokenizer") or {}
     vocabulary = model.get("vocab")
@@ -95,7 +97,7 @@ def _is_longest_match(content: dict[str, Any]) -> bool:
 
 
 def special_names(entries: Mapping[int, bytes], vocab_size: int) -> dict[int, str]:
-    """A name for every id that stands for no text: id 0, and those that are reserved.
+    """Return a name for every id without bytes: id 0 and the reserved ids.
 
     Raises:
         TokenizerError: if the vocabulary has more ids than the model.
@@ -110,15 +112,16 @@ def special_names(entries: Mapping[int, bytes], vocab_size: int) -> dict[int, st
 
 
 def padding_id(entries: Mapping[int, bytes], vocab_size: int) -> int:
-    """The id that pads: the last one that stands for no text, or 0 if every id stands for some.
+    """Return the padding id: the last id without bytes, or 0 if all other ids have bytes.
 
-    Training leaves padding out of the loss, so where id 0 pads, a model cannot learn to end.
+    Training excludes padding from the loss, so a model whose padding is id 0 cannot learn to end
+    a text. For this reason id 0 is the last choice.
     """
     return max(special_names(entries, vocab_size))
 
 
 def special_token(name: str) -> dict[str, Any]:
-    """A special token, as tokenizer.json and tokenizer_config.json write it."""
+    """Return the description of a special token for tokenizer.json and tokenizer_config.json."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"content": name, **flags, "special": True}
 
@@ -126,7 +129,7 @@ def special_token(name: str) -> dict[str, Any]:
 def write_tokenizer_json(
     folder: Path, entries: Mapping[int, bytes], names: Mapping[int, str]
 ) -> None:
-    """Write tokenizer.json alone; `names` are those of `special_names`."""
+    """Write the file tokenizer.json; `names` is the result of `special_names`."""
     content = json.dumps(_longest_match_tokenizer(entries, names), ensure_ascii=False)
     (folder / TOKENIZER_FILE).write_text(content + "\n", encoding="utf-8", newline="\n")
 
@@ -134,11 +137,11 @@ def write_tokenizer_json(
 def _longest_match_tokenizer(
     entries: Mapping[int, bytes], names: Mapping[int, str]
 ) -> dict[str, Any]:
-    """The content of tokenizer.json.
+    """Return the content of tokenizer.json.
 
-    A byte that is in no token is left over by the pattern. BPE would drop it in silence, so it
-    stands only for vocabularies of all bytes; for others WordLevel, whose word for the unknown is
-    missing, raises.
+    A byte that no token contains is not matched by the pattern, and BPE would drop it silently.
+    BPE is therefore used only if every single byte is a token. Otherwise the model is WordLevel
+    without an unknown token, which raises an error for such a byte.
     """
     spelled = {token: spell(text) for token, text in entries.items()}
     by_id = sorted((spelled | dict(names)).items())

@@ -1,9 +1,10 @@
-"""A regular expression that matches the longest token at a place, as a tree of their characters.
+"""Build a regular expression that matches the longest token of a vocabulary at a position.
 
-What may follow a character is an optional group, taken if it can be: `a(?:b(?:cd)?)?` for the
-tokens a, ab and abcd. Siblings begin with different characters, so there is one way down the tree,
-and stepping back up ends at the last token that was passed. With many siblings a choice among all
-of them is slow; they are halved, each half behind a look at the next character.
+The expression is a prefix tree. The possible continuations of a prefix are an optional, greedy
+group: `a(?:b(?:cd)?)?` for the tokens a, ab and abcd. Siblings begin with different characters, so
+there is only one path down the tree, and backtracking ends at the longest token on this path. An
+alternation of many siblings is slow, so they are split into halves, and a lookahead at the next
+character selects the half.
 """
 
 import re
@@ -11,16 +12,16 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 MOST_ALTERNATIVES = 6
-"""Siblings that are tried one after the other before they are halved."""
+"""The largest number of siblings that form one alternation; more are split into halves."""
 
 END = ""
-"""Key of a node where a token ends."""
+"""The key that marks a node at which a token ends."""
 
 Node: TypeAlias = dict[str, "Node"]
 
 
 def longest_match_pattern(tokens: Iterable[str]) -> str:
-    """The pattern, in the dialect of the `tokenizers` library (Oniguruma)."""
+    """Return the pattern in the regular expression syntax of the `tokenizers` library (Oniguruma)."""
     root: Node = {}
     for token in tokens:
         node = root
@@ -31,7 +32,7 @@ def longest_match_pattern(tokens: Iterable[str]) -> str:
 
 
 def _pattern(node: Node) -> str:
-    """What may follow a node: nothing (an empty pattern) if no token goes on."""
+    """Return the pattern of all continuations of a node; it is empty if there are none."""
     last = [character for character, child in sorted(node.items()) if child == {END: {}}]
     longer = [character for character in sorted(node) if character not in (END, *last)]
     branches = [(first, re.escape(first) + _pattern(node[first])) for first in longer]
@@ -45,7 +46,7 @@ def _pattern(node: Node) -> str:
 
 
 def _choose(branches: list[tuple[str, str]]) -> str:
-    """A choice among branches, each a first character and a whole pattern."""
+    """Return an alternation of branches, each given as its first character and its pattern."""
     if len(branches) <= MOST_ALTERNATIVES:
         return "|".join(pattern for _, pattern in branches)
     half = len(branches) // 2
@@ -54,6 +55,6 @@ def _choose(branches: list[tuple[str, str]]) -> str:
 
 
 def _set_of(characters: Iterable[str]) -> str:
-    """A pattern for any one of some characters."""
+    """Return a pattern that matches any one of the characters."""
     escaped = [re.escape(character) for character in characters]
     return escaped[0] if len(escaped) == 1 else f"[{''.join(escaped)}]"

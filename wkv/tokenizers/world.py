@@ -1,8 +1,9 @@
-"""The World tokenizer: greedy longest match over bytes, with a vocabulary file of 65529 entries.
+"""The World tokenizer: greedy longest match over bytes, with a vocabulary of 65529 tokens.
 
-A vocabulary file has a line `id literal length` for each token: the literal is a Python string or
-bytes literal, the length counts its bytes. Id 0 is not in the file: it ends a document. Any file
-of this form will do; the official one lies in the `rwkv` package, of which nothing else is used.
+A vocabulary file has one line `id literal length` per token: the literal is a Python string or
+bytes literal, and the length is its number of bytes. Id 0, which ends a document, is not in the
+file. Any file in this format can be used. The official one is part of the `rwkv` package; nothing
+else of that package is used.
 """
 
 import ast
@@ -14,22 +15,22 @@ from wkv.errors import TokenizerError
 from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
 
 WORLD_VOCAB_SIZE = 65536
-"""Rows of the embedding of World models; ids 65530 to 65535 are padding and stand for nothing."""
+"""Number of rows of the embedding of World models; ids 65530 to 65535 are unused padding."""
 
 MOST_IDS = 2**24
-"""A larger id in a vocabulary file can only be a mistake."""
+"""Limit of the ids in a vocabulary file; a larger id can only be a mistake."""
 
 VOCABULARY_FILE = "rwkv_vocab_v20230424.txt"
 
 
 class WorldTokenizer:
-    """Greedy longest match over bytes.
+    """A tokenizer that finds the longest match over bytes.
 
     Attributes:
-        name: of the vocabulary, for messages.
-        vocab_size: number of ids, those without text included.
+        name: name of the vocabulary, for messages.
+        vocab_size: number of ids, including those without bytes.
         end_of_text: 0.
-        entries: id to bytes, of the ids that stand for text.
+        entries: id to bytes, for all ids that have bytes.
     """
 
     end_of_text: int | None = 0
@@ -43,13 +44,14 @@ class WorldTokenizer:
         """Read a vocabulary file.
 
         Args:
-            vocabulary: the file, or what is in it; None is the official one of the `rwkv` package.
-            vocab_size: ids up to this one are valid, those that are not in the file without
-                text. None: 65536 for the official file, else the largest id plus one.
-            name: for messages; "" is the file's.
+            vocabulary: the file, or its entries (id to bytes). None selects the official file of
+                the `rwkv` package.
+            vocab_size: number of valid ids; ids that are not in the file have no bytes. None:
+                65536 for the official file, otherwise the largest id plus one.
+            name: name for messages; "" selects the name of the file.
 
         Raises:
-            TokenizerError: if the file is missing or a line is not of the form.
+            TokenizerError: if the file is missing or a line has the wrong format.
         """
         from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
 
@@ -63,24 +65,25 @@ class WorldTokenizer:
         self._bytes_of_id = [b""] * self.vocab_size
         for token, text in entries.items():
             self._bytes_of_id[token] = text
-        # Bytes are spelled as the characters U+0000 to U+00FF: a match then comes back as the
-        # string that was put in, which costs no new object and whose hash is known.
+        # Bytes are represented by the characters U+0000 to U+00FF. The matcher then returns the
+        # string objects that it was built from, so no object is created and the hash is cached.
         self._id_of_text = {text.decode("latin-1"): token for token, text in entries.items()}
-        # All matches are leftmost and longest and do not overlap: exactly the greedy rule, as
-        # long as every single byte is a token, so that no byte is ever passed over.
+        # Leftmost-longest matches that do not overlap are exactly the greedy rule if every single
+        # byte is a token, because then no byte is skipped.
         self._matcher = AhoCorasick(
             list(self._id_of_text),
             matchkind=MatchKind.LeftmostLongest,
-            implementation=Implementation.ContiguousNFA,  # fastest to build, and to search text
+            implementation=Implementation.ContiguousNFA,  # the fastest to build and to search
             store_patterns=True,
         )
         self._covers_all_bytes = len({text for text in entries.values() if len(text) == 1}) == 256
 
     def encode(self, text: str | bytes) -> list[int]:
-        """Ids of a text.
+        """Return the ids of a text.
 
         Raises:
-            TokenizerError: if a byte of it is in no token (never with the official file).
+            TokenizerError: if no token contains one of its bytes (impossible with the official
+                vocabulary).
         """
         spelled = text_to_bytes(text).decode("latin-1")
         if not self._covers_all_bytes:
@@ -90,44 +93,44 @@ class WorldTokenizer:
         )
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids; id 0 and the reserved ids stand for none."""
+        """Return the bytes of ids; id 0 and the reserved ids have no bytes."""
         return bytes_of_ids(ids, self._bytes_of_id)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def _check_coverage(self, spelled: str) -> None:
-        """Raise if some byte is in no match."""
+        """Raise an error if a byte is not covered by any match."""
         position = 0
         matches = self._matcher.find_matches_as_indexes(spelled)
         for _, start, end in [*matches, (0, len(spelled), len(spelled))]:
             if start != position:
                 raise TokenizerError(
                     f"byte {ord(spelled[position])} at position {position} is in no token of this "
-                    "vocabulary; use a vocabulary that holds all single bytes"
+                    "vocabulary; use a vocabulary that contains all single bytes"
                 )
             position = end
 
 
 def official_vocabulary() -> Path:
-    """The vocabulary file inside the installed `rwkv` package, found without importing it."""
+    """Return the vocabulary file of the installed `rwkv` package, without importing the package."""
     spec = find_spec("rwkv")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / VOCABULARY_FILE
         if path.is_file():
             return path
     raise TokenizerError(
-        f"the World vocabulary {VOCABULARY_FILE} was not found, it lies in the `rwkv` package; "
+        f"the World vocabulary {VOCABULARY_FILE}, a part of the `rwkv` package, was not found; "
         "run: pip install rwkv (or give a vocabulary file)"
     )
 
 
 def read_vocabulary(path: Path) -> dict[int, bytes]:
-    """Id to bytes of a vocabulary file.
+    """Read a vocabulary file and return its bytes by id.
 
     Raises:
-        TokenizerError: names the line that is wrong and how.
+        TokenizerError: if a line is wrong; the message names the line and the reason.
     """
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
@@ -144,16 +147,16 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
             text = value.encode("utf-8") if isinstance(value, str) else value
             token = int(token_text)
             if not isinstance(text, bytes) or len(text) != int(length) or not text:
-                raise ValueError("the length is wrong")
+                raise ValueError("the length does not match the literal")
             if not 1 <= token < MOST_IDS:
                 raise ValueError(f"the id must be 1 to {MOST_IDS - 1}")
         except (ValueError, SyntaxError) as error:
             raise TokenizerError(
-                f"{path}, line {number}: {line[:60]!r} is not of the form `id literal length` "
+                f"{path}, line {number}: {line[:60]!r} does not have the form `id literal length` "
                 f"({error}); give a vocabulary in World format"
             ) from error
         if token in entries:
-            raise TokenizerError(f"{path}, line {number}: id {token} occurs twice")
+            raise TokenizerError(f"{path}, line {number}: id {token} occurs twice; remove one")
         entries[token] = text
     if not entries:
         raise TokenizerError(f"{path}: the vocabulary is empty; give a file in World format")
@@ -161,7 +164,7 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
 
 
 def write_vocabulary(entries: Mapping[int, bytes], path: Path) -> None:
-    """Write a vocabulary file; the literal is a Python string where the bytes are UTF-8."""
+    """Write a vocabulary file; bytes that are UTF-8 are written as string literals."""
     lines = []
     for token, text in sorted(entries.items()):
         try:

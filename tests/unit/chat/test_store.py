@@ -148,9 +148,9 @@ def test_notes_of_a_state_come_back_and_states_without_load_as_before(demo, tmp_
     _, state = demo.forward([5, 6])
     state.save(tmp_path / "a.safetensors", {"title": "Größe 大小"})
     header = read_header(tmp_path / "a.safetensors")
-    assert header.notes == {"title": "Größe 大小"}
+    assert header.metadata == {"title": "Größe 大小"}
     assert (header.generation, header.identity) == ("7", demo.identity)
     loaded = wkv.State.load(tmp_path / "a.safetensors", demo)
     assert torch.equal(loaded.logits, state.logits)
     state.save(tmp_path / "b.safetensors")
-    assert read_header(tmp_path / "b.safetensors").notes == {}
+    assert read_header(tmp_path / "b.safetensors").metadata == {}

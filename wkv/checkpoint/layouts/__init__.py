@@ -1,4 +1,4 @@
-"""Other people's names and forms of the tensors, seen as the official ones."""
+"""Detect the layout of a checkpoint and view it with official tensor names, shapes and values."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 FOLDER_LAYOUTS = ("hub", "official", "fla")
-"""Those of Hugging Face directories, which have a config.json."""
+"""The layouts of Hugging Face directories, which have a config.json."""
 
 LAYOUTS: tuple[tuple[str, str, Callable[[Checkpoint], Checkpoint]], ...] = (
     (r"rwkv\.blocks\.0\..*", "hub", lambda checkpoint: official_view(checkpoint, HUB)),
@@ -33,20 +33,22 @@ LAYOUTS: tuple[tuple[str, str, Callable[[Checkpoint], Checkpoint]], ...] = (
     (r"model\.layers\.0\.attn\.(x_r|x_x)", "fla", fla7_to_official),
     (r"model\.layers\.0\.attn\.x_bias", "fla", fla6_to_official),
 )
-"""A name that tells a layout, what it is called, and how it is seen as the official one."""
+"""A tensor name that identifies a layout, the layout's name, and the function that converts it."""
 
 
 def official(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint as it is, or a view of it with official names and values.
+    """Return a view of a checkpoint with official names and values.
+
+    A checkpoint that is official already, or of an unknown layout, is returned as it is.
 
     Raises:
-        CheckpointError: if its form is known and broken.
+        CheckpointError: if the layout is known and the file is damaged.
     """
     if is_converted(checkpoint):
         return to_official(checkpoint)
     if is_packed(checkpoint):
         return unpacked(checkpoint)
-    checkpoint = replace(checkpoint, strategy=checkpoint.notes.get("_wkv_strategy"))
+    checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get("_wkv_strategy"))
     for pattern, layout, to_view in LAYOUTS:
         if any(re.fullmatch(pattern, name) for name in checkpoint):
             return replace(to_view(checkpoint), layout=layout)
@@ -54,5 +56,5 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def is_folded(checkpoint: Checkpoint) -> bool:
-    """Whether the norm ln0 is already applied to the embedding, and no longer in the file."""
+    """Check whether ln0 is already applied to the embedding and no longer part of the file."""
     return checkpoint.strategy is not None and "blocks.0.ln0.weight" not in checkpoint

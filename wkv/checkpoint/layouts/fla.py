@@ -1,4 +1,6 @@
-"""The names of flash-linear-attention: model.layers.N.attn, for RWKV-7 and, read only, RWKV-6.
+"""The layout of flash-linear-attention (names such as model.layers.N.attn.k_proj.weight).
+
+RWKV-7 can be read and written, RWKV-6 can only be read.
 
 Source: fla, layers and models of rwkv6 and rwkv7, and its converters.
 """
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.layouts.rules import FLAT, TRANSPOSED, Rule, official_view
-from wkv.checkpoint.layouts.view import Transform, View, viewed
+from wkv.checkpoint.layouts.view import Transform, View, view_of
 
 _SKELETON = (
     Rule("emb.weight", "model.embeddings.weight"),
@@ -52,14 +54,14 @@ FLA7 = (
     Rule("blocks.N.att.*", "model.layers.N.attn.*"),
     Rule("blocks.N.ffn.*", "model.layers.N.ffn.*"),
 )
-"""Also that of our own export of 7a, whose further tensors keep their form."""
+"""The rules for RWKV-7. Our own export of 7a uses them too; its additional tensors are unchanged."""
 
 SHIFTS = "rwkvag"
-"""The order in which older directories stack x_r to x_g into one tensor, x_x."""
+"""The order of x_r to x_g in the tensor x_x, into which older directories stack them."""
 
 
 def fla7_to_official(checkpoint: Checkpoint) -> Checkpoint:
-    """A view of an RWKV-7 or 7a of fla; `attn.x_x` of older ones is taken apart."""
+    """View an fla checkpoint of RWKV-7 or 7a as official; a stacked `attn.x_x` is split."""
     named = official_view(checkpoint, FLA7)
     stacked = [name for name in named if name.endswith(".att.x_x")]
     views = {name: View(name, shape) for name, shape in named.shapes.items() if name not in stacked}
@@ -67,7 +69,7 @@ def fla7_to_official(checkpoint: Checkpoint) -> Checkpoint:
         width = named.shapes[name][-1]
         for index, letter in enumerate(SHIFTS):
             views[name[:-1] + letter] = View(name, (1, 1, width), _row(index))
-    return viewed(named, views)
+    return view_of(named, views)
 
 
 def _row(index: int) -> Transform:
@@ -100,11 +102,11 @@ FLA6 = (
 )
 
 MIXES = "rwkvg"
-"""fla's order of what is mixed; officially it is w, k, v, r, g."""
+"""The order of the five token mixes in fla; the official order is w, k, v, r, g."""
 
 
 def fla6_to_official(checkpoint: Checkpoint) -> Checkpoint:
-    """A view of an RWKV-6 of fla, whose five mixes are stacked in another order."""
+    """View an fla checkpoint of RWKV-6 as official; its five mixes are stacked in another order."""
     named = official_view(checkpoint, FLA6)
     views = {}
     for name, shape in named.shapes.items():
@@ -120,20 +122,20 @@ def fla6_to_official(checkpoint: Checkpoint) -> Checkpoint:
             views[f"{prefix}.att.time_maa_w2"] = View(name, size, _second_factor)
         else:
             views[name] = View(name, shape)
-    return viewed(named, views)
+    return view_of(named, views)
 
 
 def _first_factor(weight: Tensor) -> Tensor:
-    """(5 M, D) in fla's order to (D, 5 M) in the official one."""
+    """Convert (5 M, D) in fla's order to (D, 5 M) in the official order."""
     return _in_official_order(weight).flatten(0, 1).t()
 
 
 def _second_factor(weight: Tensor) -> Tensor:
-    """(D, 5 M) in fla's order to (5, M, D) in the official one."""
+    """Convert (D, 5 M) in fla's order to (5, M, D) in the official order."""
     return _in_official_order(weight.t())
 
 
 def _in_official_order(stacked: Tensor) -> Tensor:
-    """(5 M, D), block by block, to (5, M, D)."""
+    """Reshape (5 M, D) in fla's order to (5, M, D) in the official order."""
     blocks = stacked.reshape(len(MIXES), -1, stacked.shape[-1])
     return blocks[[MIXES.index(letter) for letter in "wkvrg"]]

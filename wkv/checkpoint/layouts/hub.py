@@ -1,7 +1,8 @@
-"""The names of transformers' RWKV-4 and of the hub's own code for 5 and 6: rwkv.blocks.N.attention.
+"""The layouts of RWKV models on the Hugging Face hub (names such as rwkv.blocks.N.attention).
 
-Shapes are official. Sources: transformers, modeling_rwkv.py; the repositories RWKV/rwkv-5-world-*
-and RWKV/rwkv-6-world-* on the hub.
+They are used by transformers' RWKV-4 and by the hub's own code for RWKV-5 and 6. Only the names
+differ from the official ones; shapes are the same. Sources: transformers, modeling_rwkv.py; the
+repositories RWKV/rwkv-5-world-* and RWKV/rwkv-6-world-* on the hub.
 """
 
 from wkv.checkpoint.layouts.rules import Rule
@@ -27,4 +28,4 @@ OFFICIAL_2026 = (
     Rule("head.weight", "head.weight"),
     Rule("*", "rwkv7.*"),
 )
-"""RWKV/RWKV7-*-20260805 on the hub: the official names behind a prefix."""
+"""RWKV/RWKV7-*-20260805 on the hub: official names with a prefix."""

@@ -1,17 +1,18 @@
-"""Files whose matrices are packed for the native engine, seen as official checkpoints.
+"""View files whose matrices are packed for the native engine as official checkpoints.
 
-`wkv quantize` writes them, as safetensors. A packed matrix is there under its official name as the
-bytes that the engine reads, and the note `_wkv_packed` says what they mean:
+`wkv quantize` writes such files in safetensors format. A packed matrix is stored under its official
+name as the bytes that the engine reads. The metadata entry `_wkv_packed` describes the bytes:
 
     {"version": 1, "identity", "matrices": {NAME: {"format", "layout", "outputs", "inputs"}}}
 
-`identity` is that of the model the file was made from; formats and layouts are named as in
-`wkv.checkpoint.packing`. Low-rank factors, whose names do not end in `.weight`, are stored as
-(inputs, outputs) in official files. Each factor of a stack (n, inputs, outputs) is stored on its
-own, as `NAME.0` and so on. All other tensors are stored as in any checkpoint.
+`identity` is the identity of the model that the file was made from. The names of formats and
+layouts are those of `wkv.checkpoint.packing`. Low-rank factors, whose names do not end in
+`.weight`, have the shape (inputs, outputs) in official files. Each factor of a stack
+(n, inputs, outputs) is stored separately, as `NAME.0` and so on. All other tensors are stored as in
+any checkpoint.
 
-Here matrices have their official shapes and are float32, unpacked when they are asked for. Whoever
-reads packed ones asks `Checkpoint.packed`, and gets what is mapped to the file.
+In the view, matrices have their official shapes and are float32; they are unpacked on access.
+`Checkpoint.packed` returns the packed matrices instead, memory-mapped.
 """
 
 import json
@@ -36,12 +37,12 @@ FORMATS, LAYOUTS = ("int8", "int4"), ("blocks", "columns")
 STACKED = re.compile(r"(.+)\.(\d{1,4})")
 
 LARGEST = 2**31 - 1
-"""The engine counts outputs and inputs with 32 bits."""
+"""Limit of the outputs and inputs of a matrix, which the engine stores as 32-bit integers."""
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What a packed matrix is, without its bytes."""
+class _Description:
+    """The format, layout and shape of a packed matrix, without its bytes."""
 
     format: Format
     layout: Layout
@@ -50,12 +51,12 @@ class _Kind:
 
 
 def is_packed(checkpoint: Checkpoint) -> bool:
-    """Whether the file says that it holds packed matrices."""
-    return NOTE in checkpoint.notes
+    """Check whether the file's metadata says that it contains packed matrices."""
+    return NOTE in checkpoint.metadata
 
 
 def note_of(matrices: Mapping[str, Packed], identity: str) -> str:
-    """The note that describes packed matrices."""
+    """Return the metadata entry that describes packed matrices, as JSON."""
     described = {
         name: {
             "format": matrix.format.name,
@@ -69,23 +70,26 @@ def note_of(matrices: Mapping[str, Packed], identity: str) -> str:
 
 
 def unpacked(checkpoint: Checkpoint) -> Checkpoint:
-    """The file as an official checkpoint that knows what is packed.
+    """View the file as an official checkpoint whose `packed` function returns packed matrices.
 
     Raises:
-        CheckpointError: if the note is damaged, of a later version, or does not fit the tensors.
+        CheckpointError: if the metadata is damaged, of another version, or does not match the
+            tensors.
     """
-    identity, kinds = _read_note(checkpoint)
-    stacks = _stacks(checkpoint, kinds)
-    shapes = {name: shape for name, shape in checkpoint.shapes.items() if name not in kinds}
-    shapes |= {name: _shape(name, kind) for name, kind in kinds.items() if not _is_part(name)}
-    shapes |= {name: (len(parts), *_shape(name, kinds[parts[0]])) for name, parts in stacks.items()}
-    made = {name for name in shapes if name in kinds or name in stacks}
+    identity, matrices = _read_metadata(checkpoint)
+    stacks = _stacks(checkpoint, matrices)
+    shapes = {name: shape for name, shape in checkpoint.shapes.items() if name not in matrices}
+    shapes |= {name: _shape(name, one) for name, one in matrices.items() if not _is_part(name)}
+    shapes |= {
+        name: (len(parts), *_shape(name, matrices[parts[0]])) for name, parts in stacks.items()
+    }
+    unpacked_names = {name for name in shapes if name in matrices or name in stacks}
 
     def packed(name: str) -> Packed | None:
-        kind = kinds.get(name)
-        if kind is None:
+        found = matrices.get(name)
+        if found is None:
             return None
-        return Packed(kind.format, kind.layout, kind.outputs, kind.inputs, checkpoint[name])
+        return Packed(found.format, found.layout, found.outputs, found.inputs, checkpoint[name])
 
     def matrix(name: str) -> Tensor:
         found = packed(name)
@@ -96,45 +100,48 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
     def read(name: str) -> Tensor:
         if name in stacks:
             return torch.stack([matrix(part) for part in stacks[name]])
-        return matrix(name) if name in kinds else checkpoint[name]
+        return matrix(name) if name in matrices else checkpoint[name]
 
     return replace(
         checkpoint,
         layout="packed",
         shapes=shapes,
         dtypes={
-            name: torch.float32 if name in made else checkpoint.dtypes[name] for name in shapes
+            name: torch.float32 if name in unpacked_names else checkpoint.dtypes[name]
+            for name in shapes
         },
         read=read,
-        # By what the matrices are, whatever the file says it was made for.
-        strategy="cpu int4" if any(k.format is Format.int4 for k in kinds.values()) else "cpu int8",
+        # The formats of the matrices decide, whatever strategy the metadata may contain.
+        strategy="cpu int4"
+        if any(matrix.format is Format.int4 for matrix in matrices.values())
+        else "cpu int8",
         packed=packed,
         identity=identity,
     )
 
 
-def _read_note(checkpoint: Checkpoint) -> tuple[str, dict[str, _Kind]]:
-    """The identity and the matrices that a note tells of, checked against the file's tensors."""
+def _read_metadata(checkpoint: Checkpoint) -> tuple[str, dict[str, _Description]]:
+    """Read the identity and the matrices' descriptions, and check them against the tensors."""
     try:
-        note = json.loads(checkpoint.notes[NOTE])
-        version, matrices = note["version"], note["matrices"].items()
-        identity = str(note["identity"])[:32]
+        content = json.loads(checkpoint.metadata[NOTE])
+        version, matrices = content["version"], content["matrices"].items()
+        identity = str(content["identity"])[:32]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{checkpoint.path}: the note that says how its matrices are packed cannot be read "
+            f"{checkpoint.path}: the metadata that describes its packed matrices cannot be read "
             f"({first_sentence(error)}); the file is damaged, quantize the original again"
         ) from error
     if version != VERSION:
         raise CheckpointError(
-            f"{checkpoint.path}: its matrices are packed in a form of version {str(version)[:20]}, "
-            f"and this wkv reads version {VERSION}; install a newer wkv, or quantize again"
+            f"{checkpoint.path}: its matrices are packed in version {str(version)[:20]} of the "
+            f"format, and this wkv reads version {VERSION}; install a newer wkv, or quantize again"
         )
-    return identity, {name: _kind(checkpoint, name, told) for name, told in matrices}
+    return identity, {name: _described(checkpoint, name, value) for name, value in matrices}
 
 
-def _kind(checkpoint: Checkpoint, name: str, told: Any) -> _Kind:
-    """What one matrix is, by what is told of it."""
-    found: dict[str, Any] = told if isinstance(told, dict) else {}
+def _described(checkpoint: Checkpoint, name: str, value: Any) -> _Description:
+    """Check the description of one matrix against its tensor, and return it."""
+    found: dict[str, Any] = value if isinstance(value, dict) else {}
     format, layout = found.get("format"), found.get("layout")
     outputs, inputs = found.get("outputs", 0), found.get("inputs", 0)
     if (
@@ -143,36 +150,39 @@ def _kind(checkpoint: Checkpoint, name: str, told: Any) -> _Kind:
         or not all(type(size) is int and 0 < size <= LARGEST for size in (outputs, inputs))
     ):
         raise CheckpointError(
-            f"{checkpoint.path}: {name[:80]} is packed as {str(told)[:120]}, expected one of "
+            f"{checkpoint.path}: {name[:80]} is packed as {str(value)[:120]}, expected one of "
             f"{', '.join(FORMATS)} in {' or '.join(LAYOUTS)} with outputs and inputs; the file is "
             "damaged or of another wkv, quantize the original again"
         )
-    kind = _Kind(Format[format], Layout[layout], outputs, inputs)
-    expected = packed_bytes(kind.format, kind.layout, kind.outputs, kind.inputs)
+    matrix = _Description(Format[format], Layout[layout], outputs, inputs)
+    expected = packed_bytes(matrix.format, matrix.layout, matrix.outputs, matrix.inputs)
     if checkpoint.dtypes.get(name) != torch.uint8 or prod(checkpoint.shapes[name]) != expected:
-        there = checkpoint.shapes.get(name)
+        shape = checkpoint.shapes.get(name)
         raise CheckpointError(
-            f"{checkpoint.path}: {name[:80]} is said to be {format} of ({kind.outputs}, "
-            f"{kind.inputs}), which are {expected} bytes; found "
-            f"{'nothing' if there is None else f'{there} {checkpoint.dtypes[name]}'}; the file is "
-            "damaged, quantize the original again"
+            f"{checkpoint.path}: {name[:80]} is described as {format} of ({matrix.outputs}, "
+            f"{matrix.inputs}), which needs {expected} bytes; found "
+            f"{'no tensor' if shape is None else f'{shape} {checkpoint.dtypes[name]}'}; the file "
+            "is damaged, quantize the original again"
         )
-    return kind
+    return matrix
 
 
 def _is_part(name: str) -> bool:
     return STACKED.fullmatch(name) is not None
 
 
-def _stacks(checkpoint: Checkpoint, kinds: Mapping[str, _Kind]) -> dict[str, list[str]]:
-    """Names of stacks of factors, and of their parts in order."""
+def _stacks(
+    checkpoint: Checkpoint, matrices: Mapping[str, _Description]
+) -> dict[str, list[str]]:
+    """Return the names of stacked factors, each with the names of its parts in order."""
     counts: dict[str, int] = {}
-    for name in kinds:
+    for name in matrices:
         if match := STACKED.fullmatch(name):
             counts[match[1]] = counts.get(match[1], 0) + 1
     stacks = {name: [f"{name}.{i}" for i in range(count)] for name, count in counts.items()}
     for name, parts in stacks.items():
-        if any(kinds.get(part) != kinds.get(parts[0]) for part in parts) or name in checkpoint:
+        differ = any(matrices.get(part) != matrices.get(parts[0]) for part in parts)
+        if differ or name in checkpoint:
             raise CheckpointError(
                 f"{checkpoint.path}: the parts of {name[:80]} do not belong together; the file is "
                 "damaged, quantize the original again"
@@ -180,8 +190,8 @@ def _stacks(checkpoint: Checkpoint, kinds: Mapping[str, _Kind]) -> dict[str, lis
     return stacks
 
 
-def _shape(name: str, kind: _Kind) -> tuple[int, int]:
-    """The official shape of a matrix or factor."""
+def _shape(name: str, matrix: _Description) -> tuple[int, int]:
+    """Return the official shape of a matrix or low-rank factor."""
     if name.endswith(".weight"):
-        return kind.outputs, kind.inputs
-    return kind.inputs, kind.outputs
+        return matrix.outputs, matrix.inputs
+    return matrix.inputs, matrix.outputs

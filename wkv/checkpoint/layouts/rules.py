@@ -1,7 +1,8 @@
-"""Names of a Hugging Face layout as a table of rules, which is read in both directions.
+"""Translate tensor names and values between the official layout and a Hugging Face layout.
 
-A rule is an official name, a foreign name, and a form. In names, N stands for the number of a block
-and * for whatever is left; the first rule that fits a name counts.
+A layout is a list of rules, which are used in both directions. A rule has an official name, a
+foreign name and a form, which says how shapes and values differ. In names, N is the number of a
+block and * is the rest of the name. The first rule that matches a name is used.
 """
 
 import re
@@ -12,19 +13,19 @@ from math import prod
 from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
-from wkv.checkpoint.layouts.view import View, as_it_is, viewed
+from wkv.checkpoint.layouts.view import View, unchanged, view_of
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a tensor's form differs.
+    """The conversion of shapes and values between the official and a foreign layout.
 
     Attributes:
-        shape: of the official tensor, from that of the foreign one.
-        turn: foreign values to official ones, up to a reshape.
-        inverse: official values to foreign ones.
+        shape: converts the foreign shape to the official one.
+        turn: converts foreign values to official ones; the caller reshapes the result.
+        inverse: converts official values to foreign ones.
     """
 
     shape: Callable[[Shape], Shape]
@@ -32,31 +33,31 @@ class Form:
     inverse: Callable[[Tensor], Tensor]
 
 
-SAME = Form(lambda shape: shape, as_it_is, as_it_is)
+SAME = Form(lambda shape: shape, unchanged, unchanged)
 TRANSPOSED = Form(lambda shape: shape[::-1], lambda t: t.t(), lambda t: t.t().contiguous())
-FLAT = Form(lambda shape: (1, 1, prod(shape)), as_it_is, lambda t: t.reshape(-1))
-"""(1, 1, D) officially, (D,) there."""
+FLAT = Form(lambda shape: (1, 1, prod(shape)), unchanged, lambda t: t.reshape(-1))
+"""The official shape is (1, 1, D), the foreign one is (D,)."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the table."""
+    """A rule that translates the tensors of one name pattern."""
 
     official: str
     foreign: str
     form: Form = SAME
 
     def to_official(self, name: str) -> str | None:
-        """The official name of a foreign one, if the rule fits."""
+        """Return the official name for a foreign name, or None if the rule does not match."""
         return _renamed(name, self.foreign, self.official)
 
     def to_foreign(self, name: str) -> str | None:
-        """The foreign name of an official one, if the rule fits."""
+        """Return the foreign name for an official name, or None if the rule does not match."""
         return _renamed(name, self.official, self.foreign)
 
 
 def _renamed(name: str, pattern: str, target: str) -> str | None:
-    """`name` written as `target`, if it is of the pattern."""
+    """Rewrite a name that matches `pattern` to the form of `target`, or return None."""
     expression = re.escape(pattern).replace("N", r"(?P<number>\d+)", 1)
     match = re.fullmatch(expression.replace(r"\*", "(?P<rest>.+)"), name)
     if match is None:
@@ -66,7 +67,7 @@ def _renamed(name: str, pattern: str, target: str) -> str | None:
 
 
 def official_view(checkpoint: Checkpoint, rules: Iterable[Rule]) -> Checkpoint:
-    """A checkpoint in a foreign layout, with official names; names that no rule fits stay."""
+    """View a checkpoint of a foreign layout as official; names that no rule matches are unchanged."""
     views = {}
     for name, shape in checkpoint.shapes.items():
         for rule in rules:
@@ -76,11 +77,11 @@ def official_view(checkpoint: Checkpoint, rules: Iterable[Rule]) -> Checkpoint:
                 break
         else:
             views[name] = View(name, shape)
-    return viewed(checkpoint, views)
+    return view_of(checkpoint, views)
 
 
 def foreign_tensors(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
-    """Official tensors in a foreign layout."""
+    """Convert official tensors to a foreign layout; names that no rule matches are unchanged."""
     foreign = {}
     for name, tensor in tensors.items():
         for rule in rules:

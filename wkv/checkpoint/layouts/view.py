@@ -1,4 +1,4 @@
-"""A checkpoint seen through other names and forms; nothing is read until it is asked for."""
+"""View a checkpoint under other names, shapes and values, converting each tensor on access."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,33 +9,37 @@ from torch import Tensor
 from wkv.checkpoint import Checkpoint
 
 Transform = Callable[[Tensor], Tensor]
-"""What makes official values of a file's."""
+"""A function that converts a stored tensor to the official layout."""
 
 
-def as_it_is(tensor: Tensor) -> Tensor:
-    """The same."""
+def unchanged(tensor: Tensor) -> Tensor:
+    """Return the tensor itself."""
     return tensor
 
 
 @dataclass(frozen=True)
 class View:
-    """One tensor of a view: its name in the file, its shape, how its values are turned.
+    """The description of one tensor of a view.
 
-    The result of `turn` is reshaped; `dtype` is the file's unless it is given.
+    Attributes:
+        source: name of the tensor in the file.
+        shape: official shape, to which the result of `transform` is reshaped.
+        transform: converts the stored values to official ones.
+        dtype: dtype of the result; None if it is that of the file.
     """
 
     source: str
     shape: tuple[int, ...]
-    turn: Transform = as_it_is
+    transform: Transform = unchanged
     dtype: torch.dtype | None = None
 
 
-def viewed(checkpoint: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
-    """A checkpoint whose tensors are views, by official name."""
+def view_of(checkpoint: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
+    """Return a checkpoint whose tensors are the views, by official name."""
 
     def read(name: str) -> Tensor:
         view = views[name]
-        return view.turn(checkpoint[view.source]).reshape(view.shape)
+        return view.transform(checkpoint[view.source]).reshape(view.shape)
 
     return replace(
         checkpoint,

@@ -12,8 +12,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import ChoiceDone, Event, PrefillDone, Request, TextEvent
-from wkv.prompting.template import Thinking
-from wkv.serve.engine import Answers
+from wkv.prompting.template import EFFORTS, Thinking
+from wkv.serve.engine import EventStream
 from wkv.serve.errors import ApiError
 from wkv.serve.event_stream import STREAM, now, streamed, usage_body, while_listened
 from wkv.serve.parse_reply import Reply, chances_body
@@ -24,17 +24,6 @@ from wkv.serve.sampling_params import check_model, logits_processors_of, samplin
 from wkv.serve.service import Service, tenant_of
 
 Json = dict[str, Any]
-
-EFFORTS = {
-    None: Thinking.PLAIN,
-    "none": Thinking.SKIPPED,
-    "minimal": Thinking.A_BIT,
-    "low": Thinking.A_BIT,
-    "medium": Thinking.FREE,
-    "high": Thinking.A_LOT,
-    "xhigh": Thinking.A_LOT,
-}
-"""How much to think, in the words that G1 models were trained on."""
 
 
 @dataclass
@@ -72,7 +61,7 @@ class Chat:
         """What an event adds to which reply."""
         if isinstance(event, PrefillDone):
             self.cached = event.cached
-            self.service.metrics.cached_tokens += event.cached
+            self.service.metrics.cached_tokens.inc(event.cached)
         elif isinstance(event, TextEvent):
             return self.replies[event.choice], self.replies[event.choice].push(event)
         elif isinstance(event, ChoiceDone):
@@ -84,7 +73,7 @@ class Chat:
 
     def remember(self, reply: Reply) -> None:
         """Remember a reply for the next turn."""
-        self.service.metrics.generated_tokens += len(reply.token_ids)
+        self.service.metrics.generated_tokens.inc(len(reply.token_ids))
         if reply.token_ids and reply.is_whole:
             prompts = self.service.prompts
             told = reply.message, reply.token_ids, reply.characters
@@ -173,7 +162,7 @@ def _own_stops(
     return () if body.ignore_eos else service.turn_stops(thinking)
 
 
-async def events_of(chat: Chat, answers: Answers) -> AsyncGenerator[Event, None]:
+async def events_of(chat: Chat, answers: EventStream) -> AsyncGenerator[Event, None]:
     """All that happens to a request; whoever stops listening ends it."""
     try:
         async for _, event in answers:

@@ -17,7 +17,7 @@ from wkv.inference.model import Model
 from wkv.inference.prefill import Prompt, prompt_ids
 from wkv.inference.sampling import SampledToken, Sampling
 from wkv.models.state import State
-from wkv.serve.engine import Answers
+from wkv.serve.engine import EventStream
 from wkv.serve.errors import ApiError
 from wkv.serve.event_stream import STREAM, now, streamed, usage_body, while_listened
 from wkv.serve.requests import CompletionRequest
@@ -135,7 +135,7 @@ def ids_of(model: Model, prompt: Prompt, state: State | None, param: str) -> lis
 
 
 async def _pieces(
-    completion: Completion, answers: Answers
+    completion: Completion, answers: EventStream
 ) -> AsyncGenerator[tuple[int, str], None]:
     """Which choice goes on with which text."""
     try:
@@ -153,7 +153,7 @@ def _taken(completion: Completion, number: int, event: Event) -> Iterator[tuple[
     first = number * per_prompt
     if isinstance(event, PrefillDone):
         completion.cached += event.cached
-        metrics.cached_tokens += event.cached
+        metrics.cached_tokens.inc(event.cached)
         if completion.body.echo:
             for index in range(first, first + per_prompt):
                 completion.choices[index].text = completion.texts[number]
@@ -168,7 +168,7 @@ def _taken(completion: Completion, number: int, event: Event) -> Iterator[tuple[
     elif isinstance(event, ChoiceDone):
         choice = completion.choices[first + event.choice]
         choice.finish_reason = event.finish_reason
-        metrics.generated_tokens += choice.tokens
+        metrics.generated_tokens.inc(choice.tokens)
         yield first + event.choice, ""
 
 

@@ -43,7 +43,7 @@ def routes(service: Service) -> APIRouter:
         work = service.engine.run_task(pooled(service.model, inputs, piece))
         vectors = await while_listened(http, work)
         read = sum(map(len, inputs))
-        service.metrics.prompt_tokens += read
+        service.metrics.prompt_tokens.inc(read)
         data = [
             {
                 "object": "embedding",

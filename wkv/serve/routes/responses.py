@@ -98,13 +98,13 @@ class Answered:
     def keep(self, tenant: str) -> None:
         """Keep the conversation, for whoever goes on from this id."""
         if self.body.store is not False:
-            notes = self.chat.service.notes
+            values = self.chat.service.values
             value = {
                 "tenant": tenant,
                 "messages": [*self.messages, self.reply.body],
                 "response": self.told("completed"),
             }
-            notes.put(self.id.removeprefix("resp_"), value, at_once=True)
+            values.put(self.id.removeprefix("resp_"), value, at_once=True)
 
     def _usage(self) -> Json:
         usage = self.chat.usage
@@ -145,7 +145,7 @@ def routes(service: Service) -> APIRouter:
     async def delete(name: str, http: HttpRequest) -> Response:
         """Forget a response."""
         _kept(service, name, tenant_of(http))
-        service.notes.delete(name.removeprefix("resp_"))
+        service.values.delete(name.removeprefix("resp_"))
         return JSONResponse({"id": name, "object": "response", "deleted": True})
 
     return router
@@ -180,7 +180,7 @@ def _kept(service: Service, name: str, tenant: str) -> Json:
     Raises:
         ApiError: if there is none of that id, for this tenant.
     """
-    value: Json | None = service.notes.get(name.removeprefix("resp_"), lasting=True)
+    value: Json | None = service.values.get(name.removeprefix("resp_"), lasting=True)
     if not name.startswith("resp_") or value is None or value.get("tenant") != tenant:
         raise ApiError(404, "there is no response of that id", code="no_response")
     return value

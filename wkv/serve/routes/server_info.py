@@ -1,6 +1,5 @@
 """What tells of the server itself: models, health, metrics, tokens, and the page."""
 
-from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from wkv.inference.sampling import Sampling
 from wkv.prompting.presets import PRESETS
 from wkv.serve.errors import ApiError
+from wkv.serve.metrics import CONTENT_TYPE, CacheSize
 from wkv.serve.requests import DetokenizeRequest, TokenizeRequest
 from wkv.serve.sampling_params import FIELDS, check_model
 from wkv.serve.service import Service
@@ -54,14 +54,24 @@ def routes(service: Service) -> APIRouter:
         engine = service.engine
         ok = engine.is_alive and not engine.is_closing
         status = "ok" if ok else "closing" if engine.is_closing else "failed"
-        return JSONResponse({"status": status, **asdict(engine.load)}, 200 if ok else 503)
+        load = engine.load
+        body = {
+            "status": status,
+            "writing": load.running,
+            "reading": load.prefilling,
+            "queued": load.queued,
+            "tasks": load.tasks,
+            "slots": load.slots,
+        }
+        return JSONResponse(body, 200 if ok else 503)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters for Prometheus."""
         engine = service.engine
-        text = service.metrics.text(engine.load, engine.scheduler.cache, engine.failures)
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+        cache = engine.scheduler.cache
+        text = service.metrics.text(engine.load, CacheSize(len(cache), cache.n_bytes))
+        return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
     @router.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:
