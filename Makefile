@@ -33,8 +33,8 @@ test-transformers: .venv/transformers-oldest/installed .venv/transformers-newest
 	.venv/transformers-newest/bin/python -m tests.newest || \
 	.venv/transformers-newest/bin/python -m pytest -q -n $(WORKERS) $(HF_TESTS)
 
-# The engine's tests on an engine that stops at wrong addresses and undefined behaviour. Python is not
-# built so, hence the preloading; what it leaves allocated at its end is no leak of ours.
+# The tests of the native engine with AddressSanitizer and UBSan. Python itself is not built with them,
+# so their libraries are preloaded, and its memory leaks are ignored.
 sanitize: .venv/installed-dev
 	CXX=g++ $(BIN)/cmake -S . -B build/sanitize -DWKV_SANITIZE=ON
 	$(BIN)/cmake --build build/sanitize --parallel $(WORKERS)

@@ -1,4 +1,4 @@
-// Compares every kernel that runs here with the plain one: for CPUs that Python is not at hand for.
+// Compares every available kernel with the plain one, for CPUs on which Python is not available.
 //
 //   cd wkv/native/source
 //   CXX="aarch64-linux-gnu-g++ -static -std=c++17 -O3 -ffp-contract=fast -fopenmp-simd -I."
@@ -47,7 +47,7 @@ static void expect_close(const Numbers& found, const Numbers& right, double boun
     failed = true;
 }
 
-// Weights as some layout has them: which is which does not matter here.
+// Random weights in a layout; their order does not matter here.
 static std::vector<uint8_t> random_weights(Format format, Layout layout, int outputs, int inputs) {
     const int height = layout == ROWS ? 1 : layout == BLOCKS ? BLOCK : PANEL;
     const size_t tall = (outputs + height - 1) / height, groups = (inputs + GROUP - 1) / GROUP;
@@ -77,7 +77,7 @@ static void compare_products(const std::string& kernels, Format format, Layout l
         Numbers x = random_numbers((size_t)rows * inputs), found((size_t)rows * outputs), right = found;
         for (float& number : x) {
             if (layout == COLUMNS && number < 0) number = 0;
-            if (format == BF16) number = bf16_to_float(float_to_bf16(number));  // some round it
+            if (format == BF16) number = bf16_to_float(float_to_bf16(number));  // some kernels round it
         }
         for (float& number : found) number = NAN;
         wkv_product(kernels.c_str(), format, layout, outputs, inputs, weights.data(), rows, x.data(), found.data(), 2);
@@ -95,7 +95,7 @@ static void compare_recurrences(const Kernels& kernels, const Kernels& plain, in
     const auto state = random_numbers((size_t)width * size);
     const auto at = [&](int i) { return in[i].data(); };
     const auto run = [&](const Kernels& with, int which) {
-        Numbers y((size_t)tokens * width), after(state.size()), first = in[8], work(SCRATCH / 4);
+        Numbers y((size_t)tokens * width), after(state.size()), first = in[8], work(SCRATCH_BYTES / 4);
         const Wkv4 s4{tokens, width, at(0), at(1), at(2), at(3), at(4), state.data(), after.data(), y.data()};
         const Wkv6 s6{tokens, width, size, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(9), 1e-5f,
                       state.data(), after.data(), y.data()};
@@ -115,7 +115,7 @@ static void compare_recurrences(const Kernels& kernels, const Kernels& plain, in
 }
 
 int main() {
-    std::istringstream names(kernels_here());
+    std::istringstream names(available_kernels());
     std::string name;
     while (names >> name) {
         if (name == "plain") continue;

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wkv.native import library, plan
+from wkv.native import compiled_plan, library
 
 
 def pytest_addoption(parser):
@@ -13,16 +13,16 @@ def pytest_addoption(parser):
         "--engine-library",
         type=Path,
         metavar="PATH",
-        help="test this library of the native engine, not the one that is installed",
+        help="test this native library instead of the installed one",
     )
 
 
 def pytest_configure(config):
-    # Known only where pytest was called for this folder: it reads options from no deeper conftest.
+    # The option exists only if pytest was called for this folder.
     path = config.getoption("--engine-library", default=None)
-    if path:  # models run on it too
+    if path:  # models use it too
         opened = library.open_library(path.resolve())
-        library.library = plan.library = lambda: opened
+        library.library = compiled_plan.library = lambda: opened
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,13 @@ Bounds are shares of the largest output. What a kernel rounds its activations to
 
 import ctypes
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
 
 from wkv.checkpoint.packing import GROUP, Format, Layout, layout_for, pack, unpack
+from wkv.native import library, steps
 
 TO_FLOAT64, TO_PLAIN = 3e-6, 2e-6
 AS_FP32, AS_BF16, AS_INT8 = 1, 2, 4
@@ -196,3 +198,26 @@ def test_unknown_kernels_are_refused(engine, kernels):
     assert engine.wkv_form(b"abacus", Format.fp32) < 0
     assert engine.wkv_form(b"plain", len(Format)) < 0
     assert not engine.wkv_plan(b"abacus", 1)
+
+
+def test_a_library_with_other_structs_is_an_error(engine, monkeypatch):
+    class Longer(steps.Gated):
+        _fields_ = [("more", ctypes.c_int32)]  # noqa: RUF012
+
+    path = Path(engine._name)
+    assert library.open_library(path).wkv_version() == library.VERSION
+    monkeypatch.setattr(library, "STRUCTS", (*steps.STRUCTS, Longer))
+    with pytest.raises(library.LibraryMissing, match="a gated step has 12 bytes, expected 16"):
+        library.open_library(path)
+    monkeypatch.setattr(library, "VERSION", 1)
+    with pytest.raises(library.LibraryMissing, match="version 2, expected 1"):
+        library.open_library(path)
+
+
+def test_unknown_steps_are_rejected(engine, kernels):
+    plan = engine.wkv_plan(kernels[0].encode(), 1)
+    step = ctypes.addressof(steps.Gated())
+    assert engine.wkv_step(plan, len(steps.StepList), steps.Kind.gated, 0, step) < 0
+    assert engine.wkv_step(plan, steps.StepList.body, len(steps.Kind), 0, step) < 0
+    assert engine.wkv_step_size(len(steps.Kind)) < 0
+    engine.wkv_plan_free(plan)

@@ -15,8 +15,10 @@ import wkv
 from tests.checkpoints import random_checkpoint, save_pth
 from wkv.inference.load import describe, strategy_for
 from wkv.native import library
+from wkv.native.compiled_plan import phases
 from wkv.native.network import LAYERS, NativeNetwork
-from wkv.native.plan import Step, phases
+from wkv.native.plan import Buffer, Plan, Step
+from wkv.native.steps import NONE, X_BUFFER, Gated, StatePart, StepList
 from wkv.native.weights import Weights
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
@@ -272,20 +274,29 @@ def test_without_the_library_everything_runs_on_pytorch(
         assert (found - expected).abs().max() < (1.5 if text == "cpu int4" else 0.3)
 
 
-def test_steps_run_as_early_as_what_they_read_allows():
-    a, b, c, d = (object() for _ in range(4))
+def test_steps_run_in_the_earliest_phase_that_their_dependencies_allow():
+    a, b, c, d = (Buffer(1, index) for index in range(4))
 
-    class Fake(Step):
-        def __init__(self, reads, writes):
-            super().__init__(0, [], writes)
-            self._reads = reads
+    def step(reads, writes):
+        return Step(Gated(), [*reads, *writes], writes)
 
-        @property
-        def reads(self):
-            return [*self._reads, *self.writes]
-
-    steps = [Fake([a], [b]), Fake([a], [c]), Fake([b, c], [d]), Fake([d], [b]), Fake([b], [a])]
+    steps = [step([a], [b]), step([a], [c]), step([b, c], [d]), step([d], [b]), step([b], [a])]
     assert phases(steps) == [0, 0, 1, 2, 3]
+
+
+def test_a_step_names_every_field_of_its_struct():
+    plan = Plan(8, 16)
+    with pytest.raises(wkv.WKVError, match="fields of a gated step: gait, gate"):
+        plan.add(Gated, [plan.X], gait=plan.X, x=plan.X, y=plan.X)
+    plan.add(Gated, [plan.X], gate=None, x=plan.X, y=plan.X)
+    (step,) = plan.steps[StepList.body]
+    assert [step.struct.gate, step.struct.x, step.struct.y] == [NONE, X_BUFFER, X_BUFFER]
+
+
+def test_a_token_shift_with_too_many_mixes_is_an_error():
+    norm = torch.ones(8), torch.zeros(8)
+    with pytest.raises(wkv.WKVError, match="9 mixes, at most 8"):
+        Plan(8, 16).shift(norm, 0, StatePart.att_shift, [torch.ones(8)] * 9)
 
 
 def test_states_that_do_not_fit_are_told(native):

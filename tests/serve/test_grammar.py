@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import wkv
 from wkv.constraints.compiler import Compiler
 from wkv.constraints.grammar import Grammars, inline_json
-from wkv.constraints.schema_limits import MOST_BYTES, MOST_CHOICES
+from wkv.constraints.schema_limits import MAX_BYTES, MAX_CHOICES
 from wkv.errors import BusyError, InputError, MissingExtraError
 from wkv.inference.sampling import Sampling
 from wkv.inference.sequence import RunningSequence
@@ -426,8 +426,8 @@ def test_messages_say_what_is_wrong(small):
         "not": "not",
         "bad type": "strin",
         "deep": "64",
-        "wide enum": str(MOST_CHOICES),
-        "large": str(MOST_BYTES),
+        "wide enum": str(MAX_CHOICES),
+        "large": str(MAX_BYTES),
         "remote": "example.com",
         "itself": "itself",
     }.items():
@@ -473,7 +473,7 @@ def test_a_flood_of_schemas_does_not_fill_the_memory(demo):
 
 
 def test_the_cache_is_bounded_by_bytes_and_keeps_what_was_used_last():
-    compiler = Compiler(str.upper, most_kept=3, most_bytes=100)
+    compiler = Compiler(str.upper, max_entries=3, max_bytes=100)
     for source in ("a", "b", "c", "a", "d"):
         assert compiler.get(source) == source.upper()
     assert list(compiler._futures) == ["c", "a", "d"]
@@ -504,7 +504,7 @@ def test_a_source_that_many_ask_for_at_once_is_compiled_once():
 
 def test_a_compilation_that_takes_too_long_is_given_up_and_takes_one_place():
     gate = threading.Event()
-    compiler = Compiler(lambda source: gate.wait(), seconds=0.02, most_running=2)
+    compiler = Compiler(lambda source: gate.wait(), timeout=0.02, max_running=2)
     for source in ("a", "b", "a"):
         with pytest.raises(InputError, match=r"not compiled in 0\.02 seconds"):
             compiler.get(source)

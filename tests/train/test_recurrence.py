@@ -1,8 +1,9 @@
-"""The compiled recurrence against the torch form, forward and backward."""
+"""The native training recurrence against the PyTorch recurrence, forward and backward."""
 
 import pytest
 import torch
 
+from wkv.native import library
 from wkv.ops.wkv7 import wkv7, wkv7_recurrent
 from wkv.train import recurrence as compiled
 
@@ -31,18 +32,23 @@ def fast():
     return function
 
 
-@pytest.mark.parametrize(("B", "T", "H", "N"), [(2, 33, 2, 64), (1, 5, 3, 16), (3, 16, 1, 32)])
-def test_compiled_recurrence_equals_the_definition(fast, B, T, H, N):
-    inputs = random_inputs(B, T, H, N)
+def compare(function, inputs):
+    """Compare results and gradients with those of the definition."""
+    B, T, H, N = inputs[0].shape
     dy, dstate = torch.randn(B, T, H, N), torch.randn(B, H, N, N)
     results = []
-    for function in (fast, wkv7_recurrent):
-        y, state = function(*inputs)
+    for form in (function, wkv7_recurrent):
+        y, state = form(*inputs)
         loss = (y * dy).sum() + (state * dstate).sum()
         results.append([y, state, *torch.autograd.grad(loss, inputs)])
-    for name, mine, theirs in zip(("y", "last", *NAMES), *results, strict=True):
-        error = (mine - theirs).norm() / theirs.norm()
+    for name, found, expected in zip(("y", "last", *NAMES), *results, strict=True):
+        error = (found - expected).norm() / expected.norm()
         assert error < 5e-6, name
+
+
+@pytest.mark.parametrize(("B", "T", "H", "N"), [(2, 33, 2, 64), (1, 5, 3, 16), (3, 16, 1, 32)])
+def test_compiled_recurrence_equals_the_definition(fast, B, T, H, N):
+    compare(fast, random_inputs(B, T, H, N))
 
 
 def test_compiled_recurrence_differentiates_y_alone(fast):
@@ -58,38 +64,27 @@ def test_unknown_head_size_is_an_error(fast):
         fast(*random_inputs(1, 2, 1, 8))
 
 
-@pytest.fixture
-def uncached(monkeypatch, tmp_path):
-    """Nothing is compiled yet, and the cache is a folder of the test."""
-    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path)
-    compiled._library.cache_clear()
-    yield tmp_path
-    compiled._library.cache_clear()
-
-
-def test_without_a_compiler_the_torch_form_is_used(monkeypatch, uncached):
-    monkeypatch.setattr(compiled, "COMPILERS", ("no-such-compiler",))
+def test_without_the_library_the_pytorch_recurrence_is_used(monkeypatch):
+    monkeypatch.setattr(compiled, "missing", lambda: "it was not built")
     function, notice = compiled.recurrence(threads=1)
     assert function is wkv7
-    assert "no C++ compiler was found (no-such-compiler)" in notice
+    assert "the native library is missing (it was not built)" in notice
 
 
-def test_library_that_cannot_be_loaded_falls_back_to_the_torch_form(monkeypatch, uncached):
-    broken = uncached / "broken.so"
-    broken.write_text("no library at all, but longer than the header of one" * 20)
-    monkeypatch.setattr(compiled, "build", lambda cache: broken)
-    function, notice = compiled.recurrence(threads=1)
-    assert function is wkv7
-    assert "broken.so" in notice
+@pytest.mark.parametrize("kernels", library.kernels() if library.missing() is None else ())
+def test_every_kind_of_kernels_computes_the_recurrence(monkeypatch, kernels):
+    monkeypatch.setattr(compiled, "kernels", lambda: (kernels,))
+    function, _ = compiled.recurrence(threads=3)
+    for N in compiled.HEAD_SIZES:
+        compare(function, random_inputs(2, 18, 3, N))
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "Full")])
-def test_cache_that_cannot_be_written_falls_back_to_the_torch_form(monkeypatch, uncached, error):
-    def refuse(**_):
-        raise error
-
-    monkeypatch.setattr(compiled, "COMPILERS", ("true",))
-    monkeypatch.setattr(compiled.tempfile, "TemporaryDirectory", refuse)
-    function, notice = compiled.recurrence(threads=1)
-    assert function is wkv7
-    assert error.strerror in notice
+def test_the_number_of_threads_changes_no_bit(fast):
+    inputs = random_inputs(2, 20, 3, 32)
+    found = []
+    for threads in (1, 2, 5):
+        function, _ = compiled.recurrence(threads)
+        y, state = function(*inputs)
+        found.append([y, state, *torch.autograd.grad(y.sum() + state.sum(), inputs)])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

@@ -2,7 +2,8 @@
 
 A command module has SUMMARY, `add_arguments(parser)` and `run(args) -> int`. Its top level and
 `add_arguments` import nothing heavy, so that `wkv --help` is fast. Data goes to stdout; notices and
-progress go to stderr. Exit status 0 means success, 1 a failure explained in one line, 2 wrong usage.
+progress go to stderr. Exit status 0 means success, 1 a failure (explained in one line), 2 wrong
+usage.
 """
 
 import argparse
@@ -82,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="wkv", description="Run, convert, train and evaluate RWKV language models."
     )
     parser.add_argument("--version", action="version", version=f"wkv {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback when an error occurs")
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback when an error occurs"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = import_module(f"wkv.cli.{name}")

@@ -1,4 +1,5 @@
-"""Evaluate a model on LAMBADA, with the protocol of RWKV's published figures, or on lm-eval tasks."""
+"""Evaluate a model on LAMBADA, with the protocol of RWKV's published results, or on lm-eval tasks.
+"""
 
 import argparse
 import json

@@ -1,1 +1,1 @@
-"""Text that follows a grammar or a JSON schema: the tokens that would break it are excluded."""
+"""Constrained decoding: text that follows a grammar or a JSON schema."""

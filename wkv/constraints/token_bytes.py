@@ -1,4 +1,4 @@
-"""A tokenizer as llguidance wants it: the bytes of each id, and the id that ends a text."""
+"""Adapter from a tokenizer to llguidance: the bytes of each id, and the id that ends a text."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,17 +10,18 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 END_BYTE = b"\x03"
-"""Ends a text where no id does: "end of text" in ASCII, which JSON never holds unescaped."""
+"""Ends a text if the vocabulary has no end-of-text id. JSON never contains it unescaped."""
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """The ids of a model, as llguidance wants them.
+class LLGuidanceVocabulary:
+    """A model's vocabulary with the interface that llguidance expects.
 
     Attributes:
-        tokens: the bytes of each id; none for those that may not be drawn.
+        tokens: the bytes of each id; empty for ids that must not be sampled.
         eos_token_id: the id that ends a text.
-        tokenizer: cuts the texts that a grammar leaves no choice about, as the model knows them.
+        tokenizer: encodes texts that the grammar fully determines, as in the model's training.
+        bos_token_id: always None; llguidance reads it.
     """
 
     tokens: list[bytes]
@@ -30,18 +31,18 @@ class Vocabulary:
 
     @property
     def special_token_ids(self) -> list[int]:
-        """Ids that are not text."""
+        """The ids that do not stand for text."""
         return [self.eos_token_id]
 
     def __call__(self, text: bytes) -> list[int]:
-        """Ids of a text; none where the vocabulary has not all of its bytes."""
+        """Return the ids of a text; empty if the vocabulary lacks one of its bytes."""
         try:
             return [token for token in self.tokenizer.encode(text) if token < len(self.tokens)]
-        except TokenizerError:  # an exception would not come through the library
+        except TokenizerError:  # an exception cannot pass through llguidance
             return []
 
     def build(self) -> "LLTokenizer":
-        """The tokenizer of llguidance.
+        """Return llguidance's tokenizer.
 
         Raises:
             MissingExtraError: if llguidance is not installed.
@@ -52,8 +53,8 @@ class Vocabulary:
         return LLTokenizer(TokenizerWrapper(self), n_vocab=len(self.tokens))
 
 
-def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
-    """The vocabulary of a model with `vocab_size` ids.
+def llguidance_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> LLGuidanceVocabulary:
+    """Return the vocabulary of a model with `vocab_size` ids, for llguidance.
 
     Raises:
         InputError: if no id can end a text.
@@ -65,19 +66,19 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
     if end is None:
         if END_BYTE not in tokens:
             raise InputError(
-                f"the tokenizer {tokenizer.name} has no id that ends a text, so no grammar can end "
-                "one; use a tokenizer with an end of text"
+                f"the tokenizer {tokenizer.name} has no id that ends a text, so a text that follows "
+                "a grammar cannot end; use a tokenizer with an end of text"
             )
         end = tokens.index(END_BYTE)
     tokens[end] = b""
-    return Vocabulary(tokens, end, tokenizer)
+    return LLGuidanceVocabulary(tokens, end, tokenizer)
 
 
 def require_llguidance() -> None:
-    """Do nothing if llguidance is installed.
+    """Check that llguidance is installed.
 
     Raises:
-        MissingExtraError: holds the pip line.
+        MissingExtraError: if it is not; the message gives the pip command.
     """
     try:
         import llguidance  # noqa: F401

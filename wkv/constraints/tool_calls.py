@@ -1,4 +1,4 @@
-"""The grammar of a reply that must call tools."""
+"""Grammar of a reply that must call tools."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,27 +7,27 @@ from wkv.constraints.grammar import Grammar, Grammars, inline_json
 from wkv.errors import InputError
 from wkv.prompting.tool_types import Tool, ToolChoice
 
-MOST_CALLS = 8
-"""In one reply, where several are allowed; a weak model does not find an end by itself."""
+MAX_CALLS = 8
+"""Largest number of parallel calls in a reply; a weak model would not stop by itself."""
 
-SAYS_MORE = frozenset(
+PROPERTY_KEYWORDS = frozenset(
     {"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "additionalProperties"}
 )
-"""Keywords that say more of an object's properties than `properties` does."""
+"""Keywords that define properties of an object in addition to `properties`."""
 
 
 def calls_grammar(
     grammars: Grammars, tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool = False
 ) -> Grammar | None:
-    """The grammar of a reply after `call_lead`: calls whose arguments follow the tools' schemas.
+    """Return the grammar of a reply after `call_prefix`: calls that follow the tools' schemas.
 
         newline, a call (or, in parallel, a list of up to 8), newline, end of the fence
 
-    None where the reply is free. There a grammar that waits for the beginning of a call would take
-    milliseconds for each token of plain text; the parser finds the calls.
+    Returns None if the model may also answer in words. A grammar that waits for the beginning of a
+    call would cost milliseconds for each token of plain text; the parser finds the calls instead.
 
     Raises:
-        InputError: if a tool's parameters cannot be followed; says why.
+        InputError: if a tool's parameters are not supported; the message gives the reason.
         BusyError: if too many grammars are being compiled.
         MissingExtraError: if llguidance is not installed.
     """
@@ -38,13 +38,13 @@ def calls_grammar(
     for place, tool in enumerate(offered):
         rules += _rules(place, tool)
     if parallel:
-        rules.append(f'list: "[" call (", " call){{0,{MOST_CALLS - 1}}} "]"')
+        rules.append(f'list: "[" call (", " call){{0,{MAX_CALLS - 1}}} "]"')
     body = "(call | list)" if parallel else "call"
     return grammars.lark("\n".join([f'start: "\\n" {body} "\\n```"', *rules]))
 
 
 def _rules(place: int, tool: Tool) -> list[str]:
-    """The rules of a call of one tool, written as `call_text` writes it."""
+    """Return the rules of a call of one tool, in the format of `call_text`."""
     try:
         arguments = inline_json(_closed(tool.parameters), lenient=not tool.strict)
     except InputError as error:
@@ -54,7 +54,7 @@ def _rules(place: int, tool: Tool) -> list[str]:
 
 
 def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A schema that allows no arguments but those it names, unless it says otherwise itself."""
-    if SAYS_MORE & parameters.keys():
+    """Exclude arguments that a schema does not name, unless the schema itself allows others."""
+    if PROPERTY_KEYWORDS & parameters.keys():
         return parameters
     return {**parameters, "additionalProperties": False}

@@ -76,9 +76,7 @@ def convert(
         InputError: if `to` is unknown, or the destination exists.
     """
     if to not in SUFFIXES:
-        raise InputError(
-            f"a checkpoint can be converted to {' or '.join(SUFFIXES)}, not to {to!r}"
-        )
+        raise InputError(f"a checkpoint can be converted to {' or '.join(SUFFIXES)}, not to {to!r}")
     description = describe(source)
     path = new_file(destination, SUFFIXES[to], description.checkpoint, overwrite=overwrite)
     check_vocabulary(path, description.checkpoint.path, overwrite=overwrite)
@@ -132,7 +130,7 @@ def new_file(
 
 
 def check_vocabulary(path: Path, source: Path, *, overwrite: bool) -> None:
-    """Raise an error if the vocabulary file of the new checkpoint exists and is not the source's."""
+    """Raise an error if the new checkpoint's vocabulary file exists and is not the source's."""
     vocabulary = vocabulary_beside(path)
     if vocabulary != vocabulary_beside(source.absolute()):
         _check_new(vocabulary, overwrite=overwrite)

@@ -6,7 +6,7 @@ dtype. The comparisons with transformers and llama.cpp, which compute in another
 `check_logits` in addition.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ TEXT = "The Duchess said: 27 + 48 = 75, 今天天气不错 😀\n\n    return x[
 """Text that is tokenized to compare tokenizers; no vocabulary has it as a single token."""
 
 LIMIT = 1e-3
-"""Largest difference in float32 between the logits of wkv and another program, for logits of size 1."""
+"""Largest accepted difference from another program's logits in float32, for logits of size 1."""
 
 
 def verify(
@@ -59,7 +59,7 @@ def verify(
     strategy = strategy_for(description, "auto") if packed else original.strategy
     model = build_model(description, strategy, tokenizer, engine=original.engine)
     check_equal(written, _differing_tensors(original, model, packed))
-    difference = 0.0
+    differences = []
     ids = ids or [(7 * i + 1) % original.config.vocab_size for i in range(N_TOKENS)]
     for pieces in ([ids], [[token] for token in ids]):
         state = other_state = None
@@ -72,17 +72,17 @@ def verify(
                     f"{written.name}: the logits of the new file differ by {by:g} from those of "
                     "the matrices in memory; nothing was saved, please report this"
                 )
-            difference = max(difference, by)
-    return model, difference
+            differences.append(by)
+    return model, max(differences)
 
 
-def check_equal(written: Path, differing: Iterable[str]) -> None:
-    """Raise a CheckpointError that names the first of the differing tensors or fields, if any."""
-    names = list(differing)
-    if names:
+def check_equal(written: Path, differing: Sequence[str], kind: str = "tensors") -> None:
+    """Raise a CheckpointError that names the first differing tensor, if any differ."""
+    if differing:
         raise CheckpointError(
-            f"{written.name}: {len(names)} tensors differ from those of the original, the first "
-            f"is {names[0]}; nothing was saved. Check the disk, and report this if it happens again"
+            f"{written.name}: {len(differing)} {kind} differ from those of the original, the first "
+            f"is {differing[0]}; nothing was saved. Check the disk, and report this if it happens "
+            "again"
         )
 
 

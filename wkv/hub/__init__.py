@@ -1,7 +1,7 @@
-"""The official checkpoints by name: what there is, what is on this machine, and fetching it.
+"""The catalog of official checkpoints: find them by name, and download them.
 
-A name is FAMILY:SIZE, such as `g1:0.1b`. The facts lie in `models.toml`; files are kept in the
-cache of `huggingface_hub`, where other tools find them too.
+A name is FAMILY:SIZE, such as `g1:0.1b`. The catalog is the file `models.toml`. Downloaded files
+are stored in the cache of `huggingface_hub`, where other tools find them too.
 """
 
 from wkv.hub.catalog import Entry, entries

@@ -1,4 +1,4 @@
-"""An entry of the catalog, and reading them all from `models.toml`."""
+"""Read the catalog of official checkpoints from `models.toml`."""
 
 import tomllib
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 MAIN = "main"
-"""The newest commit of a repository of the hub."""
+"""The branch with the newest commit of a repository on the hub."""
 
 HUB = "https://huggingface.co"
-"""Where a person finds a repository; files are fetched from wherever `huggingface_hub` looks."""
+"""Base of the links for users. `huggingface_hub` decides from which host files are downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class Entry:
     Attributes:
         name: FAMILY:SIZE.
         generation: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
-        repo, file: where it is on the hub.
+        repo, file: repository on the hub, and path of the file in it.
         n_params: number of parameters.
         n_layer, n_embd: L and D.
-        context: tokens it was trained on at a time.
-        languages: codes such as "en zh", or "100+".
-        license: of the weights.
-        bytes: size of the file; None where it is not known.
-        sha256: of the file, 64 hexadecimal digits; None where it is not known.
-        revision: a commit of the repository, if not its newest.
+        context: context length of the training, in tokens.
+        languages: language codes such as "en zh", or "100+".
+        license: license of the weights.
+        bytes: size of the file in bytes, or None if it is unknown.
+        sha256: SHA-256 of the file as 64 hexadecimal digits, or None if it is unknown.
+        revision: a commit of the repository; the default is the newest.
     """
 
     name: str
@@ -49,32 +49,32 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """The name's part before the colon."""
+        """The part of the name before the colon."""
         return self.name.partition(":")[0]
 
     @property
     def disk_bytes(self) -> int:
-        """Size of the file; where it is not known, that of its parameters in 16 bits."""
+        """The size of the file in bytes; if it is unknown, two bytes per parameter."""
         return self.bytes or 2 * self.n_params
 
     def memory_bytes(self, itemsize: int) -> int:
-        """Memory of the weights, with so many bytes per number; states and text are far less."""
+        """Return the memory of the weights in bytes, with `itemsize` bytes per parameter."""
         return itemsize * self.n_params
 
     @property
     def page(self) -> str:
-        """The repository's page."""
+        """The URL of the repository's web page."""
         return f"{HUB}/{self.repo}"
 
     @property
     def url(self) -> str:
-        """Where the file can be fetched by hand."""
+        """The URL from which a user can download the file manually."""
         return f"{self.page}/resolve/{self.revision}/{quote(self.file)}"
 
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """All entries, family by family, small to large."""
+    """Return all entries, grouped by family and ordered by size."""
     text = files("wkv.hub").joinpath("models.toml").read_text(encoding="utf-8")
     return tuple(
         entry for family, table in tomllib.loads(text).items() for entry in _family(family, table)
@@ -82,7 +82,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def _family(family: str, table: dict[str, Any]) -> Iterator[Entry]:
-    """The entries of a family: what its models do not say themselves, the family says."""
+    """Return the entries of a family; its fields are defaults for those of its models."""
     models = table.pop("models")
     for model in models:
         size = model.pop("size")

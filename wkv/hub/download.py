@@ -1,9 +1,9 @@
-"""Files of the catalog in the cache of `huggingface_hub`, and fetching them into it.
+"""Download files of the catalog into the cache of `huggingface_hub`.
 
-The library knows the mirror (HF_ENDPOINT), the cache (HF_HOME) and whether to stay offline
-(HF_HUB_OFFLINE). What it does not do is go on where an earlier run was cut off: newer releases
-throw a partial file away. So the bytes are put into the cache here, under the name that the
-library itself gives them, and it then finds them there.
+The library handles the mirror (HF_ENDPOINT), the cache (HF_HOME) and offline mode
+(HF_HUB_OFFLINE). It does not resume interrupted downloads: newer releases delete a partial file.
+For this reason the file is downloaded here and stored in the cache under the library's own name,
+so that the library finds it.
 """
 
 import errno
@@ -21,17 +21,17 @@ from wkv.errors import CatalogError
 from wkv.hub.catalog import MAIN, Entry
 
 Report = Callable[[str, int, int], None]
-"""Told how far it is: "fetching" or "checking", bytes done, bytes in all."""
+"""A progress callback: "fetching" or "checking", bytes done, total bytes."""
 
 MIRROR = "https://hf-mirror.com"
 BLOCK = 2**22
 
 TAG = re.compile(r"[\w-]+", re.ASCII)
-"""What a hub calls the bytes of a file. It becomes a file's name, so it may be nothing else."""
+"""The accepted form of an ETag. It becomes a file name, so other characters would be unsafe."""
 
 
 def cached(entry: Entry) -> Path | None:
-    """The file in the cache, or None. Never touches the network."""
+    """Return the cached file of an entry, or None. This never accesses the network."""
     from huggingface_hub import try_to_load_from_cache
 
     for revision in dict.fromkeys((entry.revision, MAIN)):
@@ -42,18 +42,18 @@ def cached(entry: Entry) -> Path | None:
 
 
 def fetch(entry: Entry, on_progress: Report | None = None) -> Path:
-    """The file of an entry, from the cache or else from the hub; goes on where it was cut off.
+    """Return the cached file of an entry; download it, or resume its download, if necessary.
 
     Args:
-        entry: of the catalog, or one of your own.
-        on_progress: called often while bytes come in, and while their checksum is taken.
+        entry: an entry of the catalog, or one that the caller created.
+        on_progress: called often during the download and the computation of the checksum.
 
     Returns:
         The path in the cache.
 
     Raises:
-        CatalogError: if the hub cannot be reached, has no such file, or a wrong one. A file with a
-            wrong checksum does not stay.
+        CatalogError: if the hub cannot be reached, does not have the file, or has a different
+            one. A file with a wrong checksum is deleted.
     """
     found = cached(entry)
     if found is not None:
@@ -63,38 +63,38 @@ def fetch(entry: Entry, on_progress: Report | None = None) -> Path:
             return _fetch(entry, on_progress or (lambda *_: None))
     except CatalogError:
         raise
-    except Exception as error:  # the library passes on the errors of whatever carries its requests
-        raise CatalogError(f"{entry.name}: {_told(entry, error)}") from error
+    except Exception as error:  # the library raises the errors of its HTTP client too
+        raise CatalogError(f"{entry.name}: {_explanation(entry, error)}") from error
 
 
 def _fetch(entry: Entry, report: Report) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-    # No token is sent: these files are public.
-    about = get_hf_file_metadata(
+    # No token is sent, because these files are public.
+    metadata = get_hf_file_metadata(
         hf_hub_url(entry.repo, entry.file, revision=entry.revision), token=False
     )
-    if not TAG.fullmatch(about.etag or "") or about.commit_hash is None or about.size is None:
+    etag, commit, size = metadata.etag or "", metadata.commit_hash, metadata.size
+    if not TAG.fullmatch(etag) or commit is None or size is None:
         raise CatalogError(
-            f"{entry.name}: what answers at {_endpoint()} is no hub (it names no commit or size); "
-            "check HF_ENDPOINT and the network"
+            f"{entry.name}: {_endpoint()} does not answer like a Hugging Face hub (no commit or "
+            "size in its reply); check HF_ENDPOINT and the network"
         )
-    tag = str(about.etag)
-    _compare(entry, _as_sha256(tag))
-    blob, lock = _places(entry, tag)
+    _compare(entry, _as_sha256(etag))
+    blob, lock = _cache_paths(entry, etag)
     with WeakFileLock(str(lock)):
         if not blob.exists():
-            url = hf_hub_url(entry.repo, entry.file, revision=about.commit_hash)
+            url = hf_hub_url(entry.repo, entry.file, revision=commit)
             partial = blob.with_name(f"{blob.name}.incomplete")
-            _complete(partial, url, about.size, report)
-            _check(entry, partial, _as_sha256(tag), report)
+            _complete(partial, url, size, report)
+            _check(entry, partial, _as_sha256(etag), report)
             partial.replace(blob)
     return Path(hf_hub_download(entry.repo, entry.file, revision=entry.revision, token=False))
 
 
-def _places(entry: Entry, etag: str) -> tuple[Path, Path]:
-    """Where the library keeps the bytes of a file, and the lock it takes to write them."""
+def _cache_paths(entry: Entry, etag: str) -> tuple[Path, Path]:
+    """Return the paths at which the library stores a file and locks it while writing."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
@@ -107,7 +107,7 @@ def _places(entry: Entry, etag: str) -> tuple[Path, Path]:
 
 
 def _complete(partial: Path, url: str, size: int, report: Report) -> None:
-    """Fetch what is missing of a file."""
+    """Download the missing rest of a partial file."""
     from huggingface_hub.file_download import http_get
 
     done = partial.stat().st_size if partial.exists() else 0
@@ -117,8 +117,8 @@ def _complete(partial: Path, url: str, size: int, report: Report) -> None:
     free = shutil.disk_usage(partial.parent).free
     if size - done > free:
         raise CatalogError(
-            f"{size - done:,} bytes are to come and {free:,} are free in {partial.parent}; "
-            "make room, or set HF_HOME to a folder on another disk"
+            f"{size - done:,} bytes are needed and {free:,} are free in {partial.parent}; "
+            "free disk space, or set HF_HOME to a folder on another disk"
         )
     report("fetching", done, size)
     if done == size:
@@ -128,18 +128,18 @@ def _complete(partial: Path, url: str, size: int, report: Report) -> None:
         with partial.open("ab") as file:
             counted = cast(Any, _Counted(file, size, report))
             http_get(url, counted, resume_size=done, expected_size=size)
-    except Exception as error:  # as in `fetch`
+    except Exception as error:  # of the library or its HTTP client, as in `fetch`
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
             raise
         raise CatalogError(
-            f"{unquote(url.rpartition('/')[2])}: the hub stopped after {partial.stat().st_size:,} "
-            f"of {size:,} bytes ({_reason(error)}); they are kept, and the same command goes on "
-            "from there"
+            f"{unquote(url.rpartition('/')[2])}: the download stopped after "
+            f"{partial.stat().st_size:,} of {size:,} bytes ({_reason(error)}); run the same "
+            "command again to resume it"
         ) from error
 
 
 class _Counted:
-    """A file that reports how long it has become; the library asks no more of it than this."""
+    """A file that reports its length after each write, with only the methods the library calls."""
 
     def __init__(self, file: IO[bytes], size: int, report: Report) -> None:
         self._file = file
@@ -176,29 +176,29 @@ def _check(entry: Entry, partial: Path, on_hub: str | None, report: Report) -> N
     if digest.hexdigest() != expected:
         partial.unlink()
         raise CatalogError(
-            f"{entry.name}: the file that came has the SHA256 {digest.hexdigest()}, expected "
-            f"{expected}; it was removed, so pull again, and if it stays so look at {entry.page}"
+            f"{entry.name}: the downloaded file has the SHA256 {digest.hexdigest()}, expected "
+            f"{expected}; it was deleted, so pull again, and if that fails too see {entry.page}"
         )
 
 
 def _compare(entry: Entry, on_hub: str | None) -> None:
-    """Before gigabytes come: is the hub's file the one that the catalog knows?"""
+    """Check before the download that the hub's file is the one in the catalog."""
     if entry.sha256 is not None and on_hub is not None and entry.sha256 != on_hub:
         raise CatalogError(
             f"{entry.name}: the hub's {entry.file} has the SHA256 {on_hub}, expected "
-            f"{entry.sha256}: it was replaced since the catalog was written; look at {entry.page}, "
-            "fetch the file by hand and give its path"
+            f"{entry.sha256}: it was replaced after the catalog was written; see {entry.page}, "
+            "download the file manually and give its path"
         )
 
 
 def _as_sha256(etag: str) -> str | None:
-    """The checksum of a large file is its tag on the hub; that of a small file is another."""
+    """Return an ETag that is a SHA-256, as for large files, or None for that of a small file."""
     return etag if len(etag) == 64 and set(etag) <= set("0123456789abcdef") else None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's warnings of each retry; the error at the end is ours."""
+    """Suppress the library's progress bars and its warnings of each retry."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -225,29 +225,29 @@ def _endpoint() -> str:
     return str(ENDPOINT)
 
 
-def _told(entry: Entry, error: Exception) -> str:
-    """What went wrong, and what to do."""
+def _explanation(entry: Entry, error: Exception) -> str:
+    """Explain what went wrong, and what the user can do."""
     from huggingface_hub import errors
 
-    by_hand = f"download {entry.url} by hand and give its path"
+    manually = f"download {entry.url} manually and give its path"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"it is not in the cache, and HF_HUB_OFFLINE is set; unset it, or {by_hand}"
+        return f"it is not in the cache, and HF_HUB_OFFLINE is set; unset it, or {manually}"
     gone = (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
     if isinstance(error, gone) and not isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"the hub has no {entry.file} in {entry.repo} (any more): its makers may have renamed "
-            f"it; look at {entry.page}, fetch a file there and give its path"
+            f"the hub does not have {entry.file} in {entry.repo}, which may have been renamed; "
+            f"see {entry.page}, download a file there and give its path"
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full; make room, or set HF_HOME to a folder on another disk"
+        return "the disk is full; free disk space, or set HF_HOME to a folder on another disk"
     if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-        return f"the cache cannot be written ({error}); set HF_HOME to a folder that can"
+        return f"the cache cannot be written ({error}); set HF_HOME to a writable folder"
     return (
         f"the hub {_endpoint()} could not be reached ({_reason(error)}); check the network, or set "
-        f"HF_ENDPOINT to a mirror such as {MIRROR}, or {by_hand}"
+        f"HF_ENDPOINT to a mirror such as {MIRROR}, or {manually}"
     )
 
 
 def _reason(error: Exception) -> str:
-    """The first words of an error; libraries go on with advice that does not fit here."""
+    """Return the beginning of an error message, without the advice that libraries add."""
     return " ".join(str(error).split())[:120].rstrip(". ") or type(error).__name__

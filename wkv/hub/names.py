@@ -1,4 +1,4 @@
-"""From what a user typed to an entry, or to a file on this machine."""
+"""Resolve a name that a user typed to an entry of the catalog or to a cached file."""
 
 import re
 from difflib import get_close_matches
@@ -9,17 +9,17 @@ from wkv.hub.catalog import Entry, entries
 from wkv.hub.download import cached
 
 NAME = re.compile(r"[\w.+-]{2,}:[\w.+-]+", re.ASCII)
-"""FAMILY:SIZE. A family has two letters or more: `C:model` is a path on Windows."""
+"""The form FAMILY:SIZE. A family has at least two letters, because `C:model` is a Windows path."""
 
 SUFFIXES = ("", ".pth", ".safetensors")
-"""What a path may leave out, as `wkv.checkpoint` takes it."""
+"""The extensions that a path may omit, as in `wkv.checkpoint.open_checkpoint`."""
 
 
 def find(name: str) -> Entry:
-    """The entry of a name, in any case, or of a file's own name with or without `.pth`.
+    """Return the entry of a name in any case, or of a file name with or without `.pth`.
 
     Raises:
-        CatalogError: if there is none; names the nearest, or the sizes of the family.
+        CatalogError: if there is none; the message suggests similar names or the family's sizes.
     """
     wanted = name.strip().lower()
     for entry in entries():
@@ -29,15 +29,16 @@ def find(name: str) -> Entry:
 
 
 def lookup(name: str | Path) -> Entry | None:
-    """The entry that is meant, or None if a path is: whatever exists as a file is a path.
+    """Return the entry that a name refers to, or None if it is a path. Existing files are paths.
 
     Raises:
-        CatalogError: if it has the form of a name, or is a family's, and is not in the catalog.
+        CatalogError: if the name has the form FAMILY:SIZE or is a family, and is not in the
+            catalog.
     """
     try:
         if any(Path(f"{name}{suffix}").exists() for suffix in SUFFIXES):
             return None
-    except OSError:  # such as a name too long for a file: whoever opens it says so
+    except OSError:  # such as a name that is too long for a file, which is reported on opening
         return None
     text = str(name).strip()
     if NAME.fullmatch(text) or text.lower() in _families():
@@ -49,10 +50,10 @@ def lookup(name: str | Path) -> Entry | None:
 
 
 def resolve(name: str | Path) -> str | Path:
-    """The cached file of a name; what is no name is given back as it came. Never on the network.
+    """Return the cached file of a name; a path is returned unchanged. Never uses the network.
 
     Raises:
-        CatalogError: if the name is not in the catalog, or its file not on this machine.
+        CatalogError: if the name is not in the catalog, or its file is not on this machine.
     """
     entry = lookup(name)
     if entry is None:
@@ -60,7 +61,7 @@ def resolve(name: str | Path) -> str | Path:
     path = cached(entry)
     if path is None:
         raise CatalogError(
-            f"{entry.name} is not on this machine yet, and only a command fetches it; run: wkv "
+            f"{entry.name} is not on this machine yet and must be downloaded first; run: wkv "
             f"pull {entry.name}"
         )
     return path
@@ -71,7 +72,7 @@ def _families() -> tuple[str, ...]:
 
 
 def _advice(wanted: str) -> str:
-    """What to say of a name that is not in the catalog."""
+    """Return the error message for a name that is not in the catalog."""
     family, colon, _ = wanted.partition(":")
     names = [entry.name for entry in entries()]
     sizes = [name for name in names if name.startswith(f"{family}:")]

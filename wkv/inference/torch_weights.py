@@ -1,7 +1,7 @@
-"""Fills a network with a checkpoint's tensors, each where and how its strategy says.
+"""Load a checkpoint's tensors into a PyTorch network, on the devices and in the dtypes of a strategy.
 
-Blocks know nothing of devices: where a strategy has several, hooks move what a block is given to
-its own device first.
+Blocks know nothing about devices. If a strategy has several devices, hooks move the inputs of each
+block to its device.
 """
 
 import re
@@ -21,26 +21,26 @@ from wkv.strategy import Placement, Strategy
 from wkv.strategy.products import factor_for, linear_for
 
 TABLE = ".s_emb.weight"
-"""7a's tables of a matrix per token, which stay on the CPU like the embedding: they are larger."""
+"""Suffix of 7a's tables of a matrix per token. They are large and stay on the CPU."""
 
 ALIGNMENT = 64
-"""Bytes: a line of a processor's cache."""
+"""The size of a CPU cache line in bytes."""
 
-QUANTISABLE = re.compile(r"(.*\.)?(receptance|key|value|gate|output|head)")
-"""The matrices that int8 is for: those of the mixes, and the head."""
+QUANTIZABLE = re.compile(r"(.*\.)?(receptance|key|value|gate|output|head)")
+"""Modules whose matrices may be int8: those of the time mix and channel mix, and the head."""
 
 STREAMABLE = re.compile(r".*\.(receptance|key|value|output)\.weight")
-"""The matrices that stay in main memory in a streamed layer; gate and head do not."""
+"""Matrices that stay in main memory if their layer is streamed; gate and head do not."""
 
 
 def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skeleton:
-    """Give a network on the meta device its weights; returns it, ready to run.
+    """Load the weights into a network on the meta device, and return it ready to run.
 
-    Matrices come in the placement's dtype or as int8, vectors in float32. What needs no cast stays
-    mapped to the file.
+    Matrices get the placement's dtype or int8, vectors float32. Tensors that need no conversion
+    stay memory-mapped.
 
     Raises:
-        StrategyError: if the file has int8 matrices where the strategy wants others.
+        StrategyError: if the file has int8 matrices where the strategy has another dtype.
     """
     _quantize_modules(network, checkpoint, strategy)
     tensors = dict(_tensors(network, checkpoint, strategy))
@@ -54,14 +54,14 @@ def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skele
 
 
 def layer_bytes(network: Skeleton, strategy: Strategy) -> list[int]:
-    """Bytes that each of the L + 1 layers takes under a strategy, without tables on the CPU."""
+    """Return the size in bytes of each of the L + 1 layers, without tables that stay on the CPU."""
     sizes = [0] * len(strategy.layers)
     for name, tensor in network.state_dict().items():
         if name.startswith("emb.") or name.endswith(TABLE):
             continue
         placement, shape = strategy.of(name), tuple(tensor.shape)
         width = placement.dtype.itemsize if is_matrix(name, shape) else torch.float32.itemsize
-        if placement.quantized and QUANTISABLE.fullmatch(name.removesuffix(".weight")):
+        if placement.quantized and QUANTIZABLE.fullmatch(name.removesuffix(".weight")):
             width = torch.int8.itemsize
         layer = int(name.split(".")[1]) if name.startswith("blocks.") else -1
         sizes[layer] += width * tensor.numel()
@@ -69,14 +69,14 @@ def layer_bytes(network: Skeleton, strategy: Strategy) -> list[int]:
 
 
 def is_packable(name: str, shape: Sequence[int]) -> bool:
-    """Whether a strategy such as `cpu int8` packs a tensor: all matrices but the embedding."""
+    """Check whether a strategy such as `cpu int8` packs a tensor: a matrix except the embedding."""
     return is_matrix(name, shape) and not name.startswith("emb.")
 
 
 def _quantize_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> None:
-    """Put an Int8Linear in the place of each Linear that is to be int8."""
+    """Replace each Linear that the strategy quantizes by an Int8Linear."""
     for name, module in list(network.named_modules()):
-        if not isinstance(module, Linear) or not QUANTISABLE.fullmatch(name):
+        if not isinstance(module, Linear) or not QUANTIZABLE.fullmatch(name):
             continue
         placement = strategy.of(name + ".weight")
         if placement.quantized:
@@ -87,7 +87,7 @@ def _quantize_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strat
         elif checkpoint.dtypes[name + ".weight"] == torch.int8:
             raise StrategyError(
                 f"{checkpoint.path}: {name}.weight is int8 in this file, made for the strategy "
-                f"{checkpoint.strategy}, and {str(strategy)!r} wants it in "
+                f"{checkpoint.strategy}, and {str(strategy)!r} needs it in "
                 f"{str(placement.dtype).split('.')[1]}; use a strategy with i8 there, or the "
                 "original checkpoint"
             )
@@ -96,26 +96,26 @@ def _quantize_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strat
 def _tensors(
     network: Skeleton, checkpoint: Checkpoint, strategy: Strategy
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of the network, ready."""
+    """Iterate over the names of the network's tensors and their prepared values."""
     int8 = {name for name, module in network.named_modules() if isinstance(module, Int8Linear)}
     for name, parameter in network.state_dict().items():
         module, _, part = name.rpartition(".")
         placement = strategy.of(name)
         if checkpoint.is_packed and checkpoint.strategy == str(strategy):
-            placement = replace(placement, packed=None)  # the file's values are those of packing
+            placement = replace(placement, packed=None)  # the file's values are rounded already
         if module not in int8:
-            yield name, _ready(checkpoint, name, tuple(parameter.shape), placement)
+            yield name, _prepared(checkpoint, name, tuple(parameter.shape), placement)
         elif part == "weight":
-            for made, tensor in _int8(checkpoint, module).items():
-                stays = made == "weight" and placement.streamed and _streams(name)
-                tensor = _pinned(tensor, placement) if stays else tensor.to(placement.device)
-                yield f"{module}.{made}", tensor
+            for key, tensor in _int8(checkpoint, module).items():
+                is_streamed = key == "weight" and placement.streamed and _streams(name)
+                tensor = _pinned(tensor, placement) if is_streamed else tensor.to(placement.device)
+                yield f"{module}.{key}", tensor
 
 
-def _ready(
+def _prepared(
     checkpoint: Checkpoint, name: str, shape: tuple[int, ...], placement: Placement
 ) -> Tensor:
-    """A tensor of the file in the dtype, the shape and the place that it is needed in."""
+    """Return a tensor of the file with the dtype, the shape and the device that are required."""
     tensor = checkpoint[name].reshape(shape)
     if placement.packed and is_packable(name, shape):
         tensor = rounded(tensor, name, placement.packed)
@@ -131,7 +131,7 @@ def _ready(
 
 
 def _int8(checkpoint: Checkpoint, module: str) -> dict[str, Tensor]:
-    """The parts of an int8 matrix: those in the file, or made from its floats."""
+    """Return the parts of an int8 matrix, read from the file or quantized from its floats."""
     names = ["weight", *(f"weight_{part}" for part in PARTS)]
     if f"{module}.weight_mx" in checkpoint:
         parts = {name: checkpoint[f"{module}.{name}"] for name in names}
@@ -143,9 +143,10 @@ def _int8(checkpoint: Checkpoint, module: str) -> dict[str, Tensor]:
 
 
 def _aligned(vector: Tensor) -> Tensor:
-    """A vector that begins where a processor reads well, as a copy if it does not in the file.
+    """Return a vector at an aligned address; it is copied if it is not aligned in the file.
 
-    Sums are formed in another order elsewhere, and the same model would give other last bits.
+    At other addresses PyTorch adds numbers in another order, so that the last bits of the results
+    would depend on the file.
     """
     return vector.clone() if vector.data_ptr() % ALIGNMENT else vector
 
@@ -155,24 +156,24 @@ def _streams(name: str) -> bool:
 
 
 def _pinned(tensor: Tensor, placement: Placement) -> Tensor:
-    """A tensor in memory that a CUDA device reads without help of the CPU, if it is for one."""
+    """Copy a tensor for a CUDA device to page-locked memory, from which transfers are faster."""
     if placement.device.type != "cuda":
         return tensor
     try:
         return tensor.pin_memory()
-    except RuntimeError:  # not enough memory may be pinned: slower, not wrong
+    except RuntimeError:  # too much memory is page-locked already, which makes this only slower
         return tensor
 
 
 def _move_between_devices(network: Skeleton, strategy: Strategy) -> None:
-    """Let each block, and ln_out, move what it is given to its own device."""
+    """Register hooks that move the inputs of each block, and of ln_out, to its device."""
     for block, placement in zip(network.blocks, strategy.layers, strict=False):
         block.register_forward_pre_hook(partial(_move, device=placement.device))
     network.ln_out.register_forward_pre_hook(partial(_move, device=strategy.layers[-1].device))
 
 
 def _move(_: nn.Module, arguments: tuple[object, ...], device: torch.device) -> tuple[object, ...]:
-    """The tensors among a module's arguments, on a device; states are there already."""
+    """Move the tensors among a module's arguments to a device; states are there already."""
     return tuple(_moved(argument, device) for argument in arguments)
 
 

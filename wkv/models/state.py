@@ -62,9 +62,9 @@ class State:
         tokens_seen: number of tokens processed by each row.
         generation: generation of the model, "4" to "7a".
         identity: identifies the model that computed the state; only this model can use it. It is
-            the SHA-256 (first 32 hexadecimal digits) of the name, the shape and 16 consecutive
-            values of each tensor. Other values are not part of it, so two models that differ only
-            in those have the same identity. See `wkv.inference.load.identity`.
+            a SHA-256 (its first 16 hexadecimal digits) of the generation and of the name and only
+            the first 16 values of each tensor. Models that differ only in other values therefore
+            have the same identity. See `wkv.inference.load.identity`.
         logits: (B, V) float32, the prediction after the last token, with which generation can
             continue without a prompt; None if no token was processed.
     """

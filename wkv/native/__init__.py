@@ -1,5 +1,5 @@
-"""The native engine: a model as a plan of steps, which a small library in C++ runs.
+"""The native engine: it runs a model as a plan of steps, in a small C++ library.
 
-No Python runs inside a token. `source/` is that library; here a plan is built for each generation,
-in terms of its formulas.
+The Python files build the plan of each generation; `source/` contains the library, which runs a
+token without Python. The library also contains the training recurrence of `wkv.train`.
 """

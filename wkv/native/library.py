@@ -1,7 +1,7 @@
-"""The compiled library: where it is, what this CPU lets it do, and its C interface.
+"""The compiled library: its location, the kernels this CPU can run, and its C interface.
 
-`library()` loads it when it is first asked for. Where it was not built (no compiler when wkv was
-installed, say) `missing()` tells why, and models run on PyTorch.
+`library()` loads the library on first use. If it was not built (for example, if there was no
+compiler when wkv was installed), `missing()` returns the reason, and models run on PyTorch.
 """
 
 import ctypes
@@ -11,9 +11,8 @@ from ctypes import (
     POINTER,
     c_char_p,
     c_double,
-    c_float,
     c_int,
-    c_int32,
+    c_int64,
     c_size_t,
     c_uint64,
     c_void_p,
@@ -21,12 +20,18 @@ from ctypes import (
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
-"""Of the interface; the library answers the same, or is of another wkv."""
+from wkv.native.steps import STRUCTS
+
+VERSION = 2
+"""Version of the interface, equal to VERSION in `source/interface.cpp`."""
+
+TRAINING = [c_char_p, c_int, c_int64, c_int64, c_int64, c_int64]
+"""Kernels, threads, batch, tokens, heads and head size of a training pass."""
 
 FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "wkv_version": (c_int, []),
     "wkv_kernels": (c_char_p, []),
+    "wkv_step_size": (c_int, [c_int]),
     "wkv_form": (c_int, [c_char_p, c_int]),
     "wkv_plan": (c_void_p, [c_char_p, c_int]),
     "wkv_plan_free": (None, [c_void_p]),
@@ -36,7 +41,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "wkv_buffer": (c_int, [c_void_p, c_int]),
     "wkv_inputs": (c_int, [c_void_p, c_int, c_int, c_int]),
     "wkv_widths": (None, [c_void_p, c_int, c_int]),
-    "wkv_step": (c_int, [c_void_p, c_int, c_int, c_int, POINTER(c_int32), c_int, c_float]),
+    "wkv_step": (c_int, [c_void_p, c_int, c_int, c_int, c_void_p]),
     "wkv_body": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p]),
     "wkv_head": (c_int, [c_void_p, c_int, c_void_p, c_void_p]),
     "wkv_product": (
@@ -44,19 +49,22 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [c_char_p, c_int, c_int, c_int, c_int, c_void_p, c_int, c_void_p, c_void_p, c_int],
     ),
     "wkv_stream": (c_double, [c_char_p, c_void_p, c_size_t, c_int, POINTER(c_uint64)]),
+    "wkv_training_chunk": (c_int, []),
+    "wkv_training_forward": (c_int, [*TRAINING, *[c_void_p] * 11]),
+    "wkv_training_backward": (c_int, [*TRAINING, *[c_void_p] * 17]),
 }
 
 
 class LibraryMissing(Exception):
-    """The engine's library is not there, or cannot be loaded; says why."""
+    """The native library is missing or cannot be loaded; the message is the reason."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, with the types of its functions.
+    """Return the library with the types of its functions.
 
     Raises:
-        LibraryMissing: if it was not built, or cannot be loaded here.
+        LibraryMissing: if it was not built or cannot be loaded.
     """
     found = importlib.util.find_spec("wkv.native._engine")
     if found is None or found.origin is None:
@@ -67,10 +75,10 @@ def library() -> ctypes.CDLL:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """A library at a path.
+    """Load the library at a path.
 
     Raises:
-        LibraryMissing: if it cannot be loaded or is of another version.
+        LibraryMissing: if it cannot be loaded or does not match this version of wkv.
     """
     try:
         opened = ctypes.CDLL(str(path))
@@ -79,13 +87,25 @@ def open_library(path: Path) -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise LibraryMissing(f"{path} cannot be loaded ({error})") from error
-    if opened.wkv_version() != VERSION:
-        raise LibraryMissing(f"{path} is of another version of wkv; install wkv again")
+    reason = _mismatch(opened)
+    if reason is not None:
+        raise LibraryMissing(f"{path} does not match this version of wkv ({reason}); reinstall wkv")
     return opened
 
 
+def _mismatch(opened: ctypes.CDLL) -> str | None:
+    """Return how the interface of a library differs from this file, or None if it does not."""
+    if opened.wkv_version() != VERSION:
+        return f"its interface has version {opened.wkv_version()}, expected {VERSION}"
+    for struct in STRUCTS:
+        size, expected = opened.wkv_step_size(struct.kind), ctypes.sizeof(struct)
+        if size != expected:
+            return f"a {struct.kind.name} step has {size} bytes, expected {expected}"
+    return None
+
+
 def missing() -> str | None:
-    """Why the engine cannot be used here; None if it can."""
+    """Return why the library cannot be used, or None if it can."""
     try:
         library()
     except LibraryMissing as error:
@@ -94,5 +114,5 @@ def missing() -> str | None:
 
 
 def kernels() -> tuple[str, ...]:
-    """Names of the kernels that run on this CPU, fastest first."""
+    """Return the names of the kernels that this CPU can run, fastest first."""
     return tuple(library().wkv_kernels().decode().split())

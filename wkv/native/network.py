@@ -1,4 +1,4 @@
-"""A network that the native engine runs; to `Model` it is like one of `wkv.models`."""
+"""A network that runs on the native engine, with the interface of the networks of `wkv.models`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from wkv.errors import StateError
 from wkv.models.parts import Config
 from wkv.models.state import LayerState
 from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
+from wkv.native.compiled_plan import CompiledPlan
 from wkv.native.plan import Plan
 from wkv.native.state_memory import StateMemory
 from wkv.native.weights import Weights
@@ -25,27 +26,27 @@ LAYERS: dict[str, Callable[..., None]] = {
     "6": rwkv6.add_layer,
     "7": rwkv7.add_layer,
 }
-"""How each generation writes a layer down; 7a runs on PyTorch."""
+"""The function of each generation that adds a layer to a plan; 7a runs on PyTorch."""
 
-LARGEST_HEAD, LARGEST_ROW = 256, 2**16
-"""What the engine has room for: a head, and a row of activations."""
+MAX_HEAD_SIZE, MAX_ROW_SIZE = 256, 2**16
+"""Maximum size of a head and of a row of activations."""
 
 
 def refusal(config: Config) -> str | None:
-    """Why the engine cannot run a model; None if it can."""
+    """Return why the engine cannot run a model, or None if it can."""
     if config.generation not in LAYERS:
         return f"RWKV-{config.generation} runs on PyTorch"
     size = config.head_size
-    if size is not None and (size % 4 != 0 or size > LARGEST_HEAD):
-        return f"heads of {size} channels are not in it"
+    if size is not None and (size % 4 != 0 or size > MAX_HEAD_SIZE):
+        return f"heads of {size} channels are not supported"
     ranks = [value for name, value in vars(config).items() if name.endswith("_rank")]
-    if max(4 * config.n_embd, config.dim_ffn, config.dim_att, *ranks) > LARGEST_ROW:
-        return f"rows of more than {LARGEST_ROW} numbers are not in it"
+    if max(4 * config.n_embd, config.dim_ffn, config.dim_att, *ranks) > MAX_ROW_SIZE:
+        return f"rows of more than {MAX_ROW_SIZE} numbers are not supported"
     return library.missing()
 
 
 class StackedLayers(tuple[LayerState, ...]):
-    """The layers of a state whose parts lie one behind the other, as the engine wrote them.
+    """The layers of a state whose parts are contiguous tensors, as the engine writes them.
 
     Attributes:
         parts: att_shift (L, B, D), wkv (L, B, ...), ffn_shift (L, B, D).
@@ -55,19 +56,19 @@ class StackedLayers(tuple[LayerState, ...]):
 
     @staticmethod
     def of(parts: tuple[Tensor, Tensor, Tensor]) -> "StackedLayers":
-        """From the parts, each with the layers as its first axis."""
-        made = StackedLayers(map(LayerState, *(part.unbind(0) for part in parts)))
-        made.parts = parts
-        return made
+        """Build the layers from parts whose first axis is the layer."""
+        layers = StackedLayers(map(LayerState, *(part.unbind(0) for part in parts)))
+        layers.parts = parts
+        return layers
 
 
 class NativeNetwork:
-    """A model as a compiled plan.
+    """A model that runs as a compiled plan.
 
     Attributes:
         config: generation and sizes.
-        weight_bytes: bytes of weights that a token reads when nothing is skipped.
-        kernels, threads: what runs.
+        weight_bytes: bytes of weights that one token reads if no zeros are skipped.
+        kernels, threads: the kernels and number of threads in use.
     """
 
     def __init__(
@@ -79,13 +80,13 @@ class NativeNetwork:
         threads: int | None = None,
         kernels: str | None = None,
     ) -> None:
-        """`folded` if ln0 was applied to the embedding already."""
+        """With `folded`, the embedding already contains the effect of ln0."""
         self.config, self._weights = config, weights
         self.embedding, self._embedding_dtype = weights.table("emb")
         plan = Plan(config.n_embd, config.vocab_size)
         for layer in range(config.n_layer):
             block = weights.of(f"blocks.{layer}.")
-            plan.sharing = block.form
+            plan.sharing = block.format_name
             if layer == 0 and not folded:
                 plan.norm(plan.X, plan.X, *block.norm("ln0"))
             LAYERS[config.generation](plan, block, config, layer)
@@ -95,13 +96,13 @@ class NativeNetwork:
         self.weight_bytes = weights.n_bytes
         self.kernels = kernels or library.kernels()[0]
         self.threads = threads or unheld()
-        self._plan = plan.compiled(self.kernels, self.threads)
+        self._plan = CompiledPlan(plan, self.kernels, self.threads)
         self._skip_zeros = True
         self._memory = StateMemory()
 
     @property
     def skip_zeros(self) -> bool:
-        """Whether zeros behind a squared ReLU are skipped where there is a single row."""
+        """Whether weights of zero inputs are skipped if there is a single row."""
         return self._skip_zeros
 
     @skip_zeros.setter
@@ -112,64 +113,64 @@ class NativeNetwork:
     def __call__(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """As `wkv.models.parts.Skeleton.forward`."""
+        """Run the layers; see `wkv.models.parts.Skeleton.forward`."""
         batch, tokens = ids.shape
         if lengths is None:
-            X = self._embedded(ids.flatten())
+            X = self._embed(ids.flatten())
             counts = torch.full((batch,), tokens, dtype=torch.int32)
             return X.view(batch, tokens, -1), self._body(counts, X, layers)
-        # Only real tokens become rows.
+        # Padding does not become rows.
         real = torch.arange(tokens) < lengths[:, None]
         if not bool(real.any()):
             return torch.zeros(batch, tokens, self.config.n_embd), tuple(layers)
-        X = self._embedded(ids[real])
+        X = self._embed(ids[real])
         new_layers = self._body(lengths.to(torch.int32), X, layers)
         padded = X.new_zeros(batch, tokens, X.shape[1])
         padded[real] = X
         return padded, new_layers
 
     def logits(self, X: Tensor) -> Tensor:
-        """Residual stream (..., D) to logits (..., V) float32."""
+        """Compute logits (..., V) float32 from the residual stream (..., D)."""
         rows = X.reshape(-1, X.shape[-1]).contiguous()
         logits = torch.empty(len(rows), self.config.vocab_size)
         self._plan.head(rows, logits)
         return logits.view(*X.shape[:-1], -1)
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """The weights by their official names, as they are in the file."""
+        """Return the weights by their official names, as stored in the file."""
         return self._weights.tensors()
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
-        """The empty state for `batch` rows."""
-        att_shift, wkv, ffn_shift = (part.zero_() for part in self._room(batch))
+        """Return the empty state for `batch` rows."""
+        att_shift, wkv, ffn_shift = (part.zero_() for part in self._allocate(batch))
         if self.config.generation == "4":
             wkv[:, :, 2] = MINUS_INFINITY
         return StackedLayers.of((att_shift, wkv, ffn_shift))
 
-    def _embedded(self, ids: Tensor) -> Tensor:
-        """Rows (tokens, D) of the embedding, as floats of their own."""
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Return a float32 copy (tokens, D) of rows of the embedding."""
         found = F.embedding(ids, self.embedding).to(self._embedding_dtype)
         return found.to(torch.float32, copy=True)
 
     def _body(self, counts: Tensor, X: Tensor, layers: Sequence[LayerState]) -> StackedLayers:
-        """Pass rows through the layers; X is replaced."""
-        new = self._room(len(counts))
-        held: list[Tensor] = []
+        """Pass rows through the layers; X is overwritten."""
+        new = self._allocate(len(counts))
+        copies: list[Tensor] = []
         if isinstance(layers, StackedLayers) and _shapes(layers.parts) == _shapes(new):
-            old = _places(layers.parts)
+            old = _addresses(layers.parts)
         else:
             self._check(layers, new)
-            held = [
+            copies = [
                 part.to(torch.float32).contiguous()
                 for layer in layers
                 for part in (layer.att_shift, layer.wkv, layer.ffn_shift)
             ]
-            old = torch.tensor([part.data_ptr() for part in held])
-        self._plan.body(counts, X, old, _places(new))
+            old = torch.tensor([part.data_ptr() for part in copies])
+        self._plan.body(counts, X, old, _addresses(new))
         return StackedLayers.of(new)
 
     def _check(self, layers: Sequence[LayerState], like: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Raise unless a state has the shapes that the engine is going to read."""
+        """Raise StateError unless a state has the shapes that the engine reads."""
         shapes = [part.shape[1:] for part in like]
         if len(layers) != self.config.n_layer:
             raise StateError(
@@ -183,12 +184,12 @@ class NativeNetwork:
                 found = ", ".join(f"{tuple(part.shape)} on {part.device}" for part in parts)
                 wanted = ", ".join(str(tuple(shape)) for shape in shapes)
                 raise StateError(
-                    f"a layer of the state is {found}; expected {wanted} on the cpu: choose rows "
+                    f"a layer of the state is {found}; expected {wanted} on cpu: select rows "
                     "with state.rows, join states with State.stack"
                 )
 
-    def _room(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Tensors for the parts of a state, one behind the other."""
+    def _allocate(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Allocate the parts of a state in one block of memory."""
         config = self.config
         if config.n_head is None or config.head_size is None:
             shape: tuple[int, ...] = (3, config.dim_att)
@@ -204,8 +205,8 @@ def _shapes(parts: tuple[Tensor, Tensor, Tensor]) -> list[torch.Size]:
     return [part.shape for part in parts]
 
 
-def _places(parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Where each part of each layer begins, (L, 3) int64."""
+def _addresses(parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return the address of each part of each layer, (L, 3) int64."""
     n_layer = len(parts[0])
     begins = torch.tensor([part.data_ptr() for part in parts])
     steps = torch.tensor([part.stride(0) * part.element_size() for part in parts])

@@ -1,22 +1,23 @@
-"""RWKV-6 as steps of the native engine; see `wkv.models.rwkv6` for its formulas."""
+"""The plan of an RWKV-6 layer; see `wkv.models.rwkv6` for the formulas."""
 
 from wkv.models.rwkv6 import Config
-from wkv.native.plan import ATT_SHIFT, Argument, Function, Kind, Plan
+from wkv.native.plan import Plan
 from wkv.native.rwkv4 import channel_mix
+from wkv.native.steps import Function, StatePart, Wkv6
 from wkv.native.weights import Weights
 
 
 def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
-    """Time mix and channel mix."""
+    """Add the steps of a layer: time mix and channel mix."""
     time_mix(plan, weights, config, layer)
     channel_mix(plan, weights, layer, "time_maa_k", "time_maa_r", from_previous=False)
 
 
 def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
-    """A state matrix per head, with shifts and decays that depend on the token."""
+    """Add the time mix: a state matrix per head, with data-dependent shifts and decays."""
     att = weights.of("att.")
     maa_x = att.vector("time_maa_x")
-    (x_x,), x, d = plan.shift(weights.norm("ln1"), layer, ATT_SHIFT, [maa_x], keep=True)
+    (x_x,), x, d = plan.shift(weights.norm("ln1"), layer, StatePart.att_shift, [maa_x], keep=True)
     assert x is not None
     assert d is not None
     z = plan.product(x_x, att.factor("time_maa_w1"), "z")
@@ -35,7 +36,22 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
         plan.activate(low, Function.tanh), att.factor("time_decay_w2"), "decay_change"
     )
     y = plan.buffer("y", config.dim_att)
-    decay, bonus = att.vector("time_decay"), att.vector("time_faaaa")
-    rest: list[Argument] = [decay, bonus, *att.norm("ln_x"), layer, config.head_size]
-    plan.recurrence(Kind.wkv6, [r, k, v, g, change, y], [y], rest, config.group_norm_eps)
+    norm_weight, norm_bias = att.norm("ln_x")
+    plan.add(
+        Wkv6,
+        [y],
+        receptance=r,
+        key=k,
+        value=v,
+        gate=g,
+        decay_change=change,
+        y=y,
+        decay=att.vector("time_decay"),
+        bonus=att.vector("time_faaaa"),
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+        layer=layer,
+        head_size=config.head_size,
+        eps=config.group_norm_eps,
+    )
     plan.product(plan.activate(y), att.matrix("output"), plan.X, add=True)

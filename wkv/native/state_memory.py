@@ -1,7 +1,7 @@
-"""Memory for states that is used again as soon as no state lies in it.
+"""Memory for states that is reused when no tensor refers to it any more.
 
-A model makes a state with every token. The system hands out memory of that size page by page, each
-cleared first, which at batch 16 takes longer than the recurrence.
+A model creates a state for every token. The operating system provides memory of that size page by
+page and zeroes each page, which at batch size 16 takes longer than the recurrence.
 """
 
 import weakref
@@ -10,36 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KEPT = 2
-"""Pieces of one size that wait to be used again: that of the state before, and a spare."""
+MAX_FREE_BLOCKS = 2
+"""Free blocks that are kept per size: one for the previous state, and a spare."""
 
-SIZES = 4
-"""Sizes of which pieces are kept; others are handed back to the system."""
+MAX_SIZES = 4
+"""Sizes for which free blocks are kept; blocks of other sizes are freed."""
 
-Piece = np.ndarray[tuple[int], np.dtype[np.float32]]
+Block = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 class StateMemory:
-    """Hands out tensors of floats, and takes memory back when the last view of it is gone."""
+    """Allocates tensors of floats, and reclaims a block when its last view is deleted."""
 
     def __init__(self) -> None:
-        self._free: dict[int, list[Piece]] = {}
+        self._free: dict[int, list[Block]] = {}
 
     def take(self, size: int) -> Tensor:
-        """A tensor (size,) float32 of any values."""
+        """Return an uninitialized tensor (size,) float32."""
         free = self._free.setdefault(size, [])
-        while len(self._free) > SIZES:
+        while len(self._free) > MAX_SIZES:
             self._free.pop(next(iter(self._free)))
         try:
-            piece = free.pop()
-        except IndexError:  # also where another thread took the last
-            piece = torch.empty(size).numpy()
-        # The tensor holds on to this view of the piece, and nothing else does.
-        view = piece[:]
-        weakref.finalize(view, _give_back, free, piece).atexit = False
+            block = free.pop()
+        except IndexError:  # also if another thread took the last block
+            block = torch.empty(size).numpy()
+        # Only the tensor refers to this view, so the finalizer runs when the tensor is deleted.
+        view = block[:]
+        weakref.finalize(view, _reclaim, free, block).atexit = False
         return torch.from_numpy(view)
 
 
-def _give_back(free: list[Piece], piece: Piece) -> None:
-    if len(free) < KEPT:
-        free.append(piece)
+def _reclaim(free: list[Block], block: Block) -> None:
+    if len(free) < MAX_FREE_BLOCKS:
+        free.append(block)

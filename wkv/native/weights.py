@@ -1,4 +1,4 @@
-"""The weights of a model as the native engine reads them, each in the format its strategy names."""
+"""The weights of a model in the formats and layouts that the native engine reads."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -13,7 +13,7 @@ from wkv.strategy import Strategy
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Tensors by name; each is read, or unpacked, when it is asked for."""
+    """Tensors by name; each is read or unpacked on access."""
 
     def __init__(self, read: Callable[[str], Tensor], names: Sequence[str]) -> None:
         self._read, self._names = read, dict.fromkeys(names)
@@ -31,7 +31,7 @@ class Tensors(Mapping[str, Tensor]):
 
 
 class Weights:
-    """Gives matrices and vectors by their official names, and counts their bytes."""
+    """Provides matrices and vectors by their official names, and counts their bytes."""
 
     def __init__(
         self,
@@ -39,83 +39,85 @@ class Weights:
         shapes: Mapping[str, tuple[int, ...]],
         strategy: Strategy,
     ) -> None:
-        """`shapes` are those of the network, which a file's equal but for axes of size 1."""
+        """`shapes` are those of the network; shapes in the file may have extra axes of size 1."""
         self._checkpoint, self._shapes, self._strategy = checkpoint, shapes, strategy
         self._prefix = ""
         self._sizes: list[int] = []
 
     def of(self, prefix: str) -> "Weights":
-        """The same, with names that begin with `prefix`; bytes are counted together."""
+        """Return the weights whose names begin with `prefix`; they share the byte count."""
         part = copy(self)
         part._prefix = self._prefix + prefix
         return part
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all that was asked for so far."""
+        """Bytes of all weights that have been requested so far."""
         return sum(self._sizes)
 
     @property
-    def form(self) -> str:
-        """The form that the matrices of a layer are wanted in; not of a file's other matrices."""
+    def format_name(self) -> str:
+        """The format that the strategy assigns to the matrices of this layer."""
         placement = self._strategy.of(self._prefix + "ln1.weight")
         return placement.packed or str(placement.dtype)
 
     def tensors(self) -> "Tensors":
-        """All tensors of the network by their official names, as they are in the file."""
+        """Return all tensors of the network by their official names, as stored in the file."""
         return Tensors(self._tensor, list(self._shapes))
 
     def matrix(self, name: str, *, sparse_inputs: bool = False) -> Packed:
-        """A matrix (outputs, inputs) of the name `name`.weight."""
-        whole = f"{self._prefix}{name}.weight"
-        return self._made(whole, lambda: self._tensor(whole), sparse_inputs)
+        """Return the matrix (outputs, inputs) named `name`.weight."""
+        full = f"{self._prefix}{name}.weight"
+        return self._packed(full, lambda: self._tensor(full), sparse_inputs)
 
     def factor(self, name: str) -> Packed:
-        """A low-rank factor, stored (inputs, outputs)."""
-        whole = self._prefix + name
-        return self._made(whole, lambda: self._tensor(whole).t())
+        """Return a low-rank factor that is stored as (inputs, outputs)."""
+        full = self._prefix + name
+        return self._packed(full, lambda: self._tensor(full).t())
 
     def factors(self, name: str) -> list[Packed]:
-        """Several factors, stored (n, inputs, outputs); each has a number behind its name."""
-        whole = self._prefix + name
+        """Return the low-rank factors that are stored as (n, inputs, outputs)."""
+        full = self._prefix + name
         return [
-            self._made(f"{whole}.{number}", partial(self._one, whole, number))
-            for number in range(self._shapes[whole][0])
+            self._packed(f"{full}.{number}", partial(self._factor, full, number))
+            for number in range(self._shapes[full][0])
         ]
 
     def vector(self, name: str) -> Tensor:
-        """A vector, flat, in float32."""
+        """Return a vector, flattened and converted to float32."""
         vector = self._tensor(self._prefix + name).to(torch.float32).flatten().contiguous()
         self._sizes.append(vector.nbytes)
         return vector
 
     def table(self, name: str) -> tuple[Tensor, torch.dtype]:
-        """A matrix of the name `name`.weight to look rows up in, and the dtype of what is found.
+        """Return the embedding table `name`.weight and the dtype for looked-up rows.
 
-        It stays in the file's dtype, so mapped: of a token one row is read.
+        The table keeps the dtype of the file and stays memory-mapped: a token reads one row.
         """
         name = f"{self._prefix}{name}.weight"
         return self._tensor(name), self._strategy.of(name).dtype
 
     def norm(self, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a norm."""
+        """Return the weight and bias of a norm."""
         return self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
 
     def _tensor(self, name: str) -> Tensor:
         return self._checkpoint[name].reshape(self._shapes[name])
 
-    def _one(self, name: str, number: int) -> Tensor:
+    def _factor(self, name: str, number: int) -> Tensor:
         return self._tensor(name)[number].t()
 
-    def _made(self, name: str, weight: Callable[[], Tensor], sparse_inputs: bool = False) -> Packed:
-        """A matrix as the file has it packed, if it was for this strategy; or packed now."""
-        made = self._checkpoint.packed(name)
+    def _packed(
+        self, name: str, weight: Callable[[], Tensor], sparse_inputs: bool = False
+    ) -> Packed:
+        """Return a packed matrix, from the file if it was packed for this strategy."""
+        packed = self._checkpoint.packed(name)
         placement = self._strategy.of(name)
         format = format_for(name, placement.packed, placement.dtype)
-        if made is not None and self._checkpoint.strategy == str(self._strategy):
-            format = made.format
+        if packed is not None and self._checkpoint.strategy == str(self._strategy):
+            format = packed.format
         layout = layout_for(format, sparse_inputs=sparse_inputs)
-        if made is None or (made.format, made.layout) != (format, layout):
-            made = pack(weight(), format, layout)
-        self._sizes.append(made.data.nbytes)
-        return made
+        if packed is None or (packed.format, packed.layout) != (format, layout):
+            packed = pack(weight(), format, layout)
+        self._sizes.append(packed.data.nbytes)
+        return packed

@@ -1,7 +1,7 @@
-"""The recurrences of RWKV as pure functions: tensors and a state in, tensors and a new state out.
+"""The recurrences of RWKV as pure functions of tensors and a state.
 
-One file per generation, each with a plain loop (`*_recurrent`: the definition, and the form for
-decoding), a chunked matrix form (`*_chunked`: the form for prefill and training) and a function
-of the generation's name that picks between the two by the number of tokens. They know nothing of
-models, files or text.
+Each generation has one file with three functions: a loop over tokens (`*_recurrent`, the
+definition, used for decoding), a chunked matrix form (`*_chunked`, used for prefill and training),
+and a function named after the generation that selects one of them by the number of tokens. They do
+not depend on models, files or text.
 """

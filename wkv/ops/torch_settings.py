@@ -1,7 +1,7 @@
-"""PyTorch's number of threads, held down for a while.
+"""Temporary limits on PyTorch's number of threads.
 
-Its threads go on turning, for milliseconds, after each piece of work that they shared, and so take
-a core from whoever is next: between the tokens of the native engine they must not be woken at all.
+PyTorch's worker threads spin-wait for milliseconds after each parallel task and occupy cores during
+that time, so PyTorch must not use them between tokens of the native engine.
 """
 
 import threading
@@ -11,53 +11,53 @@ from contextlib import contextmanager
 import torch
 
 
-class _Held(threading.local):
-    """How each thread holds its own number: the smallest of the contexts that it is in."""
+class _Limits(threading.local):
+    """The limits of the contexts that the current thread is in."""
 
-    limits: tuple[int, ...] = ()
+    active: tuple[int, ...] = ()
 
 
-class _Natural:
-    """The number when nobody holds it down, and how many contexts there are.
+class _Unlimited:
+    """The number of threads without limits, and the number of active contexts.
 
-    Each thread has a number of its own, but a new thread begins with the last that any thread set:
-    so it is not asked what its number was, but all put back the one that was there first.
+    PyTorch keeps one number per thread, but a new thread starts with the number that any thread set
+    last. So the number is read only when the first context begins, and all contexts restore it.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.inside = 0
+        self.contexts = 0
         self.number = 1
 
 
-_HELD, _NATURAL = _Held(), _Natural()
+_LIMITS, _UNLIMITED = _Limits(), _Unlimited()
 
 
 @contextmanager
 def at_most(threads: int) -> Iterator[None]:
-    """A context in which PyTorch uses so many threads at most."""
-    with _NATURAL.lock:
-        if _NATURAL.inside == 0:
-            _NATURAL.number = torch.get_num_threads()
-        _NATURAL.inside += 1
-    outer = _HELD.limits
-    _HELD.limits = (*outer, threads)
-    _hold()
+    """Limit PyTorch to a number of threads within a context."""
+    with _UNLIMITED.lock:
+        if _UNLIMITED.contexts == 0:
+            _UNLIMITED.number = torch.get_num_threads()
+        _UNLIMITED.contexts += 1
+    outer = _LIMITS.active
+    _LIMITS.active = (*outer, threads)
+    _apply()
     try:
         yield
     finally:
-        _HELD.limits = outer
-        _hold()
-        with _NATURAL.lock:
-            _NATURAL.inside -= 1
+        _LIMITS.active = outer
+        _apply()
+        with _UNLIMITED.lock:
+            _UNLIMITED.contexts -= 1
 
 
 def unheld() -> int:
-    """PyTorch's number of threads, as it is when nobody holds it down."""
-    with _NATURAL.lock:
-        return _NATURAL.number if _NATURAL.inside else torch.get_num_threads()
+    """Return PyTorch's number of threads without the limits of any context."""
+    with _UNLIMITED.lock:
+        return _UNLIMITED.number if _UNLIMITED.contexts else torch.get_num_threads()
 
 
-def _hold() -> None:
-    """Set this thread's number to what its contexts allow."""
-    torch.set_num_threads(min((_NATURAL.number, *_HELD.limits)))
+def _apply() -> None:
+    """Set the number of threads of the current thread to the smallest active limit."""
+    torch.set_num_threads(min((_UNLIMITED.number, *_LIMITS.active)))

@@ -1,8 +1,8 @@
-"""The recurrence of RWKV-4: a running weighted mean per channel, weights e^key with a decay.
+"""The recurrence of RWKV-4: a running mean per channel with decaying weights e^key.
 
     wkv_t = (sum_{i<t} e^((t-1-i) W + k_i) v_i + e^(u + k_t) v_t) / (the same sums without v)
 
-The two sums are kept divided by e^p with p their largest exponent, so nothing overflows.
+Both sums are stored divided by e^p, where p is their largest exponent, so they cannot overflow.
 
 Source: RWKV-4 paper (arXiv 2305.13048), section 3 and appendix on numerical stability.
 """
@@ -12,27 +12,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 64
-"""Tokens per chunk: steps of a loop that goes through all T / C chunks at once."""
+"""Tokens per chunk: the number of steps of a loop over all T / C chunks at once."""
 
 LOOP_BELOW = 2 * CHUNK
-"""With fewer tokens than this the loop is faster than the chunked form."""
+"""Below this number of tokens, the loop is faster than the chunked form."""
 
 MINUS_INFINITY = -1e30
-"""Exponent of an empty sum: finite, so that no difference of two of them is NaN."""
+"""Exponent of an empty sum; it is finite, so the difference of two exponents is never NaN."""
 
 
 Sums = tuple[Tensor, ...]
-"""Numerator and denominator divided by e^p, and p; of any one shape (..., A)."""
+"""Numerator and denominator divided by e^p, and p; all of the same shape (..., A)."""
 
 
 def wkv4(
     log_decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Advance the RWKV-4 state over T tokens and read it out at each.
+    """Advance the RWKV-4 state over T tokens and read it at each token.
 
     Args:
-        log_decay: (A,) or (B, T, A) float32, W = -exp(time_decay) <= 0. 0 and a key of
-            MINUS_INFINITY make a token of padding.
+        log_decay: (A,) or (B, T, A) float32, W = -exp(time_decay) <= 0. A padding
+            token has log_decay 0 and key MINUS_INFINITY.
         bonus: (A,) float32, u, added to the key of the current token.
         key, value: (B, T, A) float32.
         state: (B, 3, A) float32: numerator, denominator, largest exponent. Not modified.
@@ -47,7 +47,7 @@ def wkv4(
 def wkv4_recurrent(
     log_decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv4` says token by token; the definition, and the form for decoding."""
+    """Compute `wkv4` token by token: the definition, used for decoding."""
     log_decay = log_decay.expand_as(key)
     sums = state.unbind(1)
     outputs = []
@@ -65,10 +65,10 @@ def wkv4_chunked(
     state: Tensor,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv4` says in chunks of C tokens.
+    """Compute `wkv4` in chunks of C tokens.
 
-    The recurrence runs in all chunks at once, each from the empty state; then each chunk's sums
-    are added, decayed, to those of the chunks before it. Sums with exponents p and p' add as
+    The recurrence runs in all chunks at once, each from the empty state. Then the decayed sums of
+    all previous chunks are added to each chunk. Sums with exponents p and p' are added as
 
         q = max(p, p') ;  sum = e^(p - q) sum + e^(p' - q) sum'
     """
@@ -76,7 +76,7 @@ def wkv4_chunked(
     chunks = -(-tokens // chunk)
     rest = chunks * chunk - tokens
     shape = (batch, chunks, chunk, channels)
-    # Padding that changes nothing: no decay, and a key that counts for nothing.
+    # Padding without effect: no decay, and a key of zero weight.
     ell = F.pad(log_decay.expand_as(key), (0, 0, 0, rest)).view(shape)
     k = F.pad(key, (0, 0, 0, rest), value=MINUS_INFINITY).view(shape)
     v = F.pad(value, (0, 0, 0, rest)).view(shape)
@@ -105,7 +105,7 @@ def wkv4_chunked(
 
 
 def _read(sums: Sums, key: Tensor, value: Tensor) -> Tensor:
-    """The mean of the sums and one more value, of weight e^key."""
+    """Return the mean of the sums and one more value with weight e^key."""
     aa, bb, pp = sums
     q = torch.maximum(pp, key)
     e1, e2 = torch.exp(pp - q), torch.exp(key - q)
@@ -113,7 +113,7 @@ def _read(sums: Sums, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _absorb(sums: Sums, log_decay: Tensor, key: Tensor, value: Tensor) -> Sums:
-    """The sums after a token: decayed, and one more value of weight e^key."""
+    """Decay the sums and add one more value with weight e^key."""
     aa, bb, pp = _decayed(sums, log_decay)
     q = torch.maximum(pp, key)
     e1, e2 = torch.exp(pp - q), torch.exp(key - q)
@@ -126,7 +126,7 @@ def _decayed(sums: Sums, log_decay: Tensor) -> Sums:
 
 
 def _add(earlier: Sums, later: Sums) -> Sums:
-    """The sums over the tokens of both."""
+    """Add two pairs of sums."""
     aa1, bb1, pp1 = earlier
     aa2, bb2, pp2 = later
     q = torch.maximum(pp1, pp2)

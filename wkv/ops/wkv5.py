@@ -1,9 +1,9 @@
-"""The recurrence of RWKV-5: a state matrix per head, with decays that do not depend on the token.
+"""The recurrence of RWKV-5: a state matrix per head with constant decays.
 
     y[m] = sum_n r[n] (u[n] k[n] v[m] + S[m, n])        (read before the update)
     S    <- S diag(exp(log_decay)) + v k^T
 
-5.0 and 5.1 have one decay and one bonus per head, 5.2 one per head and channel.
+5.0 and 5.1 have one decay and one bonus per head, 5.2 has one per head and channel.
 
 Source: "Eagle and Finch" paper (arXiv 2404.05892), section on Eagle.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 16
-"""Tokens per chunk. The decays inside a chunk are the same for all: C N numbers a head."""
+"""Tokens per chunk. All chunks share their inner decays: C N numbers per head."""
 
 LOOP_BELOW = 6
-"""With fewer tokens than this the loop is faster than the chunked form."""
+"""Below this number of tokens, the loop is faster than the chunked form."""
 
 
 def wkv5(
@@ -27,7 +27,7 @@ def wkv5(
     bonus: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Advance the RWKV-5 state over T tokens and read it out at each.
+    """Advance the RWKV-5 state over T tokens and read it at each token.
 
         y[m] = sum_n r[n] (u[n] k[n] v[m] + S[m, n]) ;   S <- S diag(exp(log_decay)) + v k^T
 
@@ -52,7 +52,7 @@ def wkv5_recurrent(
     bonus: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv5` says token by token; the definition, and the form for decoding."""
+    """Compute `wkv5` token by token: the definition, used for decoding."""
     decay = log_decay.exp()[:, None, :]
     outputs = []
     for t in range(receptance.shape[1]):
@@ -72,9 +72,9 @@ def wkv5_chunked(
     state: Tensor,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv5` says in chunks of C tokens.
+    """Compute `wkv5` in chunks of C tokens.
 
-    With l = log_decay,
+    With l = log_decay:
 
     A[t, i] = sum_n r_t[n] k_i[n] e^((t-1-i) l[n])  (i < t) ;  A[t, t] = sum_n r u k
     Y  = A V + (r e^(t l)) S^T
@@ -83,7 +83,7 @@ def wkv5_chunked(
     tokens = receptance.shape[1]
     whole = tokens - tokens % chunk
     outputs = []
-    # The decay would go on through padding, so what is left over is a chunk of its own size.
+    # Padding would decay the state, so the remaining tokens form a smaller chunk.
     for part, size in ((slice(0, whole), chunk), (slice(whole, tokens), tokens - whole)):
         if part.stop > part.start:
             r, k, v = receptance[:, part], key[:, part], value[:, part]
@@ -101,7 +101,7 @@ def _equal_chunks(
     state: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """`wkv5_chunked` for a number of tokens that is a multiple of `chunk`."""
+    """Compute `wkv5_chunked` for a multiple of `chunk` tokens."""
     batch, tokens, heads, size = receptance.shape
     shape = (batch, tokens // chunk, chunk, heads, size)
     r, k, v = (x.reshape(shape).permute(1, 0, 3, 2, 4) for x in (receptance, key, value))
@@ -121,9 +121,9 @@ def _equal_chunks(
 
 
 def _inside(r: Tensor, k: Tensor, power: Tensor) -> Tensor:
-    """A[t, i] = sum_n r_t[n] k_i[n] e^((t-1-i) l[n]) for i < t, else 0: (..., C, C)."""
+    """Compute A[t, i] = sum_n r_t[n] k_i[n] e^((t-1-i) l[n]) for i < t, else 0: (..., C, C)."""
     size = r.shape[-2]
-    if power.shape[-1] == 1:  # one decay a head: it leaves the sum over n
+    if power.shape[-1] == 1:  # one decay per head: factor it out of the sum over n
         lag = torch.arange(size, device=r.device)
         lag = lag[:, None] - 1 - lag
         decay = power.squeeze(-1)[:, lag.clamp(min=0)]

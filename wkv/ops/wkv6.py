@@ -1,4 +1,4 @@
-"""The recurrence of RWKV-6: a state matrix per head, with a decay per channel and token.
+"""The recurrence of RWKV-6: a state matrix per head with a decay per channel and token.
 
     y[m] = sum_n r[n] (u[n] k[n] v[m] + S[m, n])        (read before the update)
     S    <- S diag(exp(log_decay)) + v k^T
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 16
-"""Tokens per chunk. The decays inside a chunk are formed one by one, C^2 N numbers a head."""
+"""Tokens per chunk. The inner decays of a chunk take C^2 N numbers per head."""
 
 LOOP_BELOW = 6
-"""With fewer tokens than this the loop is faster than the chunked form."""
+"""Below this number of tokens, the loop is faster than the chunked form."""
 
 
 def wkv6(
@@ -25,7 +25,7 @@ def wkv6(
     bonus: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Advance the RWKV-6 state over T tokens and read it out at each.
+    """Advance the RWKV-6 state over T tokens and read it at each token.
 
         y[m] = sum_n r[n] (u[n] k[n] v[m] + S[m, n]) ;   S <- S diag(exp(log_decay)) + v k^T
 
@@ -50,7 +50,7 @@ def wkv6_recurrent(
     bonus: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv6` says token by token; the definition, and the form for decoding."""
+    """Compute `wkv6` token by token: the definition, used for decoding."""
     decay = log_decay.exp()
     outputs = []
     for t in range(receptance.shape[1]):
@@ -70,23 +70,23 @@ def wkv6_chunked(
     state: Tensor,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv6` says in chunks of C tokens.
+    """Compute `wkv6` in chunks of C tokens.
 
-    With w = exp(log_decay), products over the tokens of the chunk,
+    With w = exp(log_decay), and products of w over the tokens of a chunk:
 
         A[t, i] = sum_n r_t[n] k_i[n] (w_{i+1} ... w_{t-1})[n]  (i < t) ;  A[t, t] = sum_n r u k
         Y  = A V + (r w_0 ... w_{t-1}) S^T
         S <- S diag(w_0 ... w_last) + V^T (k w_{i+1} ... w_last)
 
-    A decay has no lower bound. So no product is formed as a quotient of two others, which would
-    overflow, nor from the difference of two sums of logarithms, which would round badly.
+    Decays have no lower bound. A product computed as a quotient of two products could overflow, and
+    a difference of two sums of logarithms would lose precision, so neither is used.
     """
     batch, tokens, heads, size = receptance.shape
     chunks = -(-tokens // chunk)
     shape = (batch, chunks, chunk, heads, size)
 
     def split(x: Tensor) -> Tensor:
-        # Tokens of zeros at the end change nothing: decay exp(0), nothing written.
+        # Zero tokens at the end have no effect: their decay is exp(0), and they write nothing.
         x = F.pad(x, (0, 0, 0, 0, 0, chunks * chunk - tokens))
         return x.reshape(shape).permute(1, 0, 3, 2, 4)  # (chunks, B, H, C, N)
 
@@ -108,7 +108,7 @@ def wkv6_chunked(
 
 
 def _inside(r: Tensor, k: Tensor, decay: Tensor) -> Tensor:
-    """A[t, i] = sum_n r_t[n] k_i[n] (w_{i+1} ... w_{t-1})[n] for i < t, else 0: (..., C, C)."""
+    """Compute A[t, i] = sum_n r_t[n] k_i[n] (w_{i+1} ... w_{t-1})[n] for i < t, else 0."""
     size = r.shape[-2]
     rows = [torch.zeros_like(r[..., 0, :1]).expand(*r.shape[:-2], size)]
     decayed = k[..., :1, :]  # row t: k_i w_{i+1} ... w_{t-1} for all i < t

@@ -14,7 +14,7 @@ CHUNK = 32
 """Tokens per chunk. |log_decay| <= exp(-1/2), so factored exponents stay below 0.31 * 32 = 10."""
 
 LOOP_BELOW = 6
-"""With fewer tokens than this the loop is faster than the chunked form."""
+"""Below this number of tokens, the loop is faster than the chunked form."""
 
 
 def wkv7(
@@ -26,7 +26,7 @@ def wkv7(
     b: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Advance the RWKV-7 state over T tokens and read it out after each.
+    """Advance the RWKV-7 state over T tokens and read it after each token.
 
         S <- S diag(exp(log_decay)) + (S a) b^T + v k^T ;   y = S r
 
@@ -53,11 +53,11 @@ def wkv7_recurrent(
     b: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv7` says token by token; the definition, and the form for decoding."""
+    """Compute `wkv7` token by token: the definition, used for decoding."""
     decay = log_decay.exp()
     outputs = []
     for t in range(receptance.shape[1]):
-        # Outer products as broadcasts of a column (value axis) and a row (key axis).
+        # Outer products are broadcasts of a column (value axis) and a row (key axis).
         removed = state @ a[:, t, :, :, None]
         state = state * decay[:, t, :, None, :]
         state = torch.addcmul(state, removed, b[:, t, :, None, :])
@@ -76,7 +76,7 @@ def wkv7_chunked(
     state: Tensor,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `wkv7` says in chunks of C tokens, with matrix products instead of a loop.
+    """Compute `wkv7` in chunks of C tokens, with matrix products instead of a loop.
 
     Within a chunk, with c the inclusive and c' the exclusive running sum of log_decay,
 
@@ -85,8 +85,8 @@ def wkv7_chunked(
         S <- S diag(e^c_last) + SA^T (b e^(c_last - c)) + V^T (k e^(c_last - c))
 
     where Axy[t, i] = sum_n x_t[n] y_i[n] e^(c_t[n] - c_i[n]), exclusive c' and i < t for x = a,
-    inclusive c and i <= t for x = r. Everything but the step from one chunk's state to the next
-    is done for all chunks at once: S <- S M + Z with M and Z free of S.
+    inclusive c and i <= t for x = r. Only the step from one chunk's state to the next is a loop:
+    S <- S M + Z, where M and Z are independent of S. All else is computed for all chunks at once.
     """
     batch, tokens, heads, size = receptance.shape
     chunks = -(-tokens // chunk)
@@ -94,7 +94,7 @@ def wkv7_chunked(
     r, ell, k, v, a, b = (_split(x, chunks, chunk) for x in inputs)
     until = ell.cumsum(-2)
     last = until[:, -1:]
-    # Exponents are taken relative to the middle of the chunk, which halves their range.
+    # Exponents are relative to the middle of the chunk, which halves their range.
     middle = until[:, chunk // 2 : chunk // 2 + 1]
     grow = torch.exp(middle - until)
     written = torch.cat([b * grow, k * grow], dim=1)
@@ -126,7 +126,7 @@ def wkv7_chunked(
 
 
 def _split(x: Tensor, chunks: int, chunk: int) -> Tensor:
-    """(B, T, H, N) to (chunks B H, C, N); tokens of zeros at the end change nothing."""
+    """Reshape (B, T, H, N) to (chunks B H, C, N), padded with zero tokens, which have no effect."""
     batch, tokens, heads, size = x.shape
     if tokens < chunks * chunk:
         x = F.pad(x, (0, 0, 0, 0, 0, chunks * chunk - tokens))
@@ -135,7 +135,7 @@ def _split(x: Tensor, chunks: int, chunk: int) -> Tensor:
 
 
 def _inverse_of_one_minus(nilpotent: Tensor) -> Tensor:
-    """(I - A)^-1 = (I + A)(I + A^2)(I + A^4)... for strictly lower triangular A (..., C, C)."""
+    """Compute (I - A)^-1 = (I + A)(I + A^2)(I + A^4)... for strictly lower triangular A."""
     size = nilpotent.shape[-1]
     inverse = nilpotent + torch.eye(size, dtype=nilpotent.dtype, device=nilpotent.device)
     power = nilpotent

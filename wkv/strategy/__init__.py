@@ -1,4 +1,4 @@
-"""Where a model runs and in which dtype: strategy strings and what they mean."""
+"""Strategies: on which device each layer of a model runs, and in which dtype."""
 
 from wkv.strategy.choose import choose_strategy
 from wkv.strategy.language import Segment, read_strategy

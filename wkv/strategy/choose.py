@@ -1,4 +1,4 @@
-"""From a strategy string, or `auto`, to a strategy for a model on this machine."""
+"""Select the strategy for a model on this machine, from a strategy string or automatically."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from wkv.strategy.placement import Strategy, place
 from wkv.strategy.products import SMALL
 
 MOST_OF_A_GPU, MOST_OF_MEMORY = 0.9, 0.8
-"""Shares of the free memory of a GPU and of this machine's that weights may take."""
+"""Largest shares of a GPU's free memory and of this machine's memory that weights may use."""
 
 
 def choose_strategy(
@@ -23,21 +23,22 @@ def choose_strategy(
     check: bool = True,
     native: bool = False,
 ) -> Strategy:
-    """Read a strategy string, or pick one for `auto`, and place the layers of a model.
+    """Parse a strategy string, or select a strategy for `auto`, and place the layers of a model.
 
     Args:
         text: "auto", or a string in the language of `wkv.strategy.language`.
         n_layer: number of the model's blocks.
-        file_dtypes: of the checkpoint's matrices.
-        n_params: number of parameters, to see what fits into memory.
-        check: whether the devices must be there.
-        native: whether the native engine can run the model, which is as fast as bytes come.
+        file_dtypes: dtypes of the checkpoint's matrices.
+        n_params: number of parameters, from which the required memory is computed.
+        check: whether to check that the devices are available.
+        native: whether the native engine can run the model. Its speed is limited only by the
+            number of bytes it reads, so it prefers 16-bit weights.
 
     Raises:
-        StrategyError: if the string is wrong or names a device that is not there.
+        StrategyError: if the string is wrong or names a device that is not available.
     """
     if not isinstance(text, str):
-        raise StrategyError(f"a strategy is a string, {type(text).__name__} was given: {ADVICE}")
+        raise StrategyError(f"a strategy is a string, not {type(text).__name__}: {ADVICE}")
     if text.strip() == "auto":
         segment, reason = _automatic(file_dtypes, n_params, native)
         return place([segment], n_layer, reason)
@@ -45,7 +46,7 @@ def choose_strategy(
     if any(segment.packed for segment in segments) and {s.device for s in segments} != {"cpu"}:
         raise StrategyError(
             f"strategy {text!r}: int8 and int4 (weights packed in groups) need all layers on the "
-            "cpu; with a GPU use bf16 or bf16i8 for the cpu's layers"
+            "cpu; together with a GPU use bf16 or bf16i8 for the layers on the cpu"
         )
     if check:
         check_devices(segments)
@@ -53,27 +54,34 @@ def choose_strategy(
 
 
 def check_devices(segments: Sequence[Segment]) -> None:
-    """Raise unless this machine has every device that is named."""
+    """Check that this machine has every device of a strategy.
+
+    Raises:
+        StrategyError: if a device is not available.
+    """
     for segment in segments:
         kind, _, number = segment.device.partition(":")
         if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
             raise StrategyError(
-                f"{segment.device} was asked for, and PyTorch sees {torch.cuda.device_count()} "
+                f"{segment.device} is not available: PyTorch sees {torch.cuda.device_count()} "
                 "CUDA devices here; use cpu, or install a PyTorch with CUDA"
             )
         if kind == "mps" and not torch.backends.mps.is_available():
-            raise StrategyError("mps was asked for, and PyTorch sees no such device here; use cpu")
+            raise StrategyError("mps is not available: PyTorch sees no such device here; use cpu")
         if kind == "dml":
             raise StrategyError(
-                "dml (DirectML) was asked for, and torch-directml does not exist for this PyTorch; "
-                "use cpu, or cuda where there is one"
+                "dml (DirectML) is not available: torch-directml does not exist for this PyTorch; "
+                "use cpu, or cuda if there is a CUDA device"
             )
 
 
 def _automatic(
     file_dtypes: Collection[torch.dtype], n_params: int, native: bool
 ) -> tuple[Segment, str]:
-    """The fastest dtype that is no coarser than the file and fits memory. Never quantized."""
+    """Return the fastest segment that is not less precise than the file and fits into memory.
+
+    It is never quantized. The second value is the reason for the choice.
+    """
     bf16 = set(file_dtypes) <= {torch.bfloat16}
     if torch.cuda.is_available():
         dtype = torch.bfloat16 if bf16 else torch.float32
@@ -92,22 +100,22 @@ def _automatic(
     if native and set(file_dtypes) <= {torch.float16}:
         return Segment("cpu", torch.float16), f"{why}; the file is fp16"
     if not bf16:
-        if fits or set(file_dtypes) == {torch.float32}:  # which stays mapped to the file
-            return full, f"{why}; the file is finer than bf16, or fp16"
+        if fits or set(file_dtypes) == {torch.float32}:  # fp32 files stay memory-mapped
+            return full, f"{why}; the file is more precise than bf16"
         raise StrategyError(
-            f"in fp32 the model takes {4 * n_params / 2**30:.0f} GiB, more than this machine has, "
-            "and auto takes nothing coarser than the file; name a strategy: 'cpu bf16' (half of "
-            "that) or 'cpu bf16i8' (a quarter)"
+            f"in fp32 the model needs {4 * n_params / 2**30:.0f} GiB, more than this machine has, "
+            "and auto never uses less precision than the file; give a strategy: 'cpu bf16' (half "
+            "of that memory) or 'cpu bf16i8' (a quarter)"
         )
     if not fits:
         return half, f"{why}; fp32 would not fit into memory"
     if _fast_bf16():
-        return half, f"{why}; the file is bf16 and so are the CPU's units"
-    return full, f"{why}; this CPU has no units for bf16"
+        return half, f"{why}; the file is bf16, which this CPU multiplies in hardware"
+    return full, f"{why}; this CPU does not multiply bf16 in hardware"
 
 
 def memory_bytes() -> int:
-    """Bytes of memory of this machine; plenty where the system does not tell."""
+    """Return this machine's memory in bytes, or 2^62 if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -115,7 +123,7 @@ def memory_bytes() -> int:
 
 
 def _fast_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware."""
-    # PyTorch knows, but does not say so in public; where it does not know, the answer is no.
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, question, bool)() for question in questions)
+    """Check whether this CPU multiplies bf16 matrices in hardware."""
+    # These functions of PyTorch are private. If a version lacks one, `bool` returns False instead.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)

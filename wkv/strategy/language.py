@@ -1,16 +1,17 @@
-"""The language of strategy strings, as ChatRWKV's users write it.
+"""Parse and write strategy strings in the language of ChatRWKV.
 
     strategy := segment ( '->' segment )*
     segment  := device ' ' dtype [ ' *' count ['+'] ]
     device   := 'cpu' | 'cuda' | 'cuda:' number | 'mps' | 'dml'
     dtype    := ( 'fp32' | 'fp16' | 'bf16' ) [ 'i8' ] | 'int8' | 'int4'
 
-A count gives a segment so many layers; with '+' it keeps so many in place and streams all that are
-left. Blanks around `->` are free. `int8` and `int4` are ours: weights packed in groups, on the
-CPU only; `fp32i8` and the like are ChatRWKV's int8.
+A count is the number of layers of a segment. With '+', these layers stay on the device and all
+remaining layers are streamed to it. Spaces around `->` are optional. `int8` and `int4` are
+extensions of wkv: weights packed in groups, on the CPU only. `fp32i8` and the like are ChatRWKV's
+int8.
 
-Source: the `rwkv` package, model.py. There 'i4' and 'i3' are accepted and mean nothing; here they
-are refused.
+Source: the `rwkv` package, model.py. It accepts 'i4' and 'i3', which have no meaning there; here
+they are refused.
 """
 
 import re
@@ -23,14 +24,14 @@ from wkv.errors import StrategyError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PACKED = ("int8", "int4")
-"""Formats of `wkv.checkpoint.packing` that a strategy names; their products are in float32."""
+"""Formats of `wkv.checkpoint.packing` that a strategy may name; their products are float32."""
 
 ADVICE = "such as `cpu fp32`, `cuda fp16i8 *10 -> cpu fp32` or `cuda fp16 *10+`, or `auto`"
 
-NAMES = "fp32, bf16 or fp16, with i8 behind them or not, or on the cpu int8 or int4"
+NAMES = "fp32, bf16 or fp16, each with or without i8 after it, or on the cpu int8 or int4"
 
 MOST_DIGITS = 6
-"""Of a count or a device's number; more can only be a mistake."""
+"""Limit of the digits of a count or a device number; more can only be a mistake."""
 
 _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]*))?|mps|dml")
 _WORD = re.compile(r"[^ \->*]+")
@@ -44,11 +45,11 @@ class Segment:
 
     Attributes:
         device: such as "cpu" or "cuda:0".
-        dtype: of matrices and their products; of the products alone where quantized.
+        dtype: dtype of matrices and their products; if quantized, of the products only.
         quantized: whether matrices are ChatRWKV's int8.
-        packed: "int8" or "int4" where matrices are packed in groups; else None.
-        count: layers that were asked for; None if the string does not say.
-        streamed: whether it takes all layers that are left, and streams them.
+        count: number of layers, or None if the string does not contain it.
+        streamed: whether all remaining layers are streamed to the device.
+        packed: "int8" or "int4" if matrices are packed in groups, otherwise None.
     """
 
     device: str
@@ -59,7 +60,7 @@ class Segment:
     packed: str | None = None
 
     def __str__(self) -> str:
-        """As it is written in a strategy string."""
+        """Write the segment as in a strategy string."""
         name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         text = f"{self.device} {self.packed or name}{'i8' if self.quantized else ''}"
         if self.count is not None:
@@ -68,10 +69,10 @@ class Segment:
 
 
 def read_strategy(text: str) -> tuple[Segment, ...]:
-    """The segments of a strategy string.
+    """Parse a strategy string into its segments.
 
     Raises:
-        StrategyError: points at the character that is wrong.
+        StrategyError: if the string is wrong; the message gives the position of the character.
     """
     reader = _Reader(text)
     segments = [_segment(reader)]
@@ -83,12 +84,12 @@ def read_strategy(text: str) -> tuple[Segment, ...]:
 
 
 def normalized(segments: tuple[Segment, ...]) -> str:
-    """The string of segments, with ` -> ` between them."""
+    """Write segments as a strategy string, with ` -> ` between them."""
     return " -> ".join(map(str, segments))
 
 
 class _Reader:
-    """A string and how far it was read."""
+    """A strategy string and the current position of the parser."""
 
     def __init__(self, text: str) -> None:
         self.text = text.rstrip(" ")
@@ -103,49 +104,49 @@ class _Reader:
             self.position = match.end()
         return match
 
-    def fail(self, what: str, position: int | None = None) -> None:
-        """Raise an error that points at a character, counted from 1."""
+    def fail(self, reason: str, position: int | None = None) -> None:
+        """Raise an error that gives the position of a character, counted from 1."""
         position = self.position if position is None else position
         here = f"at {self.text[position:][:20]!r}" if position < len(self.text) else "at its end"
-        raise StrategyError(f"strategy {self.text!r}, character {position + 1}, {here}: {what}")
+        raise StrategyError(f"strategy {self.text!r}, character {position + 1}, {here}: {reason}")
 
 
 def _segment(reader: _Reader) -> Segment:
-    begun = reader.position
+    start = reader.position
     word = reader.take(_WORD)
     device = word[0] if word else ""
     if not _DEVICE.fullmatch(device):
-        reader.fail(f"expected a device: cpu, cuda, cuda:0, mps or dml; write it {ADVICE}", begun)
+        reader.fail(f"expected a device: cpu, cuda, cuda:0, mps or dml; write it {ADVICE}", start)
     if len(device.partition(":")[2]) > MOST_DIGITS:
-        reader.fail("no machine has so many devices", begun)
+        reader.fail("no machine has so many devices", start)
     if not reader.take(re.compile(" ")):
-        reader.fail(f"expected one blank and a dtype: {NAMES}")
+        reader.fail(f"expected one space and a dtype: {NAMES}")
     dtype, quantized, packed = _dtype(reader, device)
-    begun = reader.position
+    start = reader.position
     count = reader.take(_COUNT)
-    if count is None and reader.text.startswith("*", begun + (reader.text[begun:][:1] == " ")):
-        reader.fail("expected one blank, `*` and a number of layers, such as ` *10` or ` *10+`")
+    if count is None and reader.text.startswith("*", start + (reader.text[start:][:1] == " ")):
+        reader.fail("expected one space, `*` and a number of layers, such as ` *10` or ` *10+`")
     if count is None:
         return Segment(device, dtype, quantized, packed=packed)
     if len(count[1]) > MOST_DIGITS:
-        reader.fail("no model has so many layers", begun)
+        reader.fail("no model has so many layers", start)
     return Segment(device, dtype, quantized, int(count[1]), bool(count[2]), packed)
 
 
 def _dtype(reader: _Reader, device: str) -> tuple[torch.dtype, bool, str | None]:
-    """A dtype, whether it is ChatRWKV's int8, and the packed format if it is one."""
-    begun = reader.position
+    """Parse a dtype: PyTorch's dtype, whether it is ChatRWKV's int8, and the packed format."""
+    start = reader.position
     word = reader.take(_WORD)
     name = word[0] if word else ""
     base = name.removesuffix("i8")
     if name in PACKED and device == "cpu":
         return torch.float32, False, name
     if name in PACKED:
-        reader.fail(f"{name} (weights packed in groups) runs on the cpu; here use fp16i8", begun)
+        reader.fail(f"{name} (weights packed in groups) runs on the cpu; here use fp16i8", start)
     if name[:4] in DTYPES and name[4:] in ("i4", "i3"):
-        reader.fail(f"{name} is not a dtype that ever worked; use {name[:4]}i8", begun)
+        reader.fail(f"{name} is not a supported dtype; use {name[:4]}i8", start)
     if base not in DTYPES:
-        reader.fail(f"expected a dtype: {NAMES}", begun)
+        reader.fail(f"expected a dtype: {NAMES}", start)
     if device == "cpu" and name == "fp16i8":
-        reader.fail("fp16i8 is for GPUs; on the cpu use int8, or ChatRWKV's bf16i8", begun)
+        reader.fail("fp16i8 is for GPUs; on the cpu use int8, or ChatRWKV's bf16i8", start)
     return DTYPES[base], name != base, None

@@ -1,7 +1,7 @@
-"""What a strategy means for a model: a placement for each of its layers.
+"""Assign a device and a dtype to each layer of a model according to a strategy.
 
-A model of L layers has L + 1 to place: its blocks, and one more for ln_out and head. The embedding
-is always on the CPU: a token needs one row of it.
+A model of L blocks has L + 1 layers to place: its blocks, and one layer of ln_out and head. The
+embedding is always on the CPU, because a token needs only one row of it.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,16 @@ from wkv.strategy.language import Segment, normalized
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a layer is kept.
+    """The device, the dtype and the storage format of one layer.
 
     Attributes:
-        device: where it is computed, and kept unless streamed.
-        dtype: of the matrices and their products; vectors, norms and states are always float32.
-        quantized: the matrices are ChatRWKV's int8, with products in `dtype`.
-        streamed: the matrices stay in main memory and are copied to the device at each use.
-        packed: "int8" or "int4" if the matrices are packed in groups of 32; see
+        device: device on which the layer is computed, and stored unless it is streamed.
+        dtype: dtype of the matrices and their products; vectors, norms and states are always
+            float32.
+        quantized: whether the matrices are ChatRWKV's int8, with products in `dtype`.
+        streamed: whether the matrices stay in main memory and are copied to the device for each
+            use.
+        packed: "int8" or "int4" if the matrices are packed in groups of 32, otherwise None; see
             `wkv.checkpoint.packing`.
     """
 
@@ -34,12 +36,12 @@ class Placement:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A placement for each layer, and why it was picked.
+    """The placements of all layers of a model.
 
     Attributes:
-        layers: L + 1 placements, the last for ln_out and head.
-        text: the strategy string, normalized.
-        reason: one phrase where `auto` picked it; else empty.
+        layers: L + 1 placements; the last one is that of ln_out and head.
+        text: the normalized strategy string.
+        reason: a phrase that explains the choice of `auto`; empty if the user gave the strategy.
     """
 
     layers: tuple[Placement, ...]
@@ -47,17 +49,17 @@ class Strategy:
     reason: str = ""
 
     def __str__(self) -> str:
-        """In the language of strategy strings."""
+        """Return the normalized strategy string."""
         return self.text
 
     @property
     def device(self) -> torch.device:
-        """Of the first layer."""
+        """The device of the first layer."""
         return self.layers[0].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the first layer's products."""
+        """The dtype of the first layer's products."""
         return self.layers[0].dtype
 
     @property
@@ -67,11 +69,11 @@ class Strategy:
 
     @property
     def is_packed(self) -> bool:
-        """Whether some layers are packed in groups."""
+        """Whether any layer has matrices that are packed in groups."""
         return any(layer.packed for layer in self.layers)
 
     def of(self, name: str) -> Placement:
-        """The placement of a tensor by its official name."""
+        """Return the placement of a tensor by its official name."""
         if name.startswith("blocks."):
             return self.layers[int(name.split(".")[1])]
         if name.startswith("emb."):
@@ -79,15 +81,18 @@ class Strategy:
         return self.layers[-1]
 
     def on_cpu(self) -> "Strategy":
-        """The same with every layer on the CPU: equal values, for a machine without the devices."""
+        """Return the strategy with all layers on the CPU, for machines without the devices.
+
+        The values of the weights are the same.
+        """
         cpu = torch.device("cpu")
         layers = tuple(replace(layer, device=cpu, streamed=False) for layer in self.layers)
         return replace(self, layers=layers)
 
     def for_torch(self) -> "Strategy":
-        """The same as PyTorch runs it: it has no fast products of fp16 on a CPU, so these are fp32.
+        """Return the strategy with fp32 instead of fp16 on the CPU.
 
-        No bit of the weights is lost by that.
+        PyTorch has no fast fp16 products on CPUs. No bit of the weights is lost.
         """
         layers = tuple(
             replace(layer, dtype=torch.float32)
@@ -99,7 +104,7 @@ class Strategy:
 
 
 def place(segments: Sequence[Segment], n_layer: int, reason: str = "") -> Strategy:
-    """The strategy that segments are for a model of n_layer blocks."""
+    """Apply the segments of a strategy string to a model of n_layer blocks."""
     layers: list[Placement] = []
     for segment, (resident, streamed) in zip(segments, allocate(segments, n_layer), strict=True):
         device = torch.device(segment.device)
@@ -109,27 +114,30 @@ def place(segments: Sequence[Segment], n_layer: int, reason: str = "") -> Strate
 
 
 def allocate(segments: Sequence[Segment], n_layer: int) -> list[tuple[int, int]]:
-    """How many of the n_layer + 1 layers each segment keeps and streams.
+    """Return the numbers of resident and of streamed layers of each segment.
 
-    1. Counts are given in order, until all layers are gone.
-    2. The last segment with `+` streams all that are left; segments without a count get none.
-    3. Without one, segments without a count share what is left: each in turn takes the whole part
-       of (left / segments that still wait), so later ones get the excess. What then is left goes
-       to the last segment.
+    The n_layer + 1 layers are distributed as follows:
 
-    Source: the `rwkv` package, model.py; there an explicit `*0` is taken for no count.
+    1. Segments with a count get that number of layers, in order, while layers remain.
+    2. If segments have a `+`, the last of these streams all remaining layers, and segments without
+       a count get none.
+    3. Otherwise the segments without a count share the remaining layers: each in turn gets
+       floor(remaining layers / remaining segments), so later ones may get one more. Layers that
+       then still remain go to the last segment.
+
+    Source: the `rwkv` package, model.py, which treats an explicit `*0` like no count.
     """
     left = n_layer + 1
-    kept = []
+    resident = []
     for segment in segments:
-        kept.append(min(segment.count or 0, left))
-        left -= kept[-1]
+        resident.append(min(segment.count or 0, left))
+        left -= resident[-1]
     streaming = [index for index, segment in enumerate(segments) if segment.streamed]
     if streaming:
-        return [(n, left if index == streaming[-1] else 0) for index, n in enumerate(kept)]
-    waiting = [index for index, segment in enumerate(segments) if segment.count is None]
-    for position, index in enumerate(waiting):
-        kept[index] = left // (len(waiting) - position)
-        left -= kept[index]
-    kept[-1] += left
-    return [(n, 0) for n in kept]
+        return [(n, left if index == streaming[-1] else 0) for index, n in enumerate(resident)]
+    uncounted = [index for index, segment in enumerate(segments) if segment.count is None]
+    for position, index in enumerate(uncounted):
+        resident[index] = left // (len(uncounted) - position)
+        left -= resident[index]
+    resident[-1] += left
+    return [(n, 0) for n in resident]

@@ -1,4 +1,4 @@
-"""How a strategy multiplies: which of PyTorch's products is fastest for a placement."""
+"""Select PyTorch's fastest matrix products and number of threads for a placement."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ from wkv.ops.torch_settings import at_most
 from wkv.strategy.placement import Placement, Strategy
 
 SMALL = 64 * 2**20
-"""Bytes of weights below which reading them costs nothing: they fit in a processor's cache."""
+"""Weights of fewer bytes fit into the cache of a CPU, so that reading them takes almost no time."""
 
 
 class _OneRowProducts:
-    """Switches oneDNN off while any thread multiplies with a single row.
+    """A context that turns oneDNN off while any thread multiplies a single row.
 
-    The switch is PyTorch's and belongs to the whole process, so the threads are counted.
+    PyTorch's switch applies to the whole process, so the threads inside the context are counted.
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ _ONE_ROW_PRODUCTS = _OneRowProducts()
 
 
 def products_for(rows: int, strategy: Strategy) -> AbstractContextManager[None]:
-    """A context in which PyTorch picks the right matrix products for so many rows.
+    """Return a context in which PyTorch uses the fastest matrix products for a number of rows.
 
-    oneDNN, PyTorch's choice for bf16 on a CPU, reads a matrix two to ten times slower than
-    PyTorch's own loop when it meets a single row.
+    For bf16 on a CPU, PyTorch uses oneDNN. With a single row, oneDNN reads a matrix two to ten
+    times slower than PyTorch's own loop.
     """
     if rows > 1 or not any(map(_is_bf16_on_cpu, strategy.layers)):
         return nullcontext()
@@ -60,10 +60,15 @@ def _is_bf16_on_cpu(placement: Placement) -> bool:
 
 @contextmanager
 def threads_for(n_bytes: int, strategy: Strategy, threads: int) -> Iterator[None]:
-    """A context in which a model on a CPU runs on so many threads, a small one on one.
+    """Limit PyTorch's threads for a model on a CPU; a model smaller than SMALL gets one thread.
 
-    Its products are done before a second thread wakes up; on a busy machine, where threads wait
-    for each other's turn on a core, a second one makes it thirty times slower.
+    The products of a small model finish before a second thread wakes up. On a busy machine, where
+    the threads compete for cores, a second thread makes a small model thirty times slower.
+
+    Args:
+        n_bytes: size of the weights.
+        strategy: the strategy; without layers on a CPU nothing is changed.
+        threads: the limit for models that are not small.
     """
     threads = 1 if n_bytes < SMALL else threads
     on_cpu = any(layer.device.type == "cpu" for layer in strategy.layers)
@@ -75,11 +80,11 @@ def threads_for(n_bytes: int, strategy: Strategy, threads: int) -> Iterator[None
 
 
 def linear_for(placement: Placement) -> Callable[[Tensor, Tensor], Tensor]:
-    """The product x weight^T of a placement.
+    """Return the function that computes x weight^T for a placement.
 
-    For float32 on a CPU that is oneDNN's where PyTorch has it: it reads the matrix about 1.5 times
-    as fast for a single row as the library that `F.linear` calls. For bf16 it is the product of a
-    matrix and a vector where there is one row, see also `products_for`.
+    For float32 on a CPU this is oneDNN's product if PyTorch includes oneDNN: for a single row it
+    reads the matrix about 1.5 times as fast as the library that `F.linear` calls. For bf16 on a
+    CPU and a single row it is a matrix-vector product; see also `products_for`.
     """
     product = _linear_of_device(placement)
     return _streamed(product) if placement.streamed else product
@@ -94,19 +99,19 @@ def _linear_of_device(placement: Placement) -> Callable[[Tensor, Tensor], Tensor
 
 
 def _streamed(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A product that fetches its weight from main memory first."""
+    """Wrap a product so that it first copies the weight from main memory to the device of x."""
     return lambda x, weight: product(x, weight.to(x.device, non_blocking=True))
 
 
 def _vector_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """As `F.linear`, as a product with a vector if x is a single row."""
+    """Compute `F.linear`, by a matrix-vector product if x is a single row."""
     if x.numel() > x.shape[-1]:
         return F.linear(x, weight)
     return torch.mv(weight, x.flatten()).view(*x.shape[:-1], -1)
 
 
 def _one_dnn_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """As `F.linear`, by oneDNN; it knows no gradients and nothing but float32."""
+    """Compute `F.linear` by oneDNN, whose product supports only float32 without gradients."""
     if torch.is_grad_enabled() or x.dtype != torch.float32:
         return F.linear(x, weight)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
@@ -114,10 +119,10 @@ def _one_dnn_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def factor_for(factor: Tensor, placement: Placement) -> Tensor:
-    """A low-rank factor (in, out), laid out in memory as the product with one row reads it fastest.
+    """Return a low-rank factor (in, out) with the memory layout that is fastest for one row.
 
-    PyTorch's loop for bf16 on a CPU wants the axis of inputs to run fastest. Elsewhere this is
-    the factor itself.
+    For bf16 on a CPU, PyTorch's loop is fastest if the axis of inputs is contiguous. For all other
+    placements the factor is returned unchanged.
     """
     if not _is_bf16_on_cpu(placement) or factor.dim() != 2:
         return factor

@@ -1,4 +1,4 @@
-"""From an RWKV-6 or 7 checkpoint to one GGUF file for llama.cpp, proved before it stays."""
+"""Export of an RWKV-6 or 7 checkpoint to a GGUF file for llama.cpp, verified before it is saved."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from wkv.checkpoint.atomic_write import unfinished, writing
 from wkv.convert.checkpoint_file import new_file
 from wkv.convert.checks import check_publishable
 from wkv.convert.gguf.target import KINDS, RULES, gguf_tensors, kind_of, metadata
-from wkv.convert.gguf.verify import ask_llama, check_file
+from wkv.convert.gguf.verify import check_file, compare_with_llama
 from wkv.errors import InputError, MissingExtraError, TokenizerError
 from wkv.inference.load import Description, describe
 from wkv.tokenizers import choose_tokenizer, open_tokenizer
@@ -24,26 +24,26 @@ from wkv.tokenizers.world import WorldTokenizer
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 HEAD_SIZES = (64, 128)
-"""Its kernels for GPUs know these alone; for CPUs they read past the end of smaller heads."""
+"""Head sizes of llama.cpp's GPU kernels; its CPU kernels read past the end of smaller heads."""
 
 LARGEST = 65504
-"""Of the numbers that float16 can hold."""
+"""The largest number that float16 can represent."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written.
+class GGUFResult:
+    """The result of an export to GGUF.
 
     Attributes:
         path: the file.
         n_bytes: its size.
-        dtype: of the matrices: "fp32", "fp16", "bf16" or "q8_0".
-        n_tensors: how many tensors were read again and compared with the source.
-        n_fields: how many fields of metadata were.
-        tokenizer: name of the vocabulary in it.
-        dropped: tensors of the source that no model uses and that were left out.
-        by_llama: largest difference of logits between wkv and llama.cpp; None if it was not asked.
-        reason: why llama.cpp was not asked; empty if it was.
+        dtype: dtype of the matrices: "fp32", "fp16", "bf16" or "q8_0".
+        n_tensors: number of tensors that were compared with the source.
+        n_fields: number of metadata fields that were compared with the source.
+        tokenizer: name of the vocabulary in the file.
+        dropped: source tensors that were not written because no model uses them.
+        by_llama: largest difference of logits between wkv and llama.cpp; None if it was not used.
+        reason: why llama.cpp was not used; empty if it was.
     """
 
     path: Path
@@ -64,72 +64,73 @@ def write_gguf(
     dtype: str | None = None,
     tokenizer: Path | None = None,
     overwrite: bool = False,
-) -> Written:
-    """Write a GGUF file; it appears whole, after it was read again and compared, or not at all.
+) -> GGUFResult:
+    """Write a GGUF file, verify it, and only then move it into place.
 
-    Matrices are written in `dtype`; vectors and what llama.cpp reads in float32 alone stay so. In
-    q8_0, low-rank factors and rows that no block of 32 divides are float16. Where llama-cpp-python
-    is installed, llama.cpp reads the file too, and its tokens and logits are compared with ours.
+    Matrices are written in `dtype`. Vectors, and tensors that llama.cpp only reads in float32, are
+    written in float32. With q8_0, low-rank factors and matrices whose rows are not a multiple of 32
+    long are float16. If llama-cpp-python is installed, llama.cpp also loads the file, and its
+    tokens and logits are compared with those of wkv.
 
     Args:
         source: any RWKV-6 or 7 checkpoint that `wkv.load` reads.
         destination: the file to write; `.gguf` is added if it is missing.
-        dtype: "fp32", "fp16", "bf16" or "q8_0"; None: the finest of the source's.
-        tokenizer: a vocabulary in World format, where the model does not tell.
-        overwrite: whether a file that exists may be replaced.
+        dtype: "fp32", "fp16", "bf16" or "q8_0"; None: the most precise dtype of the source.
+        tokenizer: a vocabulary file in World format; None: selected by the vocabulary size.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        InputError: for a model, vocabulary or dtype that llama.cpp cannot use, or a destination
-            that exists.
-        CheckpointError: if the source cannot be read, holds a tuned state or was made for a
+        InputError: if llama.cpp cannot use the model, vocabulary or dtype, or the destination
+            exists.
+        CheckpointError: if the source cannot be read, contains a tuned state or was made for a
             strategy, or the file differs from it or cannot be written.
         TokenizerError: if the chosen tokenizer cannot be used.
         MissingExtraError: if the gguf package is not installed.
     """
     if find_spec("gguf") is None:
         raise MissingExtraError(
-            "GGUF files are written by the gguf package, which is not installed; run: "
+            "writing GGUF files requires the gguf package, which is not installed; run: "
             "pip install 'wkv[gguf]'"
         )
     if dtype is not None and dtype not in KINDS:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(KINDS)}")
     description = describe(source)
     _check_source(description)
-    words = _tokenizer_of(description, tokenizer)
+    vocabulary = _tokenizer_of(description, tokenizer)
     path = new_file(destination, ".gguf", description.checkpoint, overwrite=overwrite)
-    dtype = dtype or _finest(description)
-    fields = metadata(description.config, _name_of(description.checkpoint.path), dtype, words)
+    dtype = dtype or DTYPES.get(description.finest_dtype, "fp32")
+    fields = metadata(description.config, _name_of(description.checkpoint.path), dtype, vocabulary)
     used = description.network.state_dict()
     official = {name: description.checkpoint[name] for name in used}
     tensors = gguf_tensors(description.config.generation, official)
     with unfinished(path) as folder:
-        made = folder / path.name
+        partial = folder / path.name
         with writing(path):
-            _write(made, description.config.generation, tensors, fields, dtype)
-        check_file(made, description, fields, len(tensors))
-        difference, reason = ask_llama(made, description, words, dtype)
+            _write(partial, description.config.generation, tensors, fields, dtype)
+        check_file(partial, description, fields, len(tensors))
+        difference, reason = compare_with_llama(partial, description, vocabulary, dtype)
         with writing(path):
-            made.replace(path)
+            partial.replace(path)
     dropped = tuple(sorted(set(description.checkpoint) - set(used)))
     size = path.stat().st_size
     counts = len(tensors), len(fields)
-    return Written(path, size, dtype, *counts, words.name, dropped, difference, reason)
+    return GGUFResult(path, size, dtype, *counts, vocabulary.name, dropped, difference, reason)
 
 
 def _check_source(description: Description) -> None:
-    """Raise for what llama.cpp has no place for."""
+    """Raise an error if llama.cpp does not support the model."""
     config, path = description.config, description.checkpoint.path
     if config.generation not in RULES:
         raise InputError(
-            f"{path}: this is RWKV-{config.generation}, and llama.cpp knows RWKV-6 and 7 only; "
-            "use wkv, or another form of convert"
+            f"{path}: this is RWKV-{config.generation}, and llama.cpp supports RWKV-6 and 7 only; "
+            "use wkv, or another format of wkv convert"
         )
     check_publishable(description, "GGUF files")
     size = getattr(config, "head_size", 0)
     if size not in HEAD_SIZES:
         raise InputError(
-            f"{path}: its heads have {size} channels, and llama.cpp computes only those of 64 or "
-            "128 rightly; use this model with wkv"
+            f"{path}: its heads have {size} channels, and llama.cpp only supports 64 or 128; use "
+            "this model with wkv"
         )
     if config.dim_att != config.n_embd:
         raise InputError(
@@ -139,7 +140,7 @@ def _check_source(description: Description) -> None:
 
 
 def _tokenizer_of(description: Description, chosen: Path | None) -> WorldTokenizer:
-    """The World tokenizer that was chosen, or that of the model."""
+    """Return the World tokenizer that was chosen, or that of the model."""
     vocab_size, path = description.config.vocab_size, description.checkpoint.path
     if chosen is not None:
         tokenizer = open_tokenizer(chosen, vocab_size)
@@ -149,30 +150,25 @@ def _tokenizer_of(description: Description, chosen: Path | None) -> WorldTokeniz
         except TokenizerError as error:
             raise InputError(
                 f"{path}: no World vocabulary is known for {vocab_size} ids, and a GGUF file of "
-                "RWKV holds one; name a file in World format: --tokenizer FILE"
+                "RWKV must contain one; name a file in World format with --tokenizer FILE"
             ) from error
     if not isinstance(tokenizer, WorldTokenizer):
         raise InputError(
-            f"{path}: the tokenizer {tokenizer.name} is not of the World kind, the only one that "
-            "llama.cpp has for RWKV; name a file in World format, or use this model with wkv"
+            f"{path}: {tokenizer.name} is not a World tokenizer, and llama.cpp supports no other "
+            "one for RWKV; name a file in World format, or use this model with wkv"
         )
     return tokenizer
 
 
-def _finest(description: Description) -> str:
-    """The dtype of the source's matrices: the finest of them."""
-    return DTYPES.get(description.finest_dtype, "fp32")
-
-
 def _name_of(path: Path) -> str:
-    """What a model is called, by its file or directory."""
+    """Return the name of a model: that of its file or directory."""
     return path.parent.name if path.name.startswith(IN_DIRECTORIES) else path.stem
 
 
 def _write(
     path: Path, generation: str, tensors: dict[str, Tensor], fields: dict[str, Any], dtype: str
 ) -> None:
-    """Write the file; one tensor at a time is in memory."""
+    """Write the file, with only one tensor in memory at a time."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 
     writer = GGUFWriter(None, f"rwkv{generation}")
@@ -199,8 +195,8 @@ def _write(
             values = tensor.float().contiguous()
             if kinds[name].name == "F16" and values.numel() and values.abs().max() > LARGEST:
                 raise InputError(
-                    f"{name} holds {float(values.abs().max()):.3g}, more than float16 can; "
-                    "choose another dtype, such as bf16"
+                    f"{name} contains {float(values.abs().max()):.3g}, more than float16 can "
+                    "represent; choose another dtype, such as bf16"
                 )
             writer.write_tensor_data(quants.quantize(values.numpy(), kinds[name]))
         writer.flush()

@@ -1,4 +1,4 @@
-"""What a GGUF file of RWKV-6 and 7 is: names and forms of its tensors, its dtypes, its metadata.
+"""Contents of a GGUF file of RWKV-6 and 7: tensor names and shapes, dtypes and metadata.
 
 Sources: llama.cpp, conversion/rwkv.py, src/models/rwkv6.cpp and rwkv7.cpp, src/llama-quant.cpp;
 the keys and names of the gguf package.
@@ -19,22 +19,22 @@ from wkv.tokenizers.tokenizer_json import special_names
 from wkv.tokenizers.world import WorldTokenizer
 
 KINDS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
-"""What we call a dtype, and GGUF's name of it."""
+"""wkv's dtype names, and GGUF's names for them."""
 
 FILE_TYPES = {"fp32": 0, "fp16": 1, "bf16": 32, "q8_0": 7}
-"""llama.cpp's numbers for files whose matrices are mostly of a dtype."""
+"""llama.cpp's numbers for files whose matrices mostly have a dtype."""
 
 BLOCK = 32
 """Values that share one scale in Q8_0."""
 
 ENDLESS = 2**20
-"""What llama.cpp is told as the context, since it wants to be told one."""
+"""Context length in the file; llama.cpp requires one, although RWKV has no limit."""
 
 NORMAL, CONTROL, UNUSED = 1, 3, 5
-"""Kinds of tokens in GGUF."""
+"""GGUF's token types."""
 
 STACKED = Form(lambda shape: (shape[0], shape[2], shape[1]), *2 * (lambda t: t.transpose(1, 2),))
-"""(5, M, D) officially, (5, D, M) there."""
+"""Shape (5, M, D) in official files, (5, D, M) in GGUF."""
 
 _SKELETON = (
     Rule("emb.weight", "token_embd.weight"),
@@ -83,22 +83,22 @@ GGUF7 = (
 RULES = {"6": GGUF6, "7": GGUF7}
 
 SHIFTS = {"6": ("time_maa_", "wkvrg"), "7": ("x_", "rwkvag")}
-"""The token shifts that are stacked into one tensor, in llama.cpp's order."""
+"""Prefix and suffixes of the token shifts that llama.cpp stacks into one tensor, in its order."""
 
 FUSED = re.compile(r"blk\.(\d+)\.time_mix_lerp_fused\.weight")
 
 IN_FLOAT32 = re.compile(r".*\.time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight")
-"""What llama.cpp reads in float32 alone, besides all tensors of one axis."""
+"""Tensors that llama.cpp only reads in float32, in addition to all tensors with one axis."""
 
 LOW_RANK = re.compile(r".*\.time_mix_[avg][12]\.weight")
-"""What llama.cpp never quantizes."""
+"""Tensors that llama.cpp never quantizes."""
 
 NOT_USED = re.compile(r"blk\.0\.time_mix_v[012]\.weight")
-"""llama.cpp wants them, in the shapes of a0 to a2, and uses none of them."""
+"""Tensors that llama.cpp requires, in the shapes of a0 to a2, but does not use."""
 
 
 def gguf_tensors(generation: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official tensors under the names and in the forms of GGUF."""
+    """Return official tensors with the names and shapes of GGUF."""
     prefix, letters = SHIFTS[generation]
     stacks: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
@@ -120,7 +120,7 @@ def gguf_tensors(generation: str, tensors: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def official_tensors(generation: str, name: str, values: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What one tensor of a GGUF file is officially: a name and its values, none or several."""
+    """Yield the official names and values of one tensor of a GGUF file: none, one or several."""
     fused = FUSED.fullmatch(name)
     if fused is not None:
         prefix, letters = SHIFTS[generation]
@@ -135,7 +135,7 @@ def official_tensors(generation: str, name: str, values: Tensor) -> Iterator[tup
 
 
 def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> str:
-    """GGUF's dtype of a tensor, in a file whose matrices are of `dtype`."""
+    """Return GGUF's dtype of a tensor, in a file whose matrices have the given dtype."""
     if len(shape) < 2 or IN_FLOAT32.fullmatch(name):
         return "F32"
     if dtype == "q8_0" and (LOW_RANK.fullmatch(name) or shape[-1] % BLOCK):
@@ -144,16 +144,16 @@ def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> str:
 
 
 def metadata(config: Any, name: str, dtype: str, tokenizer: WorldTokenizer) -> dict[str, Any]:
-    """The metadata of a file: key to number, text or list.
+    """Return the metadata of a file: key to number, text or list.
 
     Args:
-        config: of an RWKV-6 or 7.
-        name: of the model.
-        dtype: of the matrices, one of `KINDS`.
-        tokenizer: whose vocabulary is written.
+        config: configuration of an RWKV-6 or 7.
+        name: name of the model.
+        dtype: dtype of the matrices, one of `KINDS`.
+        tokenizer: the tokenizer whose vocabulary is written.
 
     Raises:
-        InputError: if llama.cpp could not use the vocabulary.
+        InputError: if llama.cpp cannot use the vocabulary.
         TokenizerError: if the vocabulary has more ids than the model.
     """
     arch, sampling = f"rwkv{config.generation}", generation_file(padding_id=0)
@@ -162,7 +162,7 @@ def metadata(config: Any, name: str, dtype: str, tokenizer: WorldTokenizer) -> d
         "embedding_length": config.n_embd,
         "block_count": config.n_layer,
         "feed_forward_length": config.dim_ffn,
-        "attention.head_count": 0,  # wanted and not used
+        "attention.head_count": 0,  # llama.cpp requires it but does not use it
         "attention.layer_norm_epsilon": LAYER_NORM_EPS,
         "wkv.head_size": config.head_size,
         **(_ranks_6(config) if config.generation == "6" else _ranks_7(config)),
@@ -183,7 +183,8 @@ def metadata(config: Any, name: str, dtype: str, tokenizer: WorldTokenizer) -> d
 
 def _ranks_6(config: Any) -> dict[str, int]:
     return {
-        "rescale_every_n_layers": 0,  # it would halve what it reads; our weights are not scaled
+        # With another value llama.cpp halves the activations, which requires rescaled weights.
+        "rescale_every_n_layers": 0,
         "time_mix_extra_dim": config.mix_rank,
         "time_decay_extra_dim": config.decay_rank,
     }
@@ -199,16 +200,17 @@ def _ranks_7(config: Any) -> dict[str, int]:
 
 
 def _vocabulary(tokenizer: WorldTokenizer, vocab_size: int) -> dict[str, Any]:
-    """The tokens, spelled in ASCII with Python's escapes, and which of them are special.
+    """Return the metadata of the vocabulary; tokens are written in ASCII with Python's escapes.
 
-    A blank line ends a turn: without it as a sign, a chat in llama.cpp would not end.
+    The blank line is declared as the end-of-turn token, because otherwise replies in llama.cpp's
+    chat would not end.
     """
     entries = tokenizer.entries
     missing = 256 - len({text for text in entries.values() if len(text) == 1})
     if missing:
         raise InputError(
-            f"the vocabulary {tokenizer.name} lacks {missing} of the 256 single bytes, and "
-            "llama.cpp cannot do without; give one that holds all"
+            f"the vocabulary {tokenizer.name} lacks {missing} of the 256 single bytes, which "
+            "llama.cpp requires; use a vocabulary that contains all of them"
         )
     names = special_names(entries, vocab_size)
     spelled = {token: escaped(text) for token, text in entries.items()} | names
@@ -225,11 +227,11 @@ def _vocabulary(tokenizer: WorldTokenizer, vocab_size: int) -> dict[str, Any]:
 
 
 def escaped(text: bytes) -> str:
-    r"""Bytes as llama.cpp reads them: printable ASCII as it is, others as \n, \\ or \xff."""
+    r"""Escape bytes as llama.cpp expects: printable ASCII unchanged, others as \n, \\ or \xff."""
     return text.decode("latin-1").encode("unicode_escape").decode("ascii")
 
 
 def _chat_template(generation: str) -> str:
-    """Ours; the word in front tells it to a llama.cpp that runs no Jinja."""
+    """Return wkv's chat template, after a name that llama.cpp recognizes without running Jinja."""
     start = START_OF_TEXT if generation == "7" else ""
     return "{#- rwkv-world -#}\n" + start + chat_template_text("world")

@@ -1,4 +1,4 @@
-"""Proof that a GGUF file is the same model: by its values and, where it is there, by llama.cpp."""
+"""Verification of a GGUF file: its contents and, if it is installed, the results of llama.cpp."""
 
 from contextlib import closing
 from importlib.util import find_spec
@@ -10,30 +10,24 @@ import torch
 from torch import Tensor
 
 from wkv.convert.gguf.target import BLOCK, official_tensors
-from wkv.errors import CheckpointError
+from wkv.convert.verify import TEXT, check_equal, check_logits, check_tokens
 from wkv.inference.load import Description, build_model, strategy_for
 from wkv.tokenizers.world import WorldTokenizer
-
-TEXT = "The Duchess said: 27 + 48 = 75, 今天天气不错 😀\n\n    return x[0]\n"
-"""Read by wkv and llama.cpp; its words are in no vocabulary alone."""
-
-LIMIT = 1e-3
-"""Largest difference between wkv and llama.cpp in float32, for logits of size 1."""
 
 
 def check_file(
     path: Path, description: Description, fields: dict[str, Any], n_tensors: int
 ) -> None:
-    """Read a file again; each tensor and each field is compared with what the source says.
+    """Read a GGUF file, and compare each tensor and each metadata field with the source.
 
     Args:
         path: the file.
-        description: of the source.
-        fields: the metadata that it is to hold.
-        n_tensors: how many tensors it is to hold.
+        description: the source.
+        fields: the expected metadata.
+        n_tensors: the expected number of tensors.
 
     Raises:
-        CheckpointError: names the first part that differs.
+        CheckpointError: if anything differs; names the first tensor or field.
     """
     from gguf import GGUFReader, dequantize
 
@@ -47,29 +41,26 @@ def check_file(
             description.config.generation, tensor.name, values.reshape(shape)
         ):
             missing.discard(name)
-            if not _agrees(description.checkpoint[name], part, tensor.tensor_type.name):
+            if not _is_rounded(description.checkpoint[name], part, tensor.tensor_type.name):
                 wrong.append(name)
     wrong += sorted(missing)
-    if wrong or len(reader.tensors) != n_tensors:
-        raise CheckpointError(
-            f"{path}: {len(wrong)} parts of the new file differ from those of its source, the "
-            f"first is {(wrong or ['the number of tensors'])[0]}; it was not kept. Is the disk "
-            "sound?"
-        )
+    if len(reader.tensors) != n_tensors:
+        wrong.append("the number of tensors")
+    check_equal(path, wrong, "tensors or fields")
 
 
 def _same_field(reader: Any, key: str, value: Any) -> bool:
-    """Whether a field of a file holds a value."""
+    """Return whether a metadata field of a file has this value."""
     field = reader.get_field(key)
     found = None if field is None else field.contents()
     return found == (float(np.float32(value)) if isinstance(value, float) else value)
 
 
-def _agrees(source: Tensor, found: Tensor, kind: str) -> bool:
-    """Whether values are the source's, rounded as the kind rounds.
+def _is_rounded(source: Tensor, found: Tensor, kind: str) -> bool:
+    """Return whether `found` has the values of `source`, rounded to the GGUF dtype `kind`.
 
-    Q8_0 rounds to steps of a 127th of a block's largest value; the step is a float16 itself, which
-    adds its own rounding, 2^-11 of up to 127 steps.
+    Q8_0 rounds to steps of 1/127 of the largest value of a block. The step is stored as float16,
+    which adds a rounding error of 2^-11 of up to 127 steps.
     """
     if source.numel() != found.numel():
         return False
@@ -83,22 +74,22 @@ def _agrees(source: Tensor, found: Tensor, kind: str) -> bool:
     return torch.allclose(expected.to(rounded).float(), found, rtol=0, atol=0, equal_nan=True)
 
 
-def ask_llama(
+def compare_with_llama(
     path: Path, source: Description, tokenizer: WorldTokenizer, dtype: str
 ) -> tuple[float | None, str]:
-    """The largest difference of logits between wkv in float32 and llama.cpp.
+    """Return the largest difference of logits between wkv in float32 and llama.cpp.
 
     Args:
         path: the file.
-        source: is used up.
-        tokenizer: whose tokens llama.cpp is to make.
-        dtype: of the matrices in the file; a difference has a limit where it is "fp32".
+        source: the source; it cannot be used afterwards, because its network is filled.
+        tokenizer: the tokenizer whose token ids llama.cpp must return.
+        dtype: dtype of the matrices in the file; the difference is only limited for "fp32".
 
     Returns:
-        The difference and "", or None and why llama.cpp was not asked.
+        The difference and "", or None and why llama.cpp was not used.
 
     Raises:
-        CheckpointError: if the tokens differ, or the logits do beyond the limit.
+        CheckpointError: if the tokens differ, or the logits differ by more than the limit.
     """
     if find_spec("llama_cpp") is None:
         return None, "it is not installed: pip install llama-cpp-python"
@@ -107,20 +98,13 @@ def ask_llama(
     ids = tokenizer.encode(TEXT)
     options: dict[str, Any] = {"n_gpu_layers": 0, "logits_all": True, "verbose": False}
     with closing(Llama(str(path), n_ctx=512, **options)) as llama:
-        told = llama.tokenize(TEXT.encode(), add_bos=False, special=False)
-        if told != ids:
-            raise CheckpointError(
-                f"{path}: llama.cpp makes other tokens of a text than wkv; the file was not kept. "
-                "Please report this, with the name of the model"
-            )
+        found_ids = llama.tokenize(TEXT.encode(), add_bos=False, special=False)
+        check_tokens(path, "llama.cpp", ids, found_ids)
         llama.eval(ids)
         found = torch.from_numpy(np.array(llama.scores[: len(ids)]))
     model = build_model(source, strategy_for(source, "cpu fp32"), tokenizer)
     expected, _ = model.forward(ids, all_logits=True)
     difference = float((expected - found).abs().max())
-    if dtype == "fp32" and not difference <= LIMIT * max(1.0, float(expected.abs().max())):
-        raise CheckpointError(
-            f"{path}: the logits of llama.cpp differ by {difference:.3g} from those of wkv; the "
-            "file was not kept. Please report this, with the name of the model"
-        )
+    if dtype == "fp32":
+        check_logits(path, "llama.cpp", difference, expected)
     return difference, ""

@@ -1,4 +1,4 @@
-"""The README.md of a directory: what the model is, where it comes from, how to use it."""
+"""The model card (README.md) of an exported directory: its properties, origin and usage."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from wkv.version import TESTED_TRANSFORMERS, __version__
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a directory comes from.
+    """The origin of an exported directory.
 
     Attributes:
-        file: name of the source.
-        sha256: of the source; None for a directory.
-        license: of the weights, as the hub names it.
-        repo: of the source on the hub, if it is known.
-        dropped: tensors that no model uses and that were left out.
+        file: name of the source file.
+        sha256: checksum of the source file; None if the source is a directory.
+        license: license of the weights, as the hub names it.
+        repo: repository of the source on the hub, if it is known.
+        dropped: source tensors that were not written because no model uses them.
     """
 
     file: str
@@ -27,7 +27,7 @@ class Provenance:
 
 
 def card(config: Config, target: Target, source: Provenance, context: int, dtype: str) -> str:
-    """The text of the card, with the hub's header."""
+    """Return the text of the model card, including the header that the hub reads."""
     header = ["---", f"license: {source.license}", "library_name: transformers"]
     header += ["pipeline_tag: text-generation", "tags:", "- rwkv", f"- rwkv{config.generation[0]}"]
     header += [f"base_model: {source.repo}"] if source.repo else []
@@ -37,25 +37,27 @@ def card(config: Config, target: Target, source: Provenance, context: int, dtype
         f"- vocabulary of {config.vocab_size} ids, trained on {context} tokens at a time",
         f"- {dtype}, the names of the `{target.layout}` layout, class `{target.stem}ForCausalLM`",
         f"- license of the weights: {source.license}"
-        + (" (the source states none; ask its makers)" if source.license == UNKNOWN else ""),
+        + (
+            " (the source does not state one; ask its authors)" if source.license == UNKNOWN else ""
+        ),
     ]
     made = f"Made by wkv {__version__} from `{source.file}`"
     made += f" (SHA256 {source.sha256})" if source.sha256 else ""
     made += f" of [{source.repo}](https://huggingface.co/{source.repo})" if source.repo else ""
     made += "; the logits were compared with those of the source."
     if source.dropped:
-        made += f" Left out, since no model uses them: {', '.join(source.dropped)}."
+        made += f" Not written, because no model uses them: {', '.join(source.dropped)}."
     return "\n".join(
         [*header, "---", "", f"# {source.file}", "", *facts, "", made, "", *_usage(target), ""]
     )
 
 
 def _usage(target: Target) -> list[str]:
-    """How the directory is used."""
+    """Return the section of the card that describes how to use the directory."""
     if target.module is None:
         return [
-            "wkv reads this directory (`wkv chat DIR`); transformers will with its own class for "
-            "this layout."
+            "wkv reads this directory (`wkv chat DIR`). transformers needs a class of its own for "
+            "this layout, which it does not have yet."
         ]
     oldest, newest = TESTED_TRANSFORMERS
     return [
@@ -68,8 +70,9 @@ def _usage(target: Target) -> list[str]:
         "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))",
         "```",
         "",
-        "The code beside the weights needs torch and transformers, no compiler and no GPU. It was "
-        f"tested with transformers {oldest} to {newest}. The tokenizer needs none of it. With "
-        "`import wkv.hf` the same classes are used without `trust_remote_code`. If a later "
-        "transformers refuses the code, a newer wkv renews it: `wkv convert DIR NEW --to hf`.",
+        "The code next to the weights needs torch and transformers, but no compiler and no GPU. It "
+        f"was tested with transformers {oldest} to {newest}. The tokenizer does not need this code. "
+        "After `import wkv.hf` the same classes work without `trust_remote_code`. If a later "
+        "version of transformers rejects the code, a newer wkv can update it: "
+        "`wkv convert DIR NEW --to hf`.",
     ]

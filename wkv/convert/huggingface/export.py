@@ -1,4 +1,4 @@
-"""From any checkpoint to a Hugging Face directory that needs no editing, proved before it stays."""
+"""Export of any checkpoint to a complete Hugging Face directory, verified before it is saved."""
 
 import hashlib
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from wkv.convert.huggingface.tokenizer_choice import (
     tokenizer_of,
     write_vocabulary_of,
 )
-from wkv.convert.huggingface.verify import Proof, prove
+from wkv.convert.huggingface.verify import Verification, verify_directory
 from wkv.errors import InputError
 from wkv.inference.load import Description, describe
 from wkv.models.parts import is_matrix
@@ -42,17 +42,18 @@ BLOCK = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
-    """How a directory is to be.
+class ExportOptions:
+    """Options of an export.
 
     Attributes:
-        layout: of the names; None: the usual one of the generation.
-        dtype: "fp32", "bf16" or "fp16" for the matrices; None: as they are.
-        shard_size: such as "5GB"; larger models come in several files.
-        license: of the weights, as the hub names it; None: what a directory's own card states.
-        repo: where the source is on the hub.
-        context: tokens the model was trained on at a time; None: from the name of the file.
-        tokenizer: a tokenizer file, where the size of the vocabulary does not tell.
+        layout: naming scheme of the tensors; None: the usual one of the generation.
+        dtype: "fp32", "bf16" or "fp16" for the matrices; None: that of the source.
+        shard_size: largest size of one weights file, such as "5GB".
+        license: license of the weights, as the hub names it; None: as stated by the model card of
+            the source, if that is a directory.
+        repo: repository of the source on the hub.
+        context: context length the model was trained with; None: read from the file name.
+        tokenizer: a tokenizer file; None: selected by the vocabulary size.
     """
 
     layout: str | None = None
@@ -65,21 +66,21 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written.
+class ExportResult:
+    """The result of an export.
 
     Attributes:
         path: the directory.
-        layout: of the names.
-        proof: how far its logits are from the source's.
-        dropped: tensors that no model uses and that were left out.
+        layout: naming scheme of the tensors.
+        verification: how much its logits differ from those of the source.
+        dropped: source tensors that were not written because no model uses them.
         tokenizer: the name of the tokenizer that was written; None if there is none.
-        repaired: what differs from the source, if that is a directory that was exported earlier.
+        repaired: changes from the source, if that is a directory that was exported earlier.
     """
 
     path: Path
     layout: str
-    proof: Proof
+    verification: Verification
     dropped: tuple[str, ...]
     tokenizer: str | None
     repaired: tuple[str, ...] = ()
@@ -88,38 +89,40 @@ class Exported:
 def export(
     source: str | Path,
     destination: str | Path,
-    choices: Choices | None = None,
+    options: ExportOptions | None = None,
     notice: Callable[[str], None] = lambda _: None,
-) -> Exported:
-    """Write a Hugging Face directory; it appears whole, after it was proved, or not at all.
+) -> ExportResult:
+    """Write a Hugging Face directory, verify it, and only then move it into place.
 
     Args:
         source: any checkpoint that `wkv.load` reads.
         destination: a directory that does not exist yet, or is empty.
-        choices: how it is to be.
-        notice: told what a user should know.
+        options: the options of the export.
+        notice: called with messages for the user.
 
     Raises:
-        CheckpointError: if the source cannot be read, was made for a strategy, or the directory
+        CheckpointError: if the source cannot be read or was made for a strategy, or the directory
             differs from it or cannot be written.
-        InputError: for impossible choices, or a destination that is in use.
+        InputError: for invalid options, or a destination that is in use.
     """
-    choices = choices or Choices()
-    if choices.context is not None and choices.context < 1:
-        raise InputError(f"context is {choices.context}, expected a number of tokens, from 1")
+    options = options or ExportOptions()
+    if options.context is not None and options.context < 1:
+        raise InputError(f"context is {options.context}, expected at least 1 token")
     description = describe(source)
     check_publishable(description, "Hugging Face models")
-    target = target_for(description.config, choices.layout)
+    target = target_for(description.config, options.layout)
     folder = _destination(destination)
     with unfinished(folder) as hidden:
         partial = hidden / folder.name
         partial.mkdir()
-        dropped = _write_weights(description, target, partial, choices)
-        tokenizer = tokenizer_of(description, choices.tokenizer, notice)
+        dropped = _write_weights(description, target, partial, options)
+        tokenizer = tokenizer_of(description, options.tokenizer, notice)
         written = write_vocabulary_of(description, partial, tokenizer, notice)
         padding_id = padding_id_of(tokenizer, description.config.vocab_size)
-        _write_words(description, target, partial, choices, dropped, padding_id)
-        proof = prove(description, partial, target, dtype=choices.dtype, tokenizer=tokenizer)
+        _write_text_files(description, target, partial, options, dropped, padding_id)
+        verification = verify_directory(
+            description, partial, target, dtype=options.dtype, tokenizer=tokenizer
+        )
         source_path = description.checkpoint.path
         is_folder = description.checkpoint.layout in FOLDER_LAYOUTS
         repaired = changes(source_path.parent, partial) if is_folder else ()
@@ -127,52 +130,52 @@ def export(
             if folder.exists():
                 folder.rmdir()
             partial.replace(folder)
-    return Exported(folder, target.layout, proof, dropped, written, repaired)
+    return ExportResult(folder, target.layout, verification, dropped, written, repaired)
 
 
 def _destination(wanted: str | Path) -> Path:
-    """The directory to write."""
+    """Return the path of the directory to write, which must be new or empty."""
     folder = to_be_written(wanted)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: this is a file; give the name of a new directory")
+        raise InputError(f"{folder}: this is a file; name a new directory")
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: the directory is not empty; give the name of a new one")
+        raise InputError(f"{folder}: the directory is not empty; name a new one")
     return folder
 
 
 def _write_weights(
-    description: Description, target: Target, folder: Path, choices: Choices
+    description: Description, target: Target, folder: Path, options: ExportOptions
 ) -> tuple[str, ...]:
-    """Write the tensors under the layout's names; returns the names that were left out."""
+    """Write the tensors under the layout's names, and return the names that were not written."""
     from huggingface_hub import save_torch_state_dict
 
-    if choices.dtype is not None and choices.dtype not in DTYPES:
-        raise InputError(f"dtype is {choices.dtype!r}, expected one of {', '.join(DTYPES)}")
+    if options.dtype is not None and options.dtype not in DTYPES:
+        raise InputError(f"dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
     checkpoint = description.checkpoint
     used = description.network.state_dict()
     tensors: dict[str, Tensor] = {}
     for name, parameter in used.items():
         shape = official_shape(tuple(parameter.shape))
         tensor = checkpoint[name].reshape(shape)
-        if choices.dtype is not None and is_matrix(name, shape):
-            tensor = _cast(name, tensor, DTYPES[choices.dtype])
+        if options.dtype is not None and is_matrix(name, shape):
+            tensor = _cast(name, tensor, DTYPES[options.dtype])
         tensors[name] = tensor
     foreign = foreign_tensors(tensors, target.rules)
     try:
         with writing(folder):
-            save_torch_state_dict(unshared(foreign), folder, max_shard_size=choices.shard_size)
+            save_torch_state_dict(unshared(foreign), folder, max_shard_size=options.shard_size)
     except ValueError as error:
         raise InputError(
-            f"shard size {choices.shard_size!r}: {error}; give one such as 5GB"
+            f"shard size {options.shard_size!r}: {error}; give one such as 5GB"
         ) from error
     return tuple(sorted(set(checkpoint) - set(used)))
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix in another dtype.
+    """Cast a matrix to another dtype.
 
     Raises:
-        InputError: if a value is too large for it.
+        InputError: if a value is too large for float16.
     """
     cast = tensor.to(dtype)
     if dtype == torch.float16 and bool(cast.isinf().any()):
@@ -181,22 +184,25 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def official_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a tensor in official files: one value a head, in 5.0 and 5.1, has one axis."""
+    """Return the shape of a tensor in official files.
+
+    It has a single axis for one value per head, as in generations 5.0 and 5.1.
+    """
     return shape[:1] if len(shape) == 2 and shape[1] == 1 else shape
 
 
-def _write_words(
+def _write_text_files(
     description: Description,
     target: Target,
     folder: Path,
-    choices: Choices,
+    options: ExportOptions,
     dropped: tuple[str, ...],
     padding_id: int,
 ) -> None:
-    """Write configuration, code and card."""
+    """Write the configuration, the model code and the model card."""
     config, checkpoint = description.config, description.checkpoint
-    context = context_of(config, checkpoint) if choices.context is None else choices.context
-    dtype = _dtype_name(description, choices)
+    context = context_of(config, checkpoint) if options.context is None else options.context
+    dtype = _dtype_name(description, options)
     fields = config_file(config, target, context=context, dtype=dtype, padding_id=padding_id)
     write_json(folder / "config.json", fields)
     write_json(folder / "generation_config.json", generation_file(padding_id))
@@ -207,23 +213,23 @@ def _write_words(
     provenance = Provenance(
         name_of(checkpoint),
         _sha256(checkpoint.path),
-        choices.license or license_of(checkpoint) or UNKNOWN,
-        choices.repo,
+        options.license or license_of(checkpoint) or UNKNOWN,
+        options.repo,
         dropped,
     )
     text = card(config, target, provenance, context, dtype)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _dtype_name(description: Description, choices: Choices) -> str:
-    """PyTorch's name of the matrices' dtype: the finest of them."""
-    if choices.dtype is not None:
-        return str(DTYPES[choices.dtype]).split(".")[1]
+def _dtype_name(description: Description, options: ExportOptions) -> str:
+    """Return PyTorch's name of the dtype of the matrices, or the most precise of several."""
+    if options.dtype is not None:
+        return str(DTYPES[options.dtype]).split(".")[1]
     return str(description.finest_dtype).split(".")[1]
 
 
 def _sha256(path: Path) -> str | None:
-    """The checksum of a file; None for what is one of several."""
+    """Return the checksum of a file, or None for the JSON file of a model with several files."""
     if path.suffix == ".json":
         return None
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What changed where an exported directory was written anew."""
+"""The list of changes shown when an exported directory is exported again by a newer wkv."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from wkv.version import TESTED_TRANSFORMERS
 
 SHORT = 60
-"""Values up to this many characters are shown, longer ones only named."""
+"""Longest value, in characters, that is shown; for longer ones only the field is named."""
 
 
 def changes(old: Path, new: Path) -> tuple[str, ...]:
@@ -18,7 +18,8 @@ def changes(old: Path, new: Path) -> tuple[str, ...]:
         new: the directory that was made from it.
 
     Returns:
-        Code, configuration and template; weights, card and vocabulary are left out.
+        Changes of the code, the configuration and the chat template. Weights, model card and
+        vocabulary are not compared.
     """
     found: list[str] = []
     for file in sorted(new.iterdir()):
@@ -26,31 +27,31 @@ def changes(old: Path, new: Path) -> tuple[str, ...]:
         if file.suffix == ".py":
             if not before.is_file() or before.read_bytes() != file.read_bytes():
                 oldest, newest = TESTED_TRANSFORMERS
-                found.append(f"{file.name}: renewed, for transformers {oldest} to {newest}")
+                found.append(f"{file.name}: updated, for transformers {oldest} to {newest}")
         elif file.suffix == ".jinja":
             if not before.is_file() or before.read_bytes() != file.read_bytes():
-                found.append(f"{file.name}: renewed")
+                found.append(f"{file.name}: updated")
         elif file.suffix == ".json" and not file.name.endswith(".index.json"):
             found += [f"{file.name}: {change}" for change in _changed_fields(before, file)]
     return tuple(found)
 
 
 def _changed_fields(before: Path, after: Path) -> list[str]:
-    """The top-level fields of a JSON file that have another value than before."""
+    """Return the top-level fields of a JSON file whose values have changed."""
     if not before.is_file():
         return ["added"]
     try:
         old: Any = json.loads(before.read_bytes())
     except ValueError:
-        return ["renewed, it was damaged"]
+        return ["updated, it was damaged"]
     new: Any = json.loads(after.read_bytes())
     if not isinstance(old, dict) or not isinstance(new, dict):
-        return ["renewed"] if old != new else []
+        return ["updated"] if old != new else []
     found = []
     for key in [*new, *(key for key in old if key not in new)]:
         if old.get(key) == new.get(key):
             continue
         values = [json.dumps(fields.get(key), ensure_ascii=False) for fields in (old, new)]
         shown = " -> ".join(values)
-        found.append(f"{key} {shown}" if max(map(len, values)) <= SHORT else f"{key} renewed")
+        found.append(f"{key} {shown}" if max(map(len, values)) <= SHORT else f"{key} updated")
     return found

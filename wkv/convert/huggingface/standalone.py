@@ -1,7 +1,7 @@
-"""The code beside an exported checkpoint: one file that needs torch and transformers only.
+"""The model code of an exported directory: one file that only needs torch and transformers.
 
-It is the module of the generation with every import from wkv replaced by the module it names, so
-an exported model computes by the very lines that wkv computes by.
+It is the wkv.hf module of the generation in which every import from wkv is replaced by the source
+of the imported module. An exported model therefore runs the same code as wkv.
 """
 
 import ast
@@ -18,15 +18,15 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Module:
-    """A module of wkv, taken apart.
+    """A parsed module of wkv.
 
     Attributes:
-        name: dotted, such as "wkv.ops.wkv7".
-        docstring: its own.
-        imports: pairs of what is imported from elsewhere: ("torch", "Tensor"), ("math", None).
-        needs: the modules of wkv it imports from.
-        body: the rest of its text.
-        defined: names it defines.
+        name: dotted name, such as "wkv.ops.wkv7".
+        docstring: the module docstring.
+        imports: imports from outside wkv as pairs: ("torch", "Tensor"), ("math", None).
+        needs: the modules of wkv that it imports from.
+        body: the source without docstring and imports.
+        defined: the top-level names that it defines.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Module:
 
 
 def standalone_source(name: str) -> str:
-    """The text of a module of wkv.hf that imports nothing of wkv, the same at every call.
+    """Return the source of a module of wkv.hf without imports from wkv; it is deterministic.
 
     Args:
-        name: such as "modeling_rwkv7"; also the name the file should get, with .py.
+        name: such as "modeling_rwkv7"; the file should have this name, with the suffix .py.
 
     Raises:
-        FileNotFoundError: for a module that does not exist.
+        FileNotFoundError: if the module does not exist.
         ValueError: if the module imports from wkv in a way that cannot be replaced.
     """
-    modules = _with_needs(f"wkv.hf.{name}", {})
+    modules = _with_dependencies(f"wkv.hf.{name}", {})
     *needed, main = modules.values()
     bodies, taken = [], set(main.defined)
     for module in needed:
@@ -56,22 +56,22 @@ def standalone_source(name: str) -> str:
         bodies.append(f"# From {module.name}.\n\n\n{text}")
     bodies.append(main.body)
     imports = _import_lines({one for module in modules.values() for one in module.imports})
-    note = "This file stands alone: it needs torch and transformers, and nothing else."
+    note = "This file is self-contained: it only needs torch and transformers."
     docstring = f'"""{main.docstring.rstrip()}\n\n{note}\n"""'
     return "\n\n".join([docstring, imports]) + "\n\n\n" + "\n\n\n".join(bodies) + "\n"
 
 
-def _with_needs(name: str, found: dict[str, Module]) -> dict[str, Module]:
-    """A module behind all it needs."""
-    module = _take_apart(name)
+def _with_dependencies(name: str, found: dict[str, Module]) -> dict[str, Module]:
+    """Parse a module and its dependencies into `found`, with dependencies first."""
+    module = _parse(name)
     for need in module.needs:
         if need not in found:
-            _with_needs(need, found)
+            _with_dependencies(need, found)
     found[name] = module
     return found
 
 
-def _take_apart(name: str) -> Module:
+def _parse(name: str) -> Module:
     path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
@@ -105,7 +105,7 @@ def _alias(alias: ast.alias) -> str:
 
 
 def _defined(tree: ast.Module) -> set[str]:
-    """Names that a module defines at its top."""
+    """Return the names that a module defines at its top level."""
     names = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -116,7 +116,7 @@ def _defined(tree: ast.Module) -> set[str]:
 
 
 def _renamed(module: Module, taken: set[str]) -> str:
-    """The body of a module, in which names that another one has defined get a suffix."""
+    """Return the body of a module, with a suffix added to names that are already taken."""
     suffix = "_of_" + module.name.rpartition(".")[2]
     clashes = module.defined & taken
     lines = module.body.splitlines(keepends=True)
@@ -132,7 +132,7 @@ def _renamed(module: Module, taken: set[str]) -> str:
 
 
 def _import_lines(imports: set[tuple[str, str | None]]) -> str:
-    """Import statements, those of the standard library first."""
+    """Return the import statements, with the standard library first."""
     groups: list[list[str]] = [[], []]
     for source in sorted({source for source, what in imports if what is None}):
         groups[_is_foreign(source)].append(f"import {source}")
@@ -147,5 +147,5 @@ def _import_lines(imports: set[tuple[str, str | None]]) -> str:
 
 
 def _is_foreign(source: str) -> bool:
-    """Whether a module is not one of the standard library."""
+    """Return whether a module is outside the standard library."""
     return source.split(".")[0].split(" ")[0] not in sys.stdlib_module_names

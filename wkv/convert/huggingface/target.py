@@ -1,4 +1,4 @@
-"""What a Hugging Face directory of each generation is: names of tensors, classes, configuration."""
+"""Contents of a Hugging Face directory for each generation: tensor names, classes, config files."""
 
 import json
 import re
@@ -16,12 +16,13 @@ from wkv.models import Config
 LAYER_NORM_EPS = 1e-5
 
 CONTEXTS = {"4": 1024}
-"""Tokens that models were trained on at a time where a file's name does not tell."""
+"""Context lengths of generations whose default is not CONTEXT."""
 
 CONTEXT = 4096
+"""Context length that is assumed if neither a config.json nor the file name states one."""
 
 UNKNOWN = "unknown"
-"""The hub's word for a license that nobody stated."""
+"""The hub's name for an unstated license."""
 
 Fields = dict[str, Any]
 
@@ -32,12 +33,12 @@ class Target:
 
     Attributes:
         layout: "hub", "fla" or "official".
-        rules: of the names.
-        model_type: for config.json.
-        stem: of the class names, as in `RWKV7ForCausalLM`.
-        module: of our own code that is put beside the weights; None: nobody's code is.
-        fields: the rest of config.json.
-        context_key: what the tokens that it was trained on at a time are called there.
+        rules: rules for the tensor names.
+        model_type: the model type in config.json.
+        stem: the prefix of the class names, such as `RWKV7` in `RWKV7ForCausalLM`.
+        module: the wkv.hf module whose code is written next to the weights; None: no code is.
+        fields: returns the remaining fields of config.json.
+        context_key: the name of the context length in config.json.
     """
 
     layout: str
@@ -50,10 +51,10 @@ class Target:
 
 
 def target_for(config: Config, layout: str | None = None) -> Target:
-    """The target of a generation; `layout` "official" is that of 2026-08, for RWKV-7.
+    """Return the target for a generation; "official" is the layout of 2026-08, for RWKV-7 only.
 
     Raises:
-        InputError: for a layout that the generation does not have.
+        InputError: if the generation does not have this layout.
     """
     usual = TARGETS[config.generation]
     if layout is None or layout == usual.layout:
@@ -69,7 +70,7 @@ def target_for(config: Config, layout: str | None = None) -> Target:
 def config_file(
     config: Config, target: Target, *, context: int, dtype: str, padding_id: int
 ) -> Fields:
-    """The contents of config.json."""
+    """Return the contents of config.json."""
     names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
     code: Fields = {}
     if target.module is not None:
@@ -95,7 +96,10 @@ def config_file(
 
 
 def generation_file(padding_id: int) -> Fields:
-    """The contents of generation_config.json. Source of the values: ChatRWKV, API_DEMO_CHAT."""
+    """Return the contents of generation_config.json.
+
+    Source of the values: ChatRWKV, API_DEMO_CHAT.
+    """
     return {
         "bos_token_id": 0,
         "eos_token_id": 0,
@@ -109,21 +113,22 @@ def generation_file(padding_id: int) -> Fields:
 
 
 def context_of(config: Config, checkpoint: Checkpoint) -> int:
-    """Tokens the model was trained on at a time.
+    """Return the context length that the model was trained with.
 
-    A directory's config.json tells, or `ctx8192` in a file's name; else it is the usual number.
+    It is read from a directory's config.json, or from the file name (`ctx8192`); otherwise the
+    default of the generation is returned.
     """
     if checkpoint.layout in FOLDER_LAYOUTS:
-        told = read_config_file(checkpoint.path)
+        fields = read_config_file(checkpoint.path)
         for key in ("max_position_embeddings", "context_length"):
-            if type(told.get(key)) is int and told[key] > 0:
-                return int(told[key])
+            if type(fields.get(key)) is int and fields[key] > 0:
+                return int(fields[key])
     named = re.search(r"ctx(\d{3,8})", checkpoint.path.name)
     return int(named[1]) if named else CONTEXTS.get(config.generation, CONTEXT)
 
 
 def license_of(checkpoint: Checkpoint) -> str | None:
-    """The license that a directory's card states; None if there is none."""
+    """Return the license that a directory's model card states, or None."""
     card = checkpoint.path.with_name("README.md")
     if checkpoint.layout not in FOLDER_LAYOUTS or not card.is_file():
         return None
@@ -133,13 +138,13 @@ def license_of(checkpoint: Checkpoint) -> str | None:
 
 
 def name_of(checkpoint: Checkpoint) -> str:
-    """What a checkpoint is called: its file, or its directory."""
+    """Return the name of a checkpoint: that of its file or its directory."""
     path = checkpoint.path.absolute()
     return path.parent.name if checkpoint.layout in FOLDER_LAYOUTS else path.name
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a JSON file as people read it."""
+    """Write an indented JSON file."""
     path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -147,7 +152,7 @@ def _fields_4(config: Config) -> Fields:
     return {
         "attention_hidden_size": config.dim_att,
         "layer_norm_epsilon": LAYER_NORM_EPS,
-        "rescale_every": 0,  # transformers would divide the weights, and save them divided
+        "rescale_every": 0,  # otherwise transformers divides the weights, and saves them divided
     }
 
 
@@ -186,7 +191,7 @@ def _fields_7(config: Any) -> Fields:
         "norm_first": True,
         "norm_bias": True,
         "norm_eps": LAYER_NORM_EPS,
-        "group_norm_eps": config.group_norm_eps,  # fla takes norm_eps times the head size
+        "group_norm_eps": config.group_norm_eps,  # fla uses norm_eps times the head size instead
         "attn": None,
         "fuse_norm": False,
         "value_dim": [config.dim_att] * config.n_layer,
@@ -218,4 +223,4 @@ TARGETS: Mapping[str, Target] = {
 }
 
 OFFICIAL = Target("official", OFFICIAL_2026, "rwkv7", "Rwkv7", None, _fields_official)
-"""The directories of 2026-08, whose code is to come with transformers."""
+"""The directories of 2026-08; transformers is expected to include their code."""

@@ -1,4 +1,4 @@
-"""The tokenizer files of a directory, by the tokenizer that the model has."""
+"""Selection of a model's tokenizer, and export of its files to a Hugging Face directory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +25,10 @@ def write_vocabulary_of(
     """Write the tokenizer of a model into a folder.
 
     Args:
-        description: of the model.
-        folder: that exists.
-        tokenizer: of the model, as `tokenizer_of` gives it.
-        notice: told if it has no Hugging Face form.
+        description: the model.
+        folder: an existing folder.
+        tokenizer: the model's tokenizer, as returned by `tokenizer_of`.
+        notice: called with a message if it has no Hugging Face format.
 
     Returns:
         The tokenizer's name, or None if nothing was written.
@@ -46,13 +46,13 @@ def write_vocabulary_of(
         template = chat_template_text("raven") if is_raven else None
         write_pile_tokenizer(folder, tokenizer.file, chat_template=template)
     elif tokenizer is not None:
-        notice(f"no tokenizer was written: {tokenizer.name} has no Hugging Face form")
+        notice(f"no tokenizer was written: {tokenizer.name} has no Hugging Face format")
         return None
     return None if tokenizer is None else tokenizer.name
 
 
 def padding_id_of(tokenizer: Tokenizer | None, vocab_size: int) -> int:
-    """The id that pads batches of a model, 0 if no other id is free for it."""
+    """Return the id for padding batches, or 0 if no other id is available for it."""
     if isinstance(tokenizer, WorldTokenizer):
         return padding_id(tokenizer.entries, vocab_size)
     if isinstance(tokenizer, PileTokenizer):
@@ -63,10 +63,10 @@ def padding_id_of(tokenizer: Tokenizer | None, vocab_size: int) -> int:
 def tokenizer_of(
     description: Description, chosen: Path | None, notice: Callable[[str], None]
 ) -> Tokenizer | None:
-    """The tokenizer file that was chosen, or that of the model, or None, of which `notice` is told.
+    """Return the chosen tokenizer or else that of the model; None, with a notice, if unknown.
 
     Raises:
-        TokenizerError: if the chosen one cannot be used.
+        TokenizerError: if the chosen tokenizer cannot be used.
     """
     vocab_size = description.config.vocab_size
     if chosen is not None:

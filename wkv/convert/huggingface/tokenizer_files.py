@@ -1,7 +1,7 @@
-"""A folder's tokenizer files, which `AutoTokenizer.from_pretrained` reads without any code of ours.
+"""Tokenizer files of a Hugging Face directory, for `AutoTokenizer` without code from wkv.
 
-What is in tokenizer.json, and why the special tokens have their names, is told in
-`wkv.tokenizers.tokenizer_json`.
+`wkv.tokenizers.tokenizer_json` describes the contents of tokenizer.json and the names of the
+special tokens.
 """
 
 import json
@@ -34,10 +34,10 @@ CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 
 NO_LIMIT = int(1e30)
-"""What transformers takes for "no limit" of a text's length; a recurrent model has none."""
+"""The value with which transformers means "no length limit"; recurrent models have none."""
 
 START_OF_TEXT = "{{- bos_token -}}\n"
-"""What a template begins with where a chat begins with id 0."""
+"""First line of the chat template of models whose chats start with id 0."""
 
 
 def write_tokenizer(
@@ -51,11 +51,11 @@ def write_tokenizer(
     """Write tokenizer.json, its configuration, the chat template and the vocabulary file.
 
     Args:
-        folder: made if it is missing.
-        vocabulary: id to bytes, or a file in World format; None is the official one.
-        vocab_size: rows of the model's embedding.
-        chat_template: Jinja text; None is the World template, "" writes none.
-        starts_with_end_of_text: a chat begins with id 0, as wkv's own does for generation 7.
+        folder: the folder to write to; created if it is missing.
+        vocabulary: id to bytes, or a file in World format; None: the official one.
+        vocab_size: number of rows of the model's embedding.
+        chat_template: Jinja text; None: the World template; "": no template.
+        starts_with_end_of_text: whether chats start with id 0, as in wkv for generation 7.
 
     Raises:
         TokenizerError: if the vocabulary cannot be read, or has more ids than the model.
@@ -63,7 +63,7 @@ def write_tokenizer(
     if vocabulary is None:
         vocabulary = official_vocabulary()
     entries = read_vocabulary(vocabulary) if isinstance(vocabulary, Path) else dict(vocabulary)
-    names = special_names(entries, vocab_size)  # first, so that nothing is written if it fails
+    names = special_names(entries, vocab_size)  # before writing anything, because it can fail
     if chat_template is None:
         chat_template = chat_template_text("world")
     if chat_template and starts_with_end_of_text:
@@ -80,13 +80,13 @@ def write_tokenizer(
 def write_pile_tokenizer(
     folder: Path, tokenizer_json: Path, *, chat_template: str | None = None
 ) -> None:
-    """Copy the 20B tokenizer of Pile and Raven models, with a configuration.
+    """Copy the 20B tokenizer of Pile and Raven models, and write its configuration.
 
     Args:
-        folder: made if it is missing.
+        folder: the folder to write to; created if it is missing.
         tokenizer_json: the file, such as 20B_tokenizer.json.
-        chat_template: Jinja text; None writes none, as Pile models do not chat. Raven's is
-            `chat_template_text("raven")`.
+        chat_template: Jinja text; None: no template, because Pile models cannot chat. The template
+            for Raven is `chat_template_text("raven")`.
 
     Raises:
         TokenizerError: if the file has no `<|endoftext|>`.
@@ -95,11 +95,13 @@ def write_pile_tokenizer(
         content = tokenizer_json.read_bytes()
         added = [token["content"] for token in json.loads(content)["added_tokens"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TokenizerError(f"{tokenizer_json}: this is no tokenizer.json ({error!r})") from error
+        raise TokenizerError(
+            f"{tokenizer_json}: not a valid tokenizer.json ({error!r}); use 20B_tokenizer.json"
+        ) from error
     if PILE_END_OF_TEXT not in added:
         raise TokenizerError(
-            f"{tokenizer_json}: {PILE_END_OF_TEXT} is not among its special tokens; give the "
-            "20B tokenizer, as Pile and Raven models use it"
+            f"{tokenizer_json}: {PILE_END_OF_TEXT} is not among its special tokens; use the 20B "
+            "tokenizer of Pile and Raven models"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TOKENIZER_FILE).write_bytes(content)
@@ -109,26 +111,26 @@ def write_pile_tokenizer(
 
 
 def read_tokenizer(folder: Path) -> dict[int, bytes]:
-    """Id to bytes of a folder's tokenizer.json, as `write_tokenizer` took them.
+    """Return the vocabulary (id to bytes) of a tokenizer.json that `write_tokenizer` wrote.
 
     Raises:
-        TokenizerError: if the file is missing, or its rule is not longest match.
+        TokenizerError: if the file is missing, or its algorithm is not longest match.
     """
     path = folder / TOKENIZER_FILE
     world = read_tokenizer_json(path)
     if world is None:
         raise TokenizerError(
-            f"{path}: this tokenizer does not take the longest match in a World vocabulary; only "
-            "such a tokenizer can become a vocabulary file"
+            f"{path}: this tokenizer is not a longest-match tokenizer with a World vocabulary; "
+            "other tokenizers cannot be converted to a vocabulary file"
         )
     return world.entries
 
 
 def chat_template_text(family: str) -> str:
-    """The Jinja text of a chat template: "world" (User, Assistant) or "raven" (Bob, Alice).
+    """Return the Jinja chat template named "world" (User, Assistant) or "raven" (Bob, Alice).
 
     Raises:
-        TokenizerError: if there is none of the name.
+        TokenizerError: for another name.
     """
     files = {"world": "chat_template.jinja", "raven": "chat_template_raven.jinja"}
     if family not in files:
@@ -137,9 +139,9 @@ def chat_template_text(family: str) -> str:
 
 
 def _write_configuration(folder: Path, end_of_text: str, padding: str, **more: Any) -> None:
-    """Write tokenizer_config.json: one token begins and ends a text, another one pads."""
+    """Write tokenizer_config.json; one token is both BOS and EOS, another one is for padding."""
     content = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # the one name that transformers 4 and 5 know
+        "tokenizer_class": "PreTrainedTokenizerFast",  # both transformers 4 and 5 know this name
         "bos_token": end_of_text,
         "eos_token": end_of_text,
         "pad_token": padding,
@@ -155,7 +157,7 @@ def _write_configuration(folder: Path, end_of_text: str, padding: str, **more: A
 
 
 def _write_template(folder: Path, template: str) -> None:
-    """Write the chat template, or remove one that was there before."""
+    """Write the chat template, or remove an existing one if `template` is empty."""
     path = folder / TEMPLATE_FILE
     if template:
         path.write_text(template, encoding="utf-8", newline="\n")

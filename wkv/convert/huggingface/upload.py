@@ -1,4 +1,4 @@
-"""Puts a directory on the Hugging Face hub."""
+"""Upload of a directory to the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from wkv.errors import CheckpointError, InputError
 
 
 def check_name(repo: str) -> None:
-    """Raise an InputError unless it is the name of a repository."""
+    """Raise an InputError unless `repo` is a valid repository name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -14,17 +14,17 @@ def check_name(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise InputError(
-            f"{repo!r} is no name of a repository; give one such as you/name"
+            f"{repo!r} is not a valid repository name; use one such as you/name"
         ) from error
 
 
 def upload(folder: Path, repo: str) -> str:
-    """Upload a directory as a model, in one commit; returns the address of its page.
+    """Upload a directory as a model in one commit, and return the URL of its page.
 
-    The account, the mirror (HF_ENDPOINT) and proxies are those of `huggingface_hub`.
+    `huggingface_hub` determines the account, the mirror (HF_ENDPOINT) and the proxies.
 
     Raises:
-        CheckpointError: if the hub refuses, or cannot be reached; the directory stays.
+        CheckpointError: if the hub rejects the upload or cannot be reached; the directory remains.
     """
     from huggingface_hub import HfApi
 
@@ -34,10 +34,10 @@ def upload(folder: Path, repo: str) -> str:
         api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message=f"Add {folder.name}, made by wkv"
         )
-    except Exception as error:  # the library passes on the errors of whatever carries its requests
+    except Exception as error:  # the library does not wrap the errors of its HTTP client
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"{folder} could not be uploaded to {repo} ({reason}); log in with `hf auth login`, "
-            "check the name and the network, then try again: the directory is kept"
+            "check the name and the network, then try again; the directory is still there"
         ) from error
     return str(url)

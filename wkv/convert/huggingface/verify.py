@@ -1,4 +1,4 @@
-"""Proof that a directory is the same model, read by wkv and, where it is there, by transformers."""
+"""Verification of a Hugging Face directory with wkv and, if it is installed, with transformers."""
 
 import importlib.util
 import sys
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.convert.checkpoint_file import differing_tensors, mapped_strategy
+from wkv.convert.checkpoint_file import mapped_strategy
 from wkv.convert.huggingface.target import Target
-from wkv.errors import CheckpointError, TokenizerError
+from wkv.convert.verify import N_TOKENS, TEXT, check_logits, check_tokens, verify
+from wkv.errors import TokenizerError
 from wkv.inference.load import Description, build_model, describe
 from wkv.inference.model import Model
 from wkv.strategy.choose import MOST_OF_MEMORY, memory_bytes
@@ -21,24 +22,19 @@ from wkv.strategy.language import DTYPES, Segment
 from wkv.strategy.placement import place
 from wkv.tokenizers import Tokenizer
 
-TEXT = "The Duchess said: 27 + 48 = 75, 今天天气不错 😀\n\n    return x[0]\n"
-"""Read by both; its words are in no vocabulary alone."""
-
-FEW, MANY = 48, 24
-"""Ids read as one sequence, and then drawn greedily."""
-
-LIMIT = 1e-3
-"""Largest difference between wkv and transformers in float32, for logits of size 1."""
+NEW_TOKENS = 24
+"""Number of tokens that transformers generates greedily."""
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What was compared.
+class Verification:
+    """The result of a verification.
 
     Attributes:
         by_wkv: largest difference of logits between the source and the directory; 0 is exact.
-        by_transformers: the same through transformers in float32; None if it was not asked.
-        reason: why transformers was not asked; empty if it was.
+        by_transformers: largest difference between wkv and transformers in float32; None if
+            transformers was not used.
+        reason: why transformers was not used; empty if it was.
     """
 
     by_wkv: float
@@ -46,22 +42,22 @@ class Proof:
     reason: str = ""
 
 
-def prove(
+def verify_directory(
     source: Description,
     folder: Path,
     target: Target,
     *,
     dtype: str | None = None,
     tokenizer: Tokenizer | None = None,
-) -> Proof:
-    """Compare a directory with its source.
+) -> Verification:
+    """Compare an exported directory with its source.
 
     Args:
-        source: is used up.
+        source: the source; it cannot be used afterwards, because its network is filled.
         folder: the directory.
-        target: what the directory is.
-        dtype: of the matrices in it, if it is not that of the source.
-        tokenizer: of the source, if it is not the one that its vocabulary tells.
+        target: the layout of the directory.
+        dtype: dtype of the written matrices, if it differs from that of the source.
+        tokenizer: tokenizer of the source; None: selected by its vocabulary.
 
     Raises:
         CheckpointError: if they are not the same model.
@@ -71,100 +67,80 @@ def prove(
         strategy = place([Segment("cpu", DTYPES[dtype])], source.config.n_layer)
     needed = torch.float32.itemsize * source.n_params
     original = build_model(source, strategy, tokenizer, engine="torch")
-    written = build_model(describe(folder), strategy, engine="torch")
-    wrong = differing_tensors(original, written)
-    if wrong:
-        raise CheckpointError(
-            f"{folder}: {len(wrong)} tensors differ from those of the source, the first is "
-            f"{wrong[0]}; the directory was not kept. Please report this, with the model's name"
-        )
     ids = _ids(original)
-    by_wkv = float((_logits(original, ids) - _logits(written, ids)).abs().max())
+    _, by_wkv = verify(original, folder, ids=ids)
     _check_tokenizer(original, folder)
-    del original, written
+    del original
     if target.module is None:
-        return Proof(by_wkv, None, "this layout has no code for transformers yet")
+        return Verification(by_wkv, None, "this layout has no code for transformers yet")
     if find_spec("transformers") is None:
-        return Proof(by_wkv, None, "transformers is not installed: pip install 'wkv[hf]'")
+        return Verification(by_wkv, None, "transformers is not installed: pip install 'wkv[hf]'")
     if needed > MOST_OF_MEMORY * memory_bytes():
-        return Proof(by_wkv, None, "in float32 the model would not fit into memory")
-    return Proof(by_wkv, _compare_with_transformers(folder, target, ids))
+        return Verification(by_wkv, None, "the model does not fit into memory in float32")
+    return Verification(by_wkv, _compare_with_transformers(folder, target, ids))
 
 
 def _ids(model: Model) -> list[int]:
-    """Ids of the text, or any where the model has no tokenizer."""
+    """Return token ids of TEXT, or arbitrary ids if the model has no tokenizer."""
     try:
         ids = model.tokenizer.encode(TEXT)
     except TokenizerError:
-        ids = [(7 * i + 1) % model.config.vocab_size for i in range(FEW)]
-    return ids[:FEW]
-
-
-def _logits(model: Model, ids: list[int]) -> Tensor:
-    """(T, V) float32."""
-    return model.forward(ids, all_logits=True)[0]
+        ids = [(7 * i + 1) % model.config.vocab_size for i in range(N_TOKENS)]
+    return ids[:N_TOKENS]
 
 
 def _check_tokenizer(model: Model, folder: Path) -> None:
-    """Raise unless the tokenizer that was written gives the ids of ours."""
+    """Raise a CheckpointError unless the written tokenizer returns the same ids as wkv's."""
     if not (folder / "tokenizer.json").is_file():
         return
     from tokenizers import Tokenizer
 
     written = Tokenizer.from_file(str(folder / "tokenizer.json"))
     found = written.encode(TEXT, add_special_tokens=False).ids
-    if found != model.tokenizer.encode(TEXT):
-        raise CheckpointError(
-            f"{folder}: the tokenizer that was written gives other ids than "
-            f"{model.tokenizer.name}; the directory was not kept. Please report this"
-        )
+    check_tokens(folder, "the written tokenizer", model.tokenizer.encode(TEXT), found)
 
 
 def _compare_with_transformers(folder: Path, target: Target, ids: list[int]) -> float:
-    """The largest difference of logits, as a sequence and while drawing greedily.
+    """Return the largest difference of logits, for a sequence and for greedy generation.
 
     Raises:
-        CheckpointError: if it is larger than rounding can make it, or other tokens are drawn.
+        CheckpointError: if it is larger than rounding errors, also because of other greedy tokens.
     """
-    found, drawn = _by_transformers(folder, target, ids)
+    found, generated = _run_transformers(folder, target, ids)
     written = describe(folder)
     strategy = place([Segment("cpu", torch.float32)], written.config.n_layer)
     model = build_model(written, strategy, engine="torch")
-    logits = _logits(model, ids + drawn)
-    expected, along = logits[: len(ids)], logits[len(ids) - 1 : -1]
-    missed = along.amax(-1) - along[range(len(drawn)), drawn]  # 0 where the same token is drawn
+    logits, _ = model.forward(ids + generated, all_logits=True)
+    expected, predictions = logits[: len(ids)], logits[len(ids) - 1 : -1]
+    # How far each generated token is below wkv's most likely token; 0 if they are the same.
+    missed = predictions.amax(-1) - predictions[range(len(generated)), generated]
     difference = float((found - expected).abs().max())
     difference = max(difference, float(missed.max()))
-    if not difference <= LIMIT * max(1.0, float(expected.abs().max())):
-        raise CheckpointError(
-            f"{folder}: through transformers the logits differ by {difference:.3g}, more than "
-            "rounding can; the directory was not kept. Please report this, with the name of the "
-            "model"
-        )
+    check_logits(folder, "transformers", difference, expected)
     return difference
 
 
 @torch.no_grad()
-def _by_transformers(folder: Path, target: Target, ids: list[int]) -> tuple[Tensor, list[int]]:
-    """Logits (T, V) of ids, and what is drawn greedily after them."""
-    network = _loaded(folder, target)
+def _run_transformers(folder: Path, target: Target, ids: list[int]) -> tuple[Tensor, list[int]]:
+    """Return the logits (T, V) of ids and the greedy continuation, computed by transformers."""
+    network = _load_in_transformers(folder, target)
     row = torch.tensor([ids])
-    drawn = network.generate(
+    generated = network.generate(
         row,
         attention_mask=torch.ones_like(row),
         do_sample=False,
-        max_new_tokens=MANY,
+        max_new_tokens=NEW_TOKENS,
         eos_token_id=None,
     )
-    return network(row).logits[0], drawn[0, len(ids) :].tolist()
+    return network(row).logits[0], generated[0, len(ids) :].tolist()
 
 
-def _loaded(folder: Path, target: Target) -> Any:
-    """The model as transformers has it, by the code beside the weights, in float32."""
+def _load_in_transformers(folder: Path, target: Target) -> Any:
+    """Load the directory with transformers in float32, using the code next to the weights."""
     assert target.module is not None
     from transformers.utils import logging
 
-    module = _imported(folder / f"{target.module}.py")
+    module = _import_file(folder / f"{target.module}.py")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -176,8 +152,8 @@ def _loaded(folder: Path, target: Target) -> Any:
             logging.enable_progress_bar()
 
 
-def _imported(path: Path) -> ModuleType:
-    """The file as a module of its own, without leaving compiled files beside it."""
+def _import_file(path: Path) -> ModuleType:
+    """Import a file as a module, without writing bytecode files next to it."""
     name = f"wkv_exported_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -1,4 +1,4 @@
-// Which kernels were compiled, and which of them this CPU can run.
+// Selects among the compiled kernels those that this CPU can run.
 #include <string.h>
 
 #include <string>
@@ -26,7 +26,7 @@ WKV_KERNELS(KERNELS_NEON)
 namespace {
 
 #if defined(__x86_64__) || defined(_M_X64)
-// What the CPU has and the system keeps between its turns.
+// CPU features that the operating system also supports.
 struct Features {
     bool avx2 = false, avx_vnni = false, avx512 = false, vnni = false, bf16 = false;
 
@@ -35,11 +35,11 @@ struct Features {
         if (!__get_cpuid(1, &a, &b, &c, &d)) return;
         const bool fma = c & (1u << 12), f16c = c & (1u << 29), xsave = c & (1u << 27), avx = c & (1u << 28);
         if (!xsave || !avx) return;
-        const unsigned kept = enabled();
-        if ((kept & 0x6) != 0x6) return;
+        const unsigned saved = enabled();
+        if ((saved & 0x6) != 0x6) return;
         if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
         avx2 = fma && f16c && (b & (1u << 5));
-        avx512 = avx2 && (kept & 0xe0) == 0xe0 && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) &&
+        avx512 = avx2 && (saved & 0xe0) == 0xe0 && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) &&
                  (b & (1u << 31));
         vnni = avx512 && (c & (1u << 11));
         const unsigned more = a;
@@ -48,7 +48,7 @@ struct Features {
         bf16 = vnni && (a & (1u << 5));
     }
 
-    static unsigned enabled() {  // the registers that the system saves
+    static unsigned enabled() {  // register sets that the operating system saves on context switches
         unsigned low, high;
         __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
         return low;
@@ -57,7 +57,7 @@ struct Features {
 #endif
 
 #ifdef WKV_HAS_NEON
-// Products of bytes, which the first 64 bit ARMs lack; every Mac has them.
+// Whether the CPU has byte dot products: ARMv8.0 lacks them, every Apple CPU has them.
 bool has_dot_products() {
 #if defined(__linux__)
     return getauxval(AT_HWCAP) & (1ul << 20);
@@ -69,11 +69,11 @@ bool has_dot_products() {
 
 struct Candidate {
     const Kernels* kernels;
-    bool runs;
+    bool supported;
 };
 
 // Fastest first.
-std::vector<Candidate> look_for_candidates() {
+std::vector<Candidate> list_candidates() {
     std::vector<Candidate> all;
 #if defined(__x86_64__) || defined(_M_X64)
     const Features cpu;
@@ -101,7 +101,7 @@ std::vector<Candidate> look_for_candidates() {
 }
 
 const std::vector<Candidate>& candidates() {
-    static const std::vector<Candidate> all = look_for_candidates();
+    static const std::vector<Candidate> all = list_candidates();
     return all;
 }
 
@@ -109,15 +109,15 @@ const std::vector<Candidate>& candidates() {
 
 const Kernels* find_kernels(const char* name) {
     for (const auto& candidate : candidates())
-        if (candidate.runs && (!*name || strcmp(name, candidate.kernels->name) == 0)) return candidate.kernels;
+        if (candidate.supported && (!*name || strcmp(name, candidate.kernels->name) == 0)) return candidate.kernels;
     return nullptr;
 }
 
-const char* kernels_here() {
+const char* available_kernels() {
     static const std::string names = [] {
         std::string all;
         for (const auto& candidate : candidates())
-            if (candidate.runs) all += std::string(all.empty() ? "" : " ") + candidate.kernels->name;
+            if (candidate.supported) all += std::string(all.empty() ? "" : " ") + candidate.kernels->name;
         return all;
     }();
     return names.c_str();

@@ -1,6 +1,6 @@
-// What is done number by number: norms, mixes, and the forms that products read.
+// Elementwise operations: norms, mixes, and conversions to the forms that products read.
 
-// Also of the values of a head, in place.
+// y may be x.
 static inline void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* y) {
     float total = 0, squares = 0;
 #pragma omp simd reduction(+ : total)
@@ -8,17 +8,17 @@ static inline void layer_norm(const float* x, const float* weight, const float* 
     const float mean = total / (float)n;
 #pragma omp simd reduction(+ : squares)
     for (int i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
-    // What is too large to be squared must not come out as nothing.
+    // If the sum of squares overflows, the result must be NaN, not zero.
     const float scale = squares < 3e38f ? 1.0f / sqrtf(squares / (float)n + eps) : NAN;
 #pragma omp simd
     for (int i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-// y = x + difference (mix + more); `more` may be null.
-static void mix(const float* x, const float* difference, const float* share, const float* more, int n, float* y) {
-    if (more) {
+// y = x + difference (share + change); `change` may be null.
+static void mix(const float* x, const float* difference, const float* share, const float* change, int n, float* y) {
+    if (change) {
 #pragma omp simd
-        for (int i = 0; i < n; i++) y[i] = x[i] + difference[i] * (share[i] + more[i]);
+        for (int i = 0; i < n; i++) y[i] = x[i] + difference[i] * (share[i] + change[i]);
     } else {
 #pragma omp simd
         for (int i = 0; i < n; i++) y[i] = x[i] + difference[i] * share[i];
@@ -28,7 +28,7 @@ static void mix(const float* x, const float* difference, const float* share, con
 static void squared_relu(const float* x, int n, float* y) {
 #pragma omp simd
     for (int i = 0; i < n; i++) {
-        const float positive = x[i] < 0 ? 0 : x[i];  // what is not a number stays that
+        const float positive = x[i] < 0 ? 0 : x[i];  // keeps NaN
         y[i] = positive * positive;
     }
 }
@@ -44,9 +44,9 @@ static void add_gated(const float* gate, const float* x, int n, float* y) {
     for (int i = 0; i < n; i++) y[i] += logistic(gate[i]) * x[i];
 }
 
-// A group of 32 activations as int8: the largest becomes 127. If one of them is no number, the scale is
-// none, and so is what comes of it.
-static inline void quantise_group(const float* x, int8_t* q, float* scale, int32_t* total) {
+// Quantizes a group of 32 activations to int8; the largest magnitude becomes 127. If a value is not
+// finite, the scale is NaN and so are the products.
+static inline void quantize_group(const float* x, int8_t* q, float* scale, int32_t* total) {
     float largest = 0, poison = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : poison)
     for (int i = 0; i < GROUP; i++) {
@@ -64,20 +64,20 @@ static inline void quantise_group(const float* x, int8_t* q, float* scale, int32
     int32_t added = 0;
 #pragma omp simd reduction(+ : added)
     for (int i = 0; i < GROUP; i++) {
-        // Not by adding 1.5 * 2^23: fused with the product that rounds once, and CPUs would differ.
-        const int32_t whole = (int32_t)rintf(x[i] * inverse);
-        q[i] = (int8_t)whole;
-        added += whole;
+        // Adding 1.5 * 2^23 instead could be fused with the multiplication, and CPUs would differ.
+        const int32_t rounded = (int32_t)rintf(x[i] * inverse);
+        q[i] = (int8_t)rounded;
+        added += rounded;
     }
     *total = added;
 }
 
-// Which of 32 activations are not zero, in the form that is read: what is rounded to zero is zero, what
-// is not finite is not.
+// Returns a bit mask of the nonzero activations in a group of 32, after rounding to the form that
+// products read. Values that are not finite count as nonzero.
 static inline uint32_t nonzero_of_group(const float* x, const Inputs& in, int group) {
     const int at = group * GROUP, n = in.width - at < GROUP ? in.width - at : GROUP;
-    const uint32_t there = n == GROUP ? ~0u : (1u << n) - 1;
-    if (in.forms & AS_INT8) return in.scale[group] < 3e38f ? nonzero(in.int8 + at) & there : there;
+    const uint32_t valid = n == GROUP ? ~0u : (1u << n) - 1;
+    if (in.forms & AS_INT8) return in.scale[group] < 3e38f ? nonzero(in.int8 + at) & valid : valid;
     uint32_t found = 0;
     if (in.forms & AS_BF16) {
 #pragma omp simd reduction(| : found)
@@ -89,8 +89,8 @@ static inline uint32_t nonzero_of_group(const float* x, const Inputs& in, int gr
     return found;
 }
 
-// Lists the inputs of a single row that are not zero. Memory comes much faster in one piece: where more
-// than a third is needed, all is listed.
+// Lists the nonzero inputs of a single row. Sequential reads are much faster: if more than a third of
+// the inputs is nonzero, all inputs are listed.
 static inline int find_nonzero(const float* x, const Inputs& in) {
     const int groups = in.padded / GROUP;
     int n = 0;
@@ -106,6 +106,7 @@ static inline int find_nonzero(const float* x, const Inputs& in) {
     return n;
 }
 
+// Converts a row of floats to the forms that products read.
 static void prepare(const float* x, Inputs& in, int row) {
     const size_t at = (size_t)row * in.padded;
     const int whole = in.width / GROUP * GROUP;
@@ -128,8 +129,8 @@ static void prepare(const float* x, Inputs& in, int row) {
     if (in.forms & AS_INT8) {
         const size_t group = at / GROUP;
         for (int g = 0; g < in.padded / GROUP; g++)
-            quantise_group(g * GROUP < whole ? x + g * GROUP : last, in.int8 + at + (size_t)g * GROUP,
+            quantize_group(g * GROUP < whole ? x + g * GROUP : last, in.int8 + at + (size_t)g * GROUP,
                            in.scale + group + g, in.sum + group + g);
     }
-    if (in.finds && in.alone) in.n_nonzero = find_nonzero(x, in);
+    if (in.sparse && in.single_row) in.n_nonzero = find_nonzero(x, in);
 }

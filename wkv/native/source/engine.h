@@ -1,26 +1,26 @@
-// What the parts of the engine share: formats, matrices, inputs of products, the table of kernels.
+// Declarations shared by the parts of the engine: formats, matrices, inputs of products, kernels.
 //
-// Names follow the models: a matrix has `outputs` rows and `inputs` columns, a product reads `rows`
-// of activations, one for each token, and hands back `rows` of outputs.
+// A matrix has `outputs` rows and `inputs` columns. A product reads `rows` of activations, one per
+// token, and writes as many rows of outputs.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 namespace wkv {
 
-// How the weights of a matrix are written. Keep in step with wkv/packing.py.
+// Number formats of weights. The values are those of Format in wkv/checkpoint/packing.py.
 enum Format : int32_t { FP32 = 0, FP16 = 1, BF16 = 2, INT8 = 3, INT4 = 4, FORMATS = 5 };
 
-// How a matrix lies in memory.
-//   ROWS     fp32, fp16, bf16: output after output, as checkpoints have it.
-//   BLOCKS   int8, int4: 16 outputs side by side; see `Block` in products_int.inl.
-//   COLUMNS  any: input after input, in panels of 128 outputs, so that an input that is zero costs
-//            nothing; see products_columns.inl.
+// Memory layouts of a matrix. The values are those of Layout in wkv/checkpoint/packing.py.
+//   ROWS     fp32, fp16, bf16: output after output, as in checkpoints.
+//   BLOCKS   int8, int4: blocks of 16 outputs; see products_int.inl.
+//   COLUMNS  any format: input after input, in panels of 128 outputs, so that the weights of zero
+//            inputs can be skipped; see products_columns.inl.
 enum Layout : int32_t { ROWS = 0, BLOCKS = 1, COLUMNS = 2 };
 
 constexpr int GROUP = 32;   // weights that share a scale
-constexpr int BLOCK = 16;   // outputs of a block
-constexpr int PANEL = 128;  // outputs of a panel
+constexpr int BLOCK = 16;   // outputs per block
+constexpr int PANEL = 128;  // outputs per panel
 
 struct Matrix {
     Format format;
@@ -29,76 +29,79 @@ struct Matrix {
     const uint8_t* weights;
 };
 
-// What a product reads its activations as: a product of int8 weights wants int8 activations.
+// Forms of activations, as bit flags: for example, products with int8 weights read int8 activations.
 enum Form : int32_t { AS_FP32 = 1, AS_BF16 = 2, AS_INT8 = 4 };
 
-// Rows of activations, in each form that some product wants.
+// Rows of activations, in each form that a product reads.
 struct Inputs {
-    int width = 0;         // as the model has it
-    int padded = 0;        // the next multiple of GROUP; what is beyond `width` is zero
-    int forms = 0;         // Forms that are kept
-    bool finds = false;    // whether the inputs that are not zero are listed, where a row is alone
-    bool alone = false;
+    int width = 0;         // in the model
+    int padded = 0;        // next multiple of GROUP; values beyond `width` are zero
+    int forms = 0;         // set of Forms that are stored
+    bool sparse = false;      // list the nonzero inputs if there is a single row
+    bool single_row = false;
     float* fp32 = nullptr;       // (rows, padded)
     uint16_t* bf16 = nullptr;    // (rows, padded)
     int8_t* int8 = nullptr;      // (rows, padded), x = int8 * scale
     float* scale = nullptr;      // (rows, padded / GROUP)
     int32_t* sum = nullptr;      // (rows, padded / GROUP), sum of int8
-    int32_t* nonzero = nullptr;  // indices of the inputs that are not zero, in order
+    int32_t* nonzero = nullptr;  // indices of the nonzero inputs, in order
     int n_nonzero = 0;
 };
 
-// Where a product goes: y[row * stride + output], replaced or added to.
+// Destination of a product: y[row * stride + output], replaced or added to.
 struct Outputs {
     float* y;
     size_t stride;
     bool add;
 };
 
-// The functions that were compiled for one kind of CPU.
+// The functions that were compiled for one CPU level.
 struct Kernels {
     const char* name;
-    int lanes;            // floats in a vector
-    int form[FORMATS];    // what the products of each format read
+    int lanes;            // floats per vector
+    int form[FORMATS];    // Form that the products of each format read
 
-    // Outputs [first, last) of a matrix for all rows. `scratch` holds SCRATCH bytes of a thread's own.
+    // Compute outputs [first, last) of a matrix for all rows. `scratch` has SCRATCH_BYTES bytes.
     void (*product)(const Matrix&, const Inputs&, int rows, int first, int last, Outputs, void* scratch);
-    // Fill row `row` of `inputs` with `width` floats.
+    // Convert `width` floats to the forms of row `row` of the inputs.
     void (*prepare)(const float* x, Inputs&, int row);
 
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n, float* y);
-    void (*mix)(const float* x, const float* difference, const float* mix, const float* more, int n, float* y);
+    void (*mix)(const float* x, const float* difference, const float* share, const float* change, int n, float* y);
     void (*squared_relu)(const float* x, int n, float* y);
     void (*sigmoid)(const float* x, int n, float* y);
     void (*add_gated)(const float* gate, const float* x, int n, float* y);
 
-    // One head of a recurrence, or for RWKV-4 some channels, over the tokens of a sequence.
+    // Run one head of a recurrence (for RWKV-4: a range of channels) over the tokens of a sequence.
     void (*wkv4)(const struct Wkv4&, int first, int last);
     void (*wkv6)(const struct Wkv6&, int head, float* work);
     void (*wkv7)(const struct Wkv7&, int head, float* work);
-    // Reads memory as fast as it comes, to measure that.
+    // Run one head of the training recurrence; `head` counts over the whole batch.
+    void (*train_forward)(const struct TrainingForward&, int64_t head, float* scratch);
+    void (*train_backward)(const struct TrainingBackward&, int64_t head, float* scratch);
+    // Read memory at full speed, to measure the bandwidth.
     uint64_t (*stream)(const uint8_t* memory, size_t bytes);
 };
 
-constexpr size_t SCRATCH = 256 * 1024;
-constexpr int LARGEST_HEAD = 256;
+constexpr size_t SCRATCH_BYTES = 256 * 1024;  // per thread
+constexpr int WKV4_STATE_ROWS = 3;            // numerator, denominator, largest exponent
 
-// A sequence of tokens in a recurrence. Arrays of a token are `width` apart; a state is read from
-// `state` and written to `new_state`.
+// Operands of a recurrence for one sequence. Vectors of consecutive tokens are `width` floats apart. The
+// state is read from `state` and written to `new_state`.
 struct Wkv4 {
     int tokens, width;
-    const float *receptance, *key, *value;  // (tokens, width); the sigmoid of receptance is taken here
+    const float *receptance, *key, *value;  // (tokens, width); receptance before its sigmoid
     const float *log_decay, *bonus;         // (width)
-    const float* state;                     // (3, width): numerator, denominator, largest exponent
+    const float* state;                     // (WKV4_STATE_ROWS, width)
     float *new_state, *y;                   // y = sigmoid(receptance) wkv
 };
 
 struct Wkv6 {
-    int tokens, width, size;                       // size of a head
+    int tokens, width, size;                       // head size
     const float *receptance, *key, *value;         // (tokens, width)
-    const float* gate;                             // (tokens, width) or null; silu is taken here
+    const float* gate;                             // (tokens, width) or null; before its silu
     const float* decay_change;                     // (tokens, width) or null
-    const float* decay;                            // (width): raw, or the decay itself without change
+    const float* decay;                            // (width): raw; if decay_change is null, the decay itself
     const float *bonus, *norm_weight, *norm_bias;  // (width)
     float eps;
     const float* state;                            // (heads, value, key)
@@ -109,7 +112,7 @@ struct Wkv7 {
     int tokens, width, size;
     const float *receptance, *key, *value;   // (tokens, width)
     const float *decay, *rate, *gate, *mix;  // (tokens, width), before sigmoids; mix null in layer 0
-    float* value_first;                      // (tokens, width): written in layer 0
+    float* value_first;                      // (tokens, width): written by layer 0
     const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *norm_weight, *norm_bias;  // (width)
     float eps;
     const float* state;                      // (heads, value, key)

@@ -1,22 +1,20 @@
-// The C interface that wkv/native/library.py calls. Nothing throws across it.
+// The C interface that wkv/native/library.py calls. No exception leaves it.
+#include "interface.h"
+
 #include <chrono>
 #include <new>
 
 #include "plan.h"
 
-#if defined(_WIN32)
-#define WKV_PUBLIC extern "C" __declspec(dllexport)
-#else
-#define WKV_PUBLIC extern "C" __attribute__((visibility("default")))
-#endif
-
 using namespace wkv;
 
-constexpr int VERSION = 1;  // of this interface
-constexpr int FAILED = -1;
+constexpr int VERSION = 2;  // of this interface, equal to VERSION in library.py
 
 WKV_PUBLIC int wkv_version() { return VERSION; }
-WKV_PUBLIC const char* wkv_kernels() { return kernels_here(); }
+WKV_PUBLIC const char* wkv_kernels() { return available_kernels(); }
+
+// The size of the struct of a kind of step, or FAILED: Python compares it with its own.
+WKV_PUBLIC int wkv_step_size(int kind) { return kind >= 0 && kind < KINDS ? (int)STEP_SIZES[kind] : FAILED; }
 
 // The Form that products of a format read, or FAILED.
 WKV_PUBLIC int wkv_form(const char* kernels, int format) {
@@ -33,7 +31,7 @@ WKV_PUBLIC Plan* wkv_plan(const char* kernels, int threads) {
         return nullptr;
     }
 }
-// In a process that was forked off, the threads are not: nothing would ever end them.
+// A forked process does not have the plan's threads, so joining them would block forever.
 WKV_PUBLIC void wkv_plan_free(Plan* plan) {
     if (plan->is_of_this_process()) delete plan;
 }
@@ -44,41 +42,35 @@ WKV_PUBLIC int wkv_matrix(Plan* plan, int format, int layout, int outputs, int i
 }
 WKV_PUBLIC int wkv_vector(Plan* plan, const float* values) { return plan->add_vector(values); }
 WKV_PUBLIC int wkv_buffer(Plan* plan, int width) { return plan->add_buffer(width); }
-WKV_PUBLIC int wkv_inputs(Plan* plan, int width, int forms, int finds) {
-    return plan->add_inputs(width, forms, finds != 0);
+WKV_PUBLIC int wkv_inputs(Plan* plan, int width, int forms, int sparse) {
+    return plan->add_inputs(width, forms, sparse != 0);
 }
-WKV_PUBLIC int wkv_step(Plan* plan, int list, int kind, int phase, const int32_t* arguments, int n, float eps) {
-    if (n < 0 || n > MOST_ARGUMENTS) return FAILED;
-    Step step{(Kind)kind, phase, {}, n, eps};
-    for (int i = 0; i < n; i++) step.argument[i] = arguments[i];
-    return plan->add_step(list, step) ? 0 : FAILED;
+WKV_PUBLIC int wkv_step(Plan* plan, int list, int kind, int phase, const void* fields) {
+    return plan->add_step(list, kind, phase, fields) ? OK : FAILED;
 }
-WKV_PUBLIC void wkv_widths(Plan* plan, int x, int y) { plan->set_widths(x, y); }
+WKV_PUBLIC void wkv_widths(Plan* plan, int x, int logits) { plan->set_widths(x, logits); }
 
-// Pass the tokens of sequences through the body; `x` is (rows, channels), replaced.
+static int run(Plan* plan, StepList list, int rows, float* x, float* logits, const Run& arguments) {
+    try {
+        plan->run(list, rows, x, logits, arguments);
+    } catch (...) {
+        return FAILED;
+    }
+    return OK;
+}
+
+// Pass the tokens of sequences through the layers; `x` is (rows, channels) and is replaced.
 WKV_PUBLIC int wkv_body(Plan* plan, int n_sequences, const int32_t* tokens, float* x,
                         const float* const* state, float* const* new_state) {
     int rows = 0;
     for (int s = 0; s < n_sequences; s++) rows += tokens[s];
-    try {
-        plan->run(0, rows, x, nullptr, {n_sequences, tokens, state, new_state});
-    } catch (...) {
-        return FAILED;
-    }
-    return 0;
+    return run(plan, BODY, rows, x, nullptr, {n_sequences, tokens, state, new_state});
 }
 
-// Turn rows of the residual stream into logits.
-WKV_PUBLIC int wkv_head(Plan* plan, int rows, float* x, float* logits) {
-    try {
-        plan->run(1, rows, x, logits, {});
-    } catch (...) {
-        return FAILED;
-    }
-    return 0;
-}
+// Compute the logits of rows of the residual stream.
+WKV_PUBLIC int wkv_head(Plan* plan, int rows, float* x, float* logits) { return run(plan, HEAD, rows, x, logits, {}); }
 
-// One product, to try kernels by themselves: y (rows, outputs) of x (rows, inputs).
+// Compute one product, to test kernels alone: y (rows, outputs) of x (rows, inputs).
 WKV_PUBLIC int wkv_product(const char* kernels, int format, int layout, int outputs, int inputs,
                            const void* weights, int rows, const float* x, float* y, int threads) {
     try {
@@ -88,17 +80,19 @@ WKV_PUBLIC int wkv_product(const char* kernels, int format, int layout, int outp
         plan.set_widths(inputs, outputs);
         const int in = plan.add_inputs(inputs, found->form[format], layout == COLUMNS);
         const int matrix = plan.add_matrix({(Format)format, (Layout)layout, outputs, inputs, (const uint8_t*)weights});
-        plan.add_step(0, {ACTIVATE, 0, {0, inputs, 0, NOTHING, in}, 5, 0});
-        plan.add_step(0, {PRODUCT, 1, {in, matrix, 1, 0}, 4, 0});
-        plan.run(0, rows, const_cast<float*>(x), y, {});
+        const ActivateStep activate{X_BUFFER, 0, IDENTITY, in};
+        const ProductStep product{in, matrix, LOGITS_BUFFER, false};
+        plan.add_step(BODY, ACTIVATE, 0, &activate);
+        plan.add_step(BODY, PRODUCT, 1, &product);
+        plan.run(BODY, rows, const_cast<float*>(x), y, {});
     } catch (...) {
         return FAILED;
     }
-    return 0;
+    return OK;
 }
 
-// Seconds that it takes to read memory once with so many threads.
-static double read_once(const Kernels& kernels, const uint8_t* memory, size_t bytes, int threads, uint64_t* seen) {
+// Returns the seconds needed to read memory once with `threads` threads.
+static double read_once(const Kernels& kernels, const uint8_t* memory, size_t bytes, int threads, uint64_t* checksum) {
     const size_t piece = 1 << 20;
     std::vector<uint64_t> sums(threads, 0);
     Threads pool(threads);
@@ -107,18 +101,18 @@ static double read_once(const Kernels& kernels, const uint8_t* memory, size_t by
         sums[thread] ^= kernels.stream(memory + from, left < piece ? left : piece);
     };
     const std::vector<int> sizes = {(int)((bytes + piece - 1) / piece)};
-    const auto begun = std::chrono::steady_clock::now();
+    const auto start = std::chrono::steady_clock::now();
     pool.run(sizes, read);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
-    for (uint64_t sum : sums) *seen ^= sum;
-    return took.count();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    for (uint64_t sum : sums) *checksum ^= sum;
+    return elapsed.count();
 }
 
-WKV_PUBLIC double wkv_stream(const char* kernels, const void* memory, size_t bytes, int threads, uint64_t* seen) {
+WKV_PUBLIC double wkv_stream(const char* kernels, const void* memory, size_t bytes, int threads, uint64_t* checksum) {
     const Kernels* found = find_kernels(kernels);
     if (!found || threads < 1) return FAILED;
     try {
-        return read_once(*found, (const uint8_t*)memory, bytes, threads, seen);
+        return read_once(*found, (const uint8_t*)memory, bytes, threads, checksum);
     } catch (...) {
         return FAILED;
     }

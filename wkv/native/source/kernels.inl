@@ -1,7 +1,7 @@
-// All that is compiled once for each kind of CPU. A file of cpu/ names the kind and its vectors.
+// The code that is compiled once per CPU level. Each file in cpu/ selects a level and its SIMD header.
 //
-// Everything here is static: a function that two files share would be taken from either, and one of
-// them runs on fewer machines.
+// Every function here has internal linkage. If two levels shared a function (such as a template of the
+// standard library), the linker could keep the copy that does not run on older CPUs.
 #include <math.h>
 #include <string.h>
 
@@ -9,6 +9,7 @@
 
 #include "engine.h"
 #include "numbers.h"
+#include "training.h"
 #include WKV_SIMD
 
 namespace wkv {
@@ -19,8 +20,9 @@ namespace {
 #include "products_int.inl"
 #include "products_columns.inl"
 #include "recurrences.inl"
+#include "training.inl"
 
-// What products with bf16 weights read. Pairs of bf16 are multiplied where the CPU can.
+// The inputs of products with bf16 weights: pairs of bf16 if the CPU multiplies them, else float32.
 #ifdef WKV_BF16_PAIRS
 typedef Bf16Pairs Bf16Product;
 constexpr Form BF16_FORM = AS_BF16;
@@ -31,7 +33,7 @@ constexpr Form BF16_FORM = AS_FP32;
 const float* bf16_inputs(const Inputs& in) { return in.fp32; }
 #endif
 
-// The one place where a format meets its functions.
+// Selects the functions of a format and layout.
 void product(const Matrix& m, const Inputs& in, int rows, int first, int last, Outputs out, void* scratch) {
     const size_t next = (size_t)in.padded;
     const bool columns = m.layout == COLUMNS;
@@ -68,7 +70,8 @@ uint64_t stream(const uint8_t* memory, size_t bytes) { return stream64(memory, b
 extern const Kernels WKV_TABLE;
 const Kernels WKV_TABLE = {
     WKV_NAME, LANES, {AS_FP32, AS_FP32, BF16_FORM, AS_INT8, AS_INT8},
-    product,  prepare, layer_norm, mix, squared_relu, sigmoid, add_gated, wkv4, wkv6, wkv7, stream,
+    product,  prepare, layer_norm, mix, squared_relu, sigmoid, add_gated, wkv4, wkv6, wkv7, train_forward, train_backward,
+    stream,
 };
 
 }  // namespace wkv

@@ -1,4 +1,4 @@
-// Numbers of 16 bits, and exponentials that compilers turn into vectors.
+// Conversions of 16-bit floats, and an exponential that compilers can vectorize.
 #pragma once
 #include <stdint.h>
 
@@ -14,26 +14,26 @@ static inline uint32_t bits_of_float(float x) {
 }
 static inline float bf16_to_float(uint16_t x) { return float_of_bits((uint32_t)x << 16); }
 
-// To the nearest, ties to even.
+// Rounds to nearest, ties to even.
 static inline uint16_t float_to_bf16(float x) {
     const uint32_t bits = bits_of_float(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);  // not a number
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);  // NaN
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 static inline float fp16_to_float(uint16_t x) {
     const uint32_t sign = (uint32_t)(x & 0x8000) << 16, rest = (uint32_t)(x & 0x7fff) << 13;
     if ((x & 0x7c00) == 0x7c00) return float_of_bits(sign | 0x7f800000 | rest);
-    // Multiplied by 2^112: the exponents of the two formats differ by that, also without a leading 1.
+    // The exponent biases of the two formats differ by 112. This also handles subnormal numbers.
     return float_of_bits(sign | bits_of_float(float_of_bits(rest) * 0x1p112f));
 }
 
-// e^x to about 2 units in the last place; results below 1e-38 and above 3e38 stay there.
+// Returns e^x with an error of about 2 ulp; results are clamped to the range 1e-38 to 1e38.
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
-    const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+    const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const float n = (x * 1.44269504f + shift) - shift;
-    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts
+    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 is split into two parts
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;

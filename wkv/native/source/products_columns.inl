@@ -1,33 +1,33 @@
-// Products with weights that lie input after input, in panels of 128 outputs.
+// Products with weights stored input after input, in panels of 128 outputs.
 //
-// With a single row of activations only the inputs that are not zero are read: after a squared ReLU
-// most are. With several rows all are, as in the other layouts.
+// With a single row of activations, only the weights of nonzero inputs are read: after a squared ReLU
+// most inputs are zero. With several rows, all weights are read, as in the other layouts.
 //
 //   fp32, fp16, bf16   for each input: 128 numbers
-//   int8               for each input: 128 bytes, 64 of them for outputs 0..63
-//   int4               for each input: 64 bytes, outputs 0..63 in the low halves, 64..127 in the high
-//   scales             of int8 and int4, behind all inputs, for each group: 128 numbers of bf16
+//   int8               for each input: 128 bytes, the first 64 for outputs 0..63
+//   int4               for each input: 64 bytes, outputs 0..63 in the low nibbles, 64..127 in the high
+//   scales             for int8 and int4, after all inputs, for each group: 128 bf16 numbers
 //
-// Of 64 outputs, byte 16 l + 4 j + i is output 16 j + 4 l + i: so vectors of the bytes of four inputs
-// interleave, within each 128 bits, into the order that `dot` wants.
+// In 64 outputs, byte 16 l + 4 j + i is output 16 j + 4 l + i: interleaving the bytes of four inputs
+// within each 128-bit lane yields the order that `dot` reads.
 
 static inline int panel_outputs(const Matrix& m, int panel) {
     const int left = m.outputs - panel * PANEL;
     return left < PANEL ? left : PANEL;
 }
 
-static inline void write_panel(const float* sums, int outputs, float* y, bool more) {
-    for (int o = 0; o < outputs; o++) y[o] = more ? y[o] + sums[o] : sums[o];
+static inline void write_panel(const float* sums, int outputs, float* y, bool accumulate) {
+    for (int o = 0; o < outputs; o++) y[o] = accumulate ? y[o] + sums[o] : sums[o];
 }
 
-// Inputs, and groups of scales, that are fetched before their turn.
+// Prefetch distances, in inputs and in groups of scales.
 constexpr int AHEAD = 12, AHEAD_INT = 24, AHEAD_SCALES = 2;
 
-static inline void fetch(const uint8_t* p, size_t bytes) {
+static inline void prefetch_range(const uint8_t* p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) prefetch(p + i);
 }
 
-// ---- One row of activations, weights that are floats.
+// ---- One row of activations, floating-point weights.
 template <class P, class Input>
 static void columns_row(const typename P::Weight* w, const Input* x, const int32_t* nonzero, int n, float* sums) {
     constexpr int PART = 8 * LANES < PANEL ? 8 * LANES : PANEL, N = PART / LANES;
@@ -37,7 +37,7 @@ static void columns_row(const typename P::Weight* w, const Input* x, const int32
         for (int i = 0; i < n; i++) {
             const auto* row = w + (size_t)nonzero[i] * PANEL + part;
             if (i + AHEAD < n)
-                fetch((const uint8_t*)(w + (size_t)nonzero[i + AHEAD] * PANEL + part), PART * sizeof(*w));
+                prefetch_range((const uint8_t*)(w + (size_t)nonzero[i + AHEAD] * PANEL + part), PART * sizeof(*w));
             const Floats at = splat(P::activation(x[nonzero[i]]));
 #pragma GCC unroll 8
             for (int v = 0; v < N; v++) all[v] = multiply_add(P::floats(row + v * LANES), at, all[v]);
@@ -47,7 +47,7 @@ static void columns_row(const typename P::Weight* w, const Input* x, const int32
 }
 
 #ifdef WKV_BF16_PAIRS
-// The same with pairs of inputs, whichever two come next.
+// The same with pairs of consecutive nonzero inputs.
 static void columns_row_pairs(const uint16_t* w, const uint16_t* x, const int32_t* nonzero, int n, float* sums) {
     constexpr int N = PANEL / PAIRED_LANES;
     Floats low[N], high[N];
@@ -55,7 +55,7 @@ static void columns_row_pairs(const uint16_t* w, const uint16_t* x, const int32_
     for (int i = 0; i < n; i += 2) {
         const int first = nonzero[i], second = i + 1 < n ? nonzero[i + 1] : first;
         for (int ahead = i + AHEAD; ahead < i + AHEAD + 2 && ahead < n; ahead++)
-            fetch((const uint8_t*)(w + (size_t)nonzero[ahead] * PANEL), PANEL * sizeof(*w));
+            prefetch_range((const uint8_t*)(w + (size_t)nonzero[ahead] * PANEL), PANEL * sizeof(*w));
         const uint16_t two[2] = {x[first], i + 1 < n ? x[second] : (uint16_t)0};
         const Pairs at = splat_pair(two);
 #pragma GCC unroll 4
@@ -71,10 +71,10 @@ static void columns_row_pairs(const uint16_t* w, const uint16_t* x, const int32_
 }
 #endif
 
-// ---- Weights that are integers: four inputs at a time become blocks, as `dot` wants them.
+// ---- Integer weights: four inputs at a time are converted to the blocks that `dot` reads.
 constexpr int HALF_PANEL = 64, HALF_BLOCKS = HALF_PANEL / BLOCK;
 
-// 64 outputs of four inputs, as 4 blocks.
+// Converts 64 outputs of four inputs to 4 blocks.
 template <Format F>
 static inline void four_inputs(const uint8_t* const rows[4], int half, Bytes blocks[HALF_BLOCKS]) {
     Bytes four[4];
@@ -101,18 +101,18 @@ static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inpu
         const int group = nonzero[i] / GROUP, end = (group + 1) * GROUP, begin = i;
         while (i < n && nonzero[i] < end) i++;
         for (int ahead = begin; ahead < i; ahead++)
-            if (ahead + AHEAD_INT < n) fetch(w + (size_t)nonzero[ahead + AHEAD_INT] * BYTES, BYTES);
+            if (ahead + AHEAD_INT < n) prefetch_range(w + (size_t)nonzero[ahead + AHEAD_INT] * BYTES, BYTES);
         const uint16_t* scale = scales + (size_t)group * PANEL;
-        fetch((const uint8_t*)(scale + AHEAD_SCALES * PANEL), PANEL * 2);
+        prefetch_range((const uint8_t*)(scale + AHEAD_SCALES * PANEL), PANEL * 2);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             Integers parts[HALF_BLOCKS];
-            for (auto& part : parts) part = integers((TAKEN_OFF - ZERO_POINT<F>) * in.sum[group]);
+            for (auto& part : parts) part = integers((WEIGHT_OFFSET - ZERO_POINT<F>) * in.sum[group]);
             for (int at = begin; at < i; at += 4) {
                 const uint8_t* rows[4];
                 int8_t x[4];
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; k++) {  // what is missing of the last four counts nothing
+                for (int k = 0; k < 4; k++) {  // missing inputs of the last four are zero
                     const int input = nonzero[at + k < i ? at + k : begin];
                     rows[k] = w + (size_t)input * BYTES;
                     x[k] = at + k < i ? in.int8[input] : (int8_t)0;
@@ -133,10 +133,10 @@ static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inpu
             sixteen_store(sums + half * HALF_PANEL + b * BLOCK, all[half][b], false);
 }
 
-// ---- Several rows of activations, weights that are floats.
+// ---- Several rows of activations, floating-point weights.
 template <class P, int V, int C>
 static inline void columns_tile(const typename P::Weight* w, const typename P::Input* x, size_t next_row,
-                                int n, float* y, size_t stride, bool more) {
+                                int n, float* y, size_t stride, bool accumulate) {
     Floats sums[C][V];
     for (int c = 0; c < C; c++)
         for (int v = 0; v < V; v++) sums[c][v] = zero();
@@ -154,15 +154,15 @@ static inline void columns_tile(const typename P::Weight* w, const typename P::I
     for (int c = 0; c < C; c++)
         for (int v = 0; v < V; v++) {
             float* to = y + c * stride + v * LANES;
-            store(to, more ? add(load(to), sums[c][v]) : sums[c][v]);
+            store(to, accumulate ? add(load(to), sums[c][v]) : sums[c][v]);
         }
 }
 
 #ifdef WKV_BF16_PAIRS
-// The same with pairs of inputs; a last input without a partner meets a zero.
+// The same with pairs of inputs; a last single input is paired with zero.
 template <int C>
 static inline void columns_pairs(const uint16_t* w, const uint16_t* x, size_t next_row, int n,
-                                 float* y, size_t stride, bool more) {
+                                 float* y, size_t stride, bool accumulate) {
     static const uint16_t NOTHING[PAIRED_LANES] = {0};
     Floats low[C], high[C];
     for (int c = 0; c < C; c++) low[c] = high[c] = zero();
@@ -176,25 +176,25 @@ static inline void columns_pairs(const uint16_t* w, const uint16_t* x, size_t ne
             high[c] = fma_pairs(b, at, high[c]);
         }
     }
-    for (int c = 0; c < C; c++) store_paired(y + c * stride, low[c], high[c], more);
+    for (int c = 0; c < C; c++) store_paired(y + c * stride, low[c], high[c], accumulate);
 }
 #endif
 
-// Outputs [0, 128) of a panel for C rows, inputs [0, n), to sums of `stride` floats a row.
+// Computes outputs [0, 128) of a panel for C rows from inputs [0, n); sums have `stride` floats per row.
 template <class P, int C>
 static inline void columns_rows(const typename P::Weight* w, const typename P::Input* x, size_t next_row,
-                                int n, float* y, size_t stride, bool more) {
+                                int n, float* y, size_t stride, bool accumulate) {
 #ifdef WKV_BF16_PAIRS
     if constexpr (__is_same(P, Bf16Pairs)) {
         for (int o = 0; o < PANEL; o += PAIRED_LANES)
-            columns_pairs<C>(w + o, x, next_row, n, y + o, stride, more);
+            columns_pairs<C>(w + o, x, next_row, n, y + o, stride, accumulate);
         return;
     } else
 #endif
     {
         constexpr int V = C == 1 ? 4 : 2;
         for (int o = 0; o < PANEL; o += V * LANES)
-            columns_tile<P, V, C>(w + o, x, next_row, n, y + o, stride, more);
+            columns_tile<P, V, C>(w + o, x, next_row, n, y + o, stride, accumulate);
     }
 }
 
@@ -217,7 +217,7 @@ static void columns_product(const Matrix& m, const typename P::Input* x, size_t 
             write_panel(scratch, outputs, y, out.add);
             continue;
         }
-        for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {  // sums of 64 rows: 32 KiB
+        for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {  // the sums of 64 rows take 32 KiB
             const int end = rows - begin < ROWS_AT_ONCE ? rows : begin + ROWS_AT_ONCE;
             for (int k = 0; k < m.inputs; k += PANEL_INPUTS) {
                 const int n = m.inputs - k < PANEL_INPUTS ? m.inputs - k : PANEL_INPUTS;
@@ -236,7 +236,7 @@ static void columns_product(const Matrix& m, const typename P::Input* x, size_t 
     }
 }
 
-// ---- Several rows of activations, weights that are integers: a piece is brought into blocks first.
+// ---- Several rows of activations, integer weights: groups are converted to blocks first.
 constexpr int GROUPS_AT_ONCE = 32;
 
 template <Format F>
@@ -260,7 +260,7 @@ static void columns_product_int(const Matrix& m, const Inputs& in, int rows, int
             const size_t next_block = (size_t)n * GROUP * BLOCK;
             for (int k = 0; k < n * GROUP; k += 4) {
                 const uint8_t* from = w + ((size_t)group * GROUP + k) * BYTES;
-                if (k + 16 < n * GROUP) fetch(from + 16 * BYTES, 4 * BYTES);
+                if (k + 16 < n * GROUP) prefetch_range(from + 16 * BYTES, 4 * BYTES);
                 const uint8_t* const four[4] = {from, from + BYTES, from + 2 * BYTES, from + 3 * BYTES};
                 for (int half = 0; half < 2; half++) {
                     Bytes blocks[HALF_BLOCKS];

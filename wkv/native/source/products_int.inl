@@ -2,17 +2,17 @@
 //
 //   y[o] = sum over groups g of  scale[g, o] x_scale[g] sum over i in g of (w[i, o] - ZERO) x[i]
 //
-// A block holds all its weights, then all its scales:
+// A block stores all its weights, then all its scales:
 //   int8   for each 4 inputs: 64 bytes, the 4 of output 0, the 4 of output 1, ...; w in 1..255
-//   int4   for each 8 inputs: 64 bytes as above, the first 4 inputs in the low halves; w in 0..15
-//   scales for each group: 16 numbers of bf16
+//   int4   for each 8 inputs: 64 bytes as above, the first 4 inputs in the low nibbles; w in 0..15
+//   scales for each group: 16 bf16 numbers
 
 template <Format F> constexpr int ZERO_POINT = F == INT8 ? 128 : 8;
 template <Format F> constexpr size_t GROUP_BYTES = F == INT8 ? GROUP * BLOCK : GROUP * BLOCK / 2;
 
 static inline int padded_to_groups(int inputs) { return (inputs + GROUP - 1) / GROUP * GROUP; }
 
-// Rows of int8 activations, from some group on.
+// Rows of int8 activations, starting at a group.
 struct Int8Rows {
     const int8_t* x;
     const float* scale;
@@ -26,8 +26,8 @@ struct Int8Rows {
           next_row((size_t)in.padded), next_groups((size_t)in.padded / GROUP) {}
 };
 
-// A block, from some group on. `ahead` is memory that is needed next: every `turns`-th of its
-// groups is fetched, so that the tiles of a block share the fetching of the next one.
+// A block, starting at a group. `ahead` points at the block that is needed next: each tile prefetches
+// every `turns`-th of its groups, so that the tiles of a block share this work.
 struct Block {
     const uint8_t* weights;
     const uint16_t* scales;
@@ -36,29 +36,29 @@ struct Block {
     int zero_point;
     const uint8_t* ahead = nullptr;
     int turn = 0, turns = 1;
-    // Where the next block is from this one: its weights, and its scales.
+    // Distance to the next block, of the weights and of the scales.
     size_t to_next = 0, to_next_scales = 0;
 };
 
-// The sums of a group, from a start on.
+// Sums of a group with an initial value.
 template <Format F> static inline auto group_sums(int32_t start) {
     if constexpr (F == INT8) return integers(start);
-    else return small(start);
+    else return narrow_sums(start);
 }
 
-// Rows and blocks of a tile: as many sums as there are registers, integers and floats.
+// Rows and blocks per tile, chosen so that the integer and float sums fill the registers.
 constexpr int INT_WIDE = LANES == 16 ? 6 : 4, INT_TALL = LANES == 16 ? 2 : 1;
 
-template <Format F> static inline void fetch_group(const Block& block, int group) {
-    const ptrdiff_t away = block.ahead - block.weights;
+template <Format F> static inline void prefetch_group(const Block& block, int group) {
+    const ptrdiff_t distance = block.ahead - block.weights;
     for (int b = 0; b < INT_TALL; b++) {
         const size_t next = b * block.to_next;
         for (size_t i = 0; i < GROUP_BYTES<F>; i += 64) prefetch(block.ahead + next + group * GROUP_BYTES<F> + i);
-        prefetch((const uint8_t*)(block.scales + group * block.next_scales) + next + away);
+        prefetch((const uint8_t*)(block.scales + group * block.next_scales) + next + distance);
     }
 }
 
-// B blocks times C rows.
+// Multiplies B blocks by C rows.
 template <Format F, int B, int C>
 static inline void block_tile(const Block& block, const Int8Rows& in, Outputs out, int outputs) {
     Sixteen sums[B][C];
@@ -66,13 +66,13 @@ static inline void block_tile(const Block& block, const Int8Rows& in, Outputs ou
         for (Sixteen& sum : row) sum = sixteen_zero();
     const uint8_t* w = block.weights;
     for (int g = 0; g < block.groups; g++, w += GROUP_BYTES<F>) {
-        if (block.ahead && g % block.turns == block.turn) fetch_group<F>(block, g);
+        if (block.ahead && g % block.turns == block.turn) prefetch_group<F>(block, g);
         const int8_t* x = in.x + g * GROUP;
         decltype(group_sums<F>(0)) parts[B][C];
         int32_t start[C];
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
-            start[c] = ((F == INT8 ? TAKEN_OFF : 0) - block.zero_point) * in.sum[c * in.next_groups + g];
+            start[c] = ((F == INT8 ? WEIGHT_OFFSET : 0) - block.zero_point) * in.sum[c * in.next_groups + g];
 #pragma GCC unroll 2
             for (int b = 0; b < B; b++) parts[b][c] = group_sums<F>(start[c]);
         }
@@ -95,8 +95,8 @@ static inline void block_tile(const Block& block, const Int8Rows& in, Outputs ou
                 for (int c = 0; c < C; c++)
 #pragma GCC unroll 2
                     for (int b = 0; b < B; b++) {
-                        parts[b][c] = dot_small(parts[b][c], low[b], x + c * in.next_row + 8 * q);
-                        parts[b][c] = dot_small(parts[b][c], high[b], x + c * in.next_row + 8 * q + 4);
+                        parts[b][c] = dot_narrow(parts[b][c], low[b], x + c * in.next_row + 8 * q);
+                        parts[b][c] = dot_narrow(parts[b][c], high[b], x + c * in.next_row + 8 * q + 4);
                     }
             }
         }
@@ -105,7 +105,7 @@ static inline void block_tile(const Block& block, const Int8Rows& in, Outputs ou
             const Sixteen scale = sixteen_bf16(block.scales + b * block.to_next_scales + g * block.next_scales);
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++)
-                sums[b][c] = sixteen_fma(whole(parts[b][c], start[c]), scale,
+                sums[b][c] = sixteen_fma(to_integers(parts[b][c], start[c]), scale,
                                          in.scale[c * in.next_groups + g], sums[b][c]);
         }
     }
@@ -123,7 +123,7 @@ static inline void block_tile(const Block& block, const Int8Rows& in, Outputs ou
         }
 }
 
-// Rows [begin, end) through B blocks; fewer than INT_WIDE remain in tiles of 4, 2 and 1.
+// Multiplies B blocks by rows [begin, end); the remainder of INT_WIDE is done in tiles of 4, 2 and 1.
 template <Format F, int B>
 static inline void block_rows(Block block, const Inputs& in, int group, int begin, int end, Outputs out, int outputs) {
     int c = begin;
@@ -139,7 +139,7 @@ static inline void block_rows(Block block, const Inputs& in, int group, int begi
 #undef WKV_TILES
 }
 
-// Blocks that lie one behind the other, INT_TALL at a time; the last may have fewer outputs.
+// Multiplies consecutive blocks, INT_TALL at a time; the last may have fewer outputs.
 template <Format F>
 static inline void blocks_rows(Block block, const Inputs& in, int group, int begin, int end, Outputs out, int outputs) {
     for (; outputs > 0; outputs -= INT_TALL * BLOCK, out.y += INT_TALL * BLOCK) {
@@ -151,7 +151,7 @@ static inline void blocks_rows(Block block, const Inputs& in, int group, int beg
     }
 }
 
-// So many outputs stay in a core's cache while many rows pass.
+// Outputs whose weights fit a core's cache while many rows are multiplied.
 constexpr int OUTPUTS_AT_ONCE = 4 * BLOCK, MANY_ROWS = 64;
 
 template <Format F>
@@ -166,7 +166,7 @@ static void block_product(const Matrix& m, const Inputs& in, int rows, int first
         Block block{w, (const uint16_t*)(w + weights), BLOCK, groups, ZERO_POINT<F>};
         block.to_next = bytes;
         block.to_next_scales = bytes / 2;
-        if (!many && from + OUTPUTS_AT_ONCE < last) {  // what lies behind the task is the next one's
+        if (!many && from + OUTPUTS_AT_ONCE < last) {  // outputs beyond this task belong to the next
             block.ahead = w + INT_TALL * bytes;
             block.turns = (rows + INT_WIDE - 1) / INT_WIDE;
         }

@@ -1,9 +1,9 @@
-// Products with fp32, fp16 and bf16 weights that lie as checkpoints have them: output after output.
+// Products with fp32, fp16 and bf16 weights in the layout of checkpoints: output after output.
 //
-// A tile is some outputs times some rows of activations; vectors run along the inputs.
+// A tile computes several outputs for several rows of activations; vectors run along the inputs.
 
-// How a format is multiplied: what a step of so many inputs loads of weights and of activations, and
-// how it is added up. `floats` loads LANES weights as floats.
+// How a format is multiplied: `weight` and `input` load STEP weights and activations, `accumulate`
+// adds their products. `floats` loads LANES weights as floats.
 struct Fp32 {
     typedef float Weight;
     typedef float Input;
@@ -41,15 +41,15 @@ struct Bf16Pairs {
 };
 #endif
 
-// Sizes of tiles: as many sums as there are registers.
+// Tile sizes, chosen so that the sums fill the registers.
 constexpr int TALL = LANES == 8 ? 3 : 6, WIDE = 4;
-// Outputs of which a tile is made when so few rows are left.
+// Outputs per tile of C rows.
 template <int C> constexpr int HEIGHT = C == 1 ? 8 : C == 2 ? 6 : TALL;
 constexpr int SHORT_OUTPUT = 4096;  // bytes
-// What stays in a core's cache. A strip of outputs meets the same rows one tile after the other.
+// Block sizes that keep the rows in a core's cache while a strip of outputs passes over them.
 constexpr int ROWS_AT_ONCE = 64, INPUTS_AT_ONCE = 2048, STRIP = LANES == 8 ? 4 * TALL : TALL;
 
-// With AHEAD the outputs after these are fetched, in the order of memory.
+// With AHEAD, the outputs that follow are prefetched in memory order.
 template <class P, int R, int C, bool AHEAD = false>
 static inline void rows_tile(const typename P::Weight* w, size_t next_output,
                              const typename P::Input* x, size_t next_row, int n, Outputs out) {
@@ -58,7 +58,7 @@ static inline void rows_tile(const typename P::Weight* w, size_t next_output,
         for (int c = 0; c < C; c++) sums[r][c] = zero();
     int k = 0;
     const uint8_t* ahead = (const uint8_t*)(w + R * next_output);
-    constexpr int LINES = R * P::STEP * (int)sizeof(*w) / 64;  // that a step reads
+    constexpr int LINES = R * P::STEP * (int)sizeof(*w) / 64;  // read per step
     for (; k + P::STEP <= n; k += P::STEP) {
         if (AHEAD) {
 #pragma GCC unroll 8
@@ -106,14 +106,14 @@ static inline void rows_tiles(const typename P::Weight* w, size_t next_output,
 #undef WKV_TILES
 }
 
-// One row of activations, output after output: memory is read as it lies. Where outputs are so long
-// that the activations leave the nearest cache in between, several share them.
+// Multiplies one row of activations, output after output, so that memory is read sequentially. If
+// outputs are so long that the activations leave the L1 cache in between, several outputs share them.
 template <class P>
 static void one_row_product(const typename P::Weight* w, size_t inputs, const typename P::Input* x,
-                            int outputs, float* y, bool more) {
-    constexpr int SUMS = 4;  // so that one addition need not wait for the one before
+                            int outputs, float* y, bool accumulate) {
+    constexpr int SUMS = 4;  // independent sums hide the latency of additions
     const int n = (int)inputs;
-    if (n * (int)sizeof(*w) > SHORT_OUTPUT) return rows_tiles<P, 1>(w, inputs, x, 0, n, outputs, {y, 0, more});
+    if (n * (int)sizeof(*w) > SHORT_OUTPUT) return rows_tiles<P, 1>(w, inputs, x, 0, n, outputs, {y, 0, accumulate});
     for (int o = 0; o < outputs; o++, w += inputs) {
         Floats sums[SUMS];
         for (int i = 0; i < SUMS; i++) sums[i] = zero();
@@ -125,7 +125,7 @@ static void one_row_product(const typename P::Weight* w, size_t inputs, const ty
         for (; k + P::STEP <= n; k += P::STEP) sums[0] = P::accumulate(P::weight(w + k), P::input(x + k), sums[0]);
         float total = sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
         for (; k < n; k++) total += P::number(w[k]) * P::activation(x[k]);
-        y[o] = more ? y[o] + total : total;
+        y[o] = accumulate ? y[o] + total : total;
     }
 }
 
@@ -135,7 +135,7 @@ static void rows_product(const Matrix& m, const typename P::Input* x, size_t nex
     const auto* weights = (const typename P::Weight*)m.weights;
     const size_t K = (size_t)m.inputs;
     if (rows == 1) return one_row_product<P>(weights + first * K, K, x, last - first, out.y + first, out.add);
-    const bool ahead = rows <= ROWS_AT_ONCE && m.inputs <= INPUTS_AT_ONCE;  // else weights are used again
+    const bool ahead = rows <= ROWS_AT_ONCE && m.inputs <= INPUTS_AT_ONCE;  // otherwise weights are reused
     for (int k = 0; k < m.inputs; k += INPUTS_AT_ONCE) {
         const int n = m.inputs - k < INPUTS_AT_ONCE ? m.inputs - k : INPUTS_AT_ONCE;
         for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {

@@ -1,4 +1,4 @@
-// The recurrences, as wkv/ops has them; a state of heads has the axes (value, key).
+// The recurrences of wkv/ops for one head; a head's state has the axes (value, key).
 
 static inline float dot_product(const float* a, const float* b, const float* c, int n) {
     float total = 0;
@@ -7,12 +7,12 @@ static inline float dot_product(const float* a, const float* b, const float* c, 
     return total;
 }
 
-// Channels [first, last).
+// Advances channels [first, last).
 static void wkv4(const Wkv4& task, int first, int last) {
-    const Wkv4 s = task;  // a copy, which no float that is written can be part of
+    const Wkv4 s = task;  // a local copy, which cannot alias the outputs
     const int width = s.width;
     float *a = s.new_state, *b = a + width, *p = b + width;
-    for (int part = 0; part < 3; part++)
+    for (int part = 0; part < WKV4_STATE_ROWS; part++)
         memcpy(s.new_state + (size_t)part * width + first, s.state + (size_t)part * width + first,
                (last - first) * sizeof(float));
     for (int t = 0; t < s.tokens; t++) {
@@ -33,21 +33,21 @@ static void wkv4(const Wkv4& task, int first, int last) {
     }
 }
 
-// A head of a token lies far from that of the token before: no CPU foresees it.
-static inline void fetch_token(std::initializer_list<const float*> rows, size_t at, int size) {
+// Prefetches the vectors of one head of a later token; hardware prefetchers miss this stride.
+static inline void prefetch_token(std::initializer_list<const float*> rows, size_t at, int size) {
     for (const float* row : rows)
         for (int i = 0; row && i < size; i += 16) prefetch(row + at + i);
 }
 constexpr int TOKENS_AHEAD = 2;
 
-// Whether a state is written past the caches: after a single token all weights come by before it is read
-// again, and memory that is only written need not be fetched first.
-static inline bool stays_away(int tokens, const float* state) {
+// Returns whether a state should be written with streaming stores, which bypass the caches. After a
+// single token, all weights pass through the caches before the state is read again.
+static inline bool should_stream(int tokens, const float* state) {
     return tokens == 1 && reinterpret_cast<uintptr_t>(state) % 64 == 0;
 }
 
-// Four values of the state: y = S r ;  S <- S diag(w) + v k^T.
-template <int SIZE, bool AWAY>
+// Updates four rows (values) of the state: y = S r ;  S <- S diag(w) + v k^T.
+template <int SIZE, bool STREAMING>
 static inline void four_rows6(const float* old, float* S, int size, const float* w, const float* k,
                               const float* r, const float* v, float* y) {
     const int N = SIZE ? SIZE : size;
@@ -59,14 +59,14 @@ static inline void four_rows6(const float* old, float* S, int size, const float*
             const Floats here = load(old + j * N + n);
             sums[j] = multiply_add(here, rn, sums[j]);
             const Floats next = multiply_add(here, wn, multiply(splat(v[j]), kn));
-            AWAY ? store_away(S + j * N + n, next) : store(S + j * N + n, next);
+            STREAMING ? store_streaming(S + j * N + n, next) : store(S + j * N + n, next);
         }
     }
     sum4(sums[0], sums[1], sums[2], sums[3], y);
 }
 
-// y = S r + v (r . u k) ;  S <- S diag(w) + v k^T ;  also RWKV-5, whose w does not change. SIZE is that
-// of a head, 0 for any.
+// y = S r + v (r . u k) ;  S <- S diag(w) + v k^T ;  also RWKV-5, with constant w. SIZE is the head
+// size, or 0 for a size known only at run time.
 template <int SIZE>
 static void wkv6_sized(const Wkv6& task, int head, float* work) {
     const Wkv6 s = task;
@@ -75,13 +75,13 @@ static void wkv6_sized(const Wkv6& task, int head, float* work) {
     const float* state = s.state + (size_t)from * N;
     float* S = s.new_state + (size_t)from * N;
     if (!s.decay_change) memcpy(w, s.decay + from, N * sizeof(float));
-    const bool away = stays_away(s.tokens, S);
+    const bool streaming = should_stream(s.tokens, S);
     for (int t = 0; t < s.tokens; t++, state = S) {
         const size_t at = (size_t)t * s.width + from;
         const float *r = s.receptance + at, *k = s.key + at, *v = s.value + at;
         float* y = s.y + at;
         if (t + TOKENS_AHEAD < s.tokens)
-            fetch_token({s.receptance, s.key, s.value, s.gate, s.decay_change, s.y},
+            prefetch_token({s.receptance, s.key, s.value, s.gate, s.decay_change, s.y},
                         at + (size_t)TOKENS_AHEAD * s.width, N);
         if (s.decay_change) {
 #pragma omp simd
@@ -90,7 +90,7 @@ static void wkv6_sized(const Wkv6& task, int head, float* work) {
         }
         const float now = dot_product(r, s.bonus + from, k, N);
         for (int i = 0; i < N; i += 4)
-            away ? four_rows6<SIZE, true>(state + i * N, S + i * N, N, w, k, r, v + i, y + i)
+            streaming ? four_rows6<SIZE, true>(state + i * N, S + i * N, N, w, k, r, v + i, y + i)
                  : four_rows6<SIZE, false>(state + i * N, S + i * N, N, w, k, r, v + i, y + i);
 #pragma omp simd
         for (int i = 0; i < N; i++) y[i] += v[i] * now;
@@ -104,22 +104,22 @@ static void wkv6_sized(const Wkv6& task, int head, float* work) {
 
 static void wkv6(const Wkv6& task, int head, float* work) {
     task.size == 64 && LANES > 1 ? wkv6_sized<64>(task, head, work) : wkv6_sized<0>(task, head, work);
-    finish_away();
+    streaming_fence();
 }
 
-// Four values of the state: S <- S diag(w) + (S kappa) b^T + v k^T ;  y = S r. They stay in registers.
-template <int SIZE, bool AWAY>
+// Updates four rows (values) of the state, in registers: S <- S diag(w) + (S kappa) b^T + v k^T ;  y = S r.
+template <int SIZE, bool STREAMING>
 static inline void four_rows7(const float* old, float* S, int size, const float* w, const float* kappa,
                               const float* b, const float* k, const float* r, const float* v, float* y) {
-    constexpr int VECTORS = (SIZE ? SIZE : LANES) / LANES;  // of a row, that are held at once
+    constexpr int VECTORS = (SIZE ? SIZE : LANES) / LANES;  // per row
     const int N = SIZE ? SIZE : size;
-    Floats sums[4] = {zero(), zero(), zero(), zero()}, held[4][VECTORS];
+    Floats sums[4] = {zero(), zero(), zero(), zero()}, cached[4][VECTORS];
     float removed[4];
     for (int n = 0; n < N; n += LANES)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             const Floats here = load(old + j * N + n);
-            if (SIZE) held[j][SIZE ? n / LANES : 0] = here;
+            if (SIZE) cached[j][SIZE ? n / LANES : 0] = here;
             sums[j] = multiply_add(here, load(kappa + n), sums[j]);
         }
     sum4(sums[0], sums[1], sums[2], sums[3], removed);
@@ -128,16 +128,16 @@ static inline void four_rows7(const float* old, float* S, int size, const float*
         const Floats wn = load(w + n), bn = load(b + n), kn = load(k + n), rn = load(r + n);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            Floats next = multiply(SIZE ? held[j][SIZE ? n / LANES : 0] : load(old + j * N + n), wn);
+            Floats next = multiply(SIZE ? cached[j][SIZE ? n / LANES : 0] : load(old + j * N + n), wn);
             next = multiply_add(splat(removed[j]), bn, multiply_add(splat(v[j]), kn, next));
-            AWAY ? store_away(S + j * N + n, next) : store(S + j * N + n, next);
+            STREAMING ? store_streaming(S + j * N + n, next) : store(S + j * N + n, next);
             sums[j] = multiply_add(next, rn, sums[j]);
         }
     }
     sum4(sums[0], sums[1], sums[2], sums[3], y);
 }
 
-// S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r.  SIZE is that of a head, 0 for any.
+// S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r.  SIZE is the head size, or 0.
 template <int SIZE>
 static void wkv7_sized(const Wkv7& task, int head, float* work) {
     const Wkv7 s = task;
@@ -145,13 +145,13 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
     float *w = work, *kappa = w + N, *b = kappa + N, *k = b + N, *v = k + N;
     const float* state = s.state + (size_t)from * N;
     float* S = s.new_state + (size_t)from * N;
-    const bool away = stays_away(s.tokens, S);
+    const bool streaming = should_stream(s.tokens, S);
     for (int t = 0; t < s.tokens; t++, state = S) {
         const size_t at = (size_t)t * s.width + from;
         const float* r = s.receptance + at;
         float* y = s.y + at;
         if (t + TOKENS_AHEAD < s.tokens)
-            fetch_token({s.receptance, s.key, s.value, s.decay, s.rate, s.gate, s.mix, s.value_first, s.y},
+            prefetch_token({s.receptance, s.key, s.value, s.decay, s.rate, s.gate, s.mix, s.value_first, s.y},
                         at + (size_t)TOKENS_AHEAD * s.width, N);
 #pragma omp simd
         for (int i = 0; i < N; i++)
@@ -184,7 +184,7 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
             memcpy(s.value_first + at, v, N * sizeof(float));
         }
         for (int i = 0; i < N; i += 4)
-            away ? four_rows7<SIZE, true>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i)
+            streaming ? four_rows7<SIZE, true>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i)
                  : four_rows7<SIZE, false>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i);
         layer_norm(y, s.norm_weight + from, s.norm_bias + from, s.eps, N, y);
         const float bonus = dot_product(r, s.r_k + from, k, N);
@@ -196,5 +196,5 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
 
 static void wkv7(const Wkv7& task, int head, float* work) {
     task.size == 64 && LANES > 1 ? wkv7_sized<64>(task, head, work) : wkv7_sized<0>(task, head, work);
-    finish_away();
+    streaming_fence();
 }

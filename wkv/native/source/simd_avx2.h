@@ -1,4 +1,4 @@
-// Vectors of 8 floats, and of 16 sums of bytes, with AVX2.
+// AVX2: vectors of 8 floats, and 16 integer dot products of bytes.
 #pragma once
 #include <immintrin.h>
 
@@ -9,9 +9,9 @@ static inline Floats zero() { return _mm256_setzero_ps(); }
 static inline Floats splat(float x) { return _mm256_set1_ps(x); }
 static inline Floats load(const float* p) { return _mm256_loadu_ps(p); }
 static inline void store(float* p, Floats v) { _mm256_storeu_ps(p, v); }
-// Past the caches; `finish_away` lets others see it.
-static inline void store_away(float* p, Floats v) { _mm256_stream_ps(p, v); }
-static inline void finish_away() { _mm_sfence(); }
+// Bypasses the caches; `streaming_fence` makes the stores visible to other threads.
+static inline void store_streaming(float* p, Floats v) { _mm256_stream_ps(p, v); }
+static inline void streaming_fence() { _mm_sfence(); }
 static inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 static inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 static inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
@@ -28,13 +28,13 @@ static inline float sum(Floats v) {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-// The sums of four vectors.
+// Sums each of four vectors.
 static inline void sum4(Floats a, Floats b, Floats c, Floats d, float out[4]) {
     const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 
-// 16 integers, each the sum of 4 products of a byte of weights and a signed byte of activations.
+// 16 int32 sums; each accumulates products of 4 unsigned weight bytes and 4 signed activation bytes.
 struct Integers { __m256i low, high; };
 struct Bytes { __m256i low, high; };  // 64 weights: 4 inputs of 16 outputs
 
@@ -56,7 +56,7 @@ static inline void interleave(__m256i a, __m256i b, __m256i c, __m256i d, __m256
     blocks[2] = _mm256_unpacklo_epi16(AB, CD);
     blocks[3] = _mm256_unpackhi_epi16(AB, CD);
 }
-// Of 64 bytes from each of four inputs: 4 blocks; see products_columns.inl for the order.
+// Interleaves 64 bytes of each of four inputs to 4 blocks; see products_columns.inl for the order.
 static inline void interleave(Bytes a, Bytes b, Bytes c, Bytes d, Bytes blocks[4]) {
     __m256i low[4], high[4];
     interleave(a.low, b.low, c.low, d.low, low);
@@ -74,30 +74,30 @@ static inline __m256i splat_four(const int8_t* x) {
     return _mm256_set1_epi32(four);
 }
 
-static inline Integers whole(Integers sums, int32_t) { return sums; }
+static inline Integers to_integers(Integers sums, int32_t) { return sums; }
 
-// `dot` takes weights less TAKEN_OFF; `dot_small`, for weights of 4 bits, takes them as they are, and
-// `whole` turns what it has added up over a group into integers that began with `start`.
+// `dot` multiplies weights minus WEIGHT_OFFSET. `dot_narrow` multiplies 4-bit weights without an offset,
+// and `to_integers` converts its sums over a group to integers, with the initial value `start`.
 #ifdef __AVXVNNI__
-constexpr int TAKEN_OFF = 0;
-typedef Integers Small;
+constexpr int WEIGHT_OFFSET = 0;
+typedef Integers NarrowSums;
 
 static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
     const __m256i four = splat_four(x);
     return {_mm256_dpbusd_avx_epi32(sums.low, weights.low, four),
             _mm256_dpbusd_avx_epi32(sums.high, weights.high, four)};
 }
-static inline Small small(int32_t start) { return integers(start); }
-static inline Small dot_small(Small sums, Bytes weights, const int8_t* x) { return dot(sums, weights, x); }
+static inline NarrowSums narrow_sums(int32_t start) { return integers(start); }
+static inline NarrowSums dot_narrow(NarrowSums sums, Bytes weights, const int8_t* x) { return dot(sums, weights, x); }
 #else
-// Products of two bytes, added in pairs, must fit into 16 bits. Without their middle, weights are at
-// most 128 in size, activations 127, and 2 * 128 * 127 fits. The instruction wants one factor without
-// a sign, so the sign of the weight goes to the activation.
-constexpr int TAKEN_OFF = 128;
+// The instruction adds pairs of products into 16 bits. Weights minus 128 have magnitudes up to 128,
+// activations up to 127, and 2 * 128 * 127 fits. One factor must be unsigned, so the sign of the weight
+// is moved to the activation.
+constexpr int WEIGHT_OFFSET = 128;
 
 static inline __m256i add_products(__m256i sums, __m256i weights, __m256i x) {
-    const __m256i centred = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
+    const __m256i centered = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(centered), _mm256_sign_epi8(x, centered));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
@@ -105,23 +105,23 @@ static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
     return {add_products(sums.low, weights.low, four), add_products(sums.high, weights.high, four)};
 }
 
-// Weights of 4 bits: those of a whole group fit into 16 bits, 16 * 15 * 127 in each half of a sum.
-struct Small { __m256i low, high; };
+// The sum over a group of 4-bit weights fits into 16 bits: 16 * 15 * 127 in each half.
+struct NarrowSums { __m256i low, high; };
 
-static inline Small small(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-static inline Small dot_small(Small sums, Bytes weights, const int8_t* x) {
+static inline NarrowSums narrow_sums(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+static inline NarrowSums dot_narrow(NarrowSums sums, Bytes weights, const int8_t* x) {
     const __m256i four = splat_four(x);
     return {_mm256_add_epi16(sums.low, _mm256_maddubs_epi16(weights.low, four)),
             _mm256_add_epi16(sums.high, _mm256_maddubs_epi16(weights.high, four))};
 }
-static inline Integers whole(Small sums, int32_t start) {
-    const __m256i ones = _mm256_set1_epi16(1), more = _mm256_set1_epi32(start);
-    return {_mm256_add_epi32(_mm256_madd_epi16(sums.low, ones), more),
-            _mm256_add_epi32(_mm256_madd_epi16(sums.high, ones), more)};
+static inline Integers to_integers(NarrowSums sums, int32_t start) {
+    const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi32(start);
+    return {_mm256_add_epi32(_mm256_madd_epi16(sums.low, ones), offset),
+            _mm256_add_epi32(_mm256_madd_epi16(sums.high, ones), offset)};
 }
 #endif
 
-// 16 floats, one for each output of a block.
+// 16 floats, one per output of a block.
 struct Sixteen { __m256 low, high; };
 
 static inline Sixteen sixteen_zero() { return {zero(), zero()}; }
@@ -131,12 +131,12 @@ static inline Sixteen sixteen_fma(Integers i, Sixteen scale, float x, Sixteen c)
     return {_mm256_fmadd_ps(_mm256_cvtepi32_ps(i.low), _mm256_mul_ps(scale.low, all), c.low),
             _mm256_fmadd_ps(_mm256_cvtepi32_ps(i.high), _mm256_mul_ps(scale.high, all), c.high)};
 }
-static inline void sixteen_store(float* y, Sixteen v, bool more) {
-    store(y, more ? add(load(y), v.low) : v.low);
-    store(y + 8, more ? add(load(y + 8), v.high) : v.high);
+static inline void sixteen_store(float* y, Sixteen v, bool accumulate) {
+    store(y, accumulate ? add(load(y), v.low) : v.low);
+    store(y + 8, accumulate ? add(load(y + 8), v.high) : v.high);
 }
 
-// Which of 32 bytes are not zero, a bit for each.
+// Returns a bit mask of the nonzero bytes among 32.
 static inline uint32_t nonzero(const int8_t* p) {
     const __m256i v = _mm256_loadu_si256((const __m256i*)p);
     return ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, _mm256_setzero_si256()));

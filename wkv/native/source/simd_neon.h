@@ -1,8 +1,7 @@
-// Vectors of 4 floats, and of 16 sums of bytes, with 64 bit ARM's NEON.
+// 64-bit ARM NEON: vectors of 4 floats, and 16 integer dot products of bytes.
 //
-// Tested in an emulator (qemu-aarch64 7.2, code of g++ 12, with and without products of bytes): every
-// format, layout and size of tests/native/compare_kernels.cpp. Never on a real machine, so the sizes
-// of tiles are a guess.
+// Tested only in an emulator (qemu-aarch64 7.2, g++ 12, with and without dot product instructions), with
+// every format, layout and size of tests/native/compare_kernels.cpp. Tile sizes are not tuned.
 #pragma once
 #include <arm_neon.h>
 
@@ -13,9 +12,9 @@ static inline Floats zero() { return vdupq_n_f32(0); }
 static inline Floats splat(float x) { return vdupq_n_f32(x); }
 static inline Floats load(const float* p) { return vld1q_f32(p); }
 static inline void store(float* p, Floats v) { vst1q_f32(p, v); }
-// CPUs that have no such thing write as usual.
-static inline void store_away(float* p, Floats v) { vst1q_f32(p, v); }
-static inline void finish_away() {}
+// There are no streaming stores here.
+static inline void store_streaming(float* p, Floats v) { vst1q_f32(p, v); }
+static inline void streaming_fence() {}
 static inline Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
 static inline Floats multiply(Floats a, Floats b) { return vmulq_f32(a, b); }
 static inline Floats multiply_add(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
@@ -27,12 +26,12 @@ static inline Floats load_fp16(const uint16_t* p) {
 static inline Floats load_bf16(const uint16_t* p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
 }
-// The sums of four vectors.
+// Sums each of four vectors.
 static inline void sum4(Floats a, Floats b, Floats c, Floats d, float out[4]) {
     vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
 }
 
-// 16 integers, each the sum of 4 products of a byte of weights and a signed byte of activations.
+// 16 int32 sums; each accumulates products of 4 unsigned weight bytes and 4 signed activation bytes.
 struct Integers { int32x4_t at[4]; };
 struct Bytes { uint8x16_t at[4]; };  // 64 weights: 4 inputs of 16 outputs
 
@@ -47,7 +46,7 @@ static inline Bytes high_halves(Bytes v) {
     for (auto& part : v.at) part = vshrq_n_u8(part, 4);
     return v;
 }
-// Of 64 bytes from each of four inputs: 4 blocks; see products_columns.inl for the order.
+// Interleaves 64 bytes of each of four inputs to 4 blocks; see products_columns.inl for the order.
 static inline void interleave(Bytes a, Bytes b, Bytes c, Bytes d, Bytes blocks[4]) {
     for (int i = 0; i < 4; i++) {
         const uint8x16x2_t ab = vzipq_u8(a.at[i], b.at[i]), cd = vzipq_u8(c.at[i], d.at[i]);
@@ -67,8 +66,8 @@ static inline Integers integers(int32_t x) {
     return {{all, all, all, all}};
 }
 
-// Bytes are multiplied with signs here, so weights are taken without their middle.
-constexpr int TAKEN_OFF = 128;
+// The instruction multiplies signed bytes, so 128 is subtracted from the weights.
+constexpr int WEIGHT_OFFSET = 128;
 
 static inline int32x4_t add_products(int32x4_t sums, int8x16_t weights, int8x16_t x) {
 #ifdef __ARM_FEATURE_DOTPROD
@@ -87,23 +86,23 @@ static inline int8x16_t splat_four(const int8_t* x) {
 static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
     const int8x16_t four = splat_four(x);
     for (int i = 0; i < 4; i++) {
-        const uint8x16_t centred = veorq_u8(weights.at[i], vdupq_n_u8(128));
-        sums.at[i] = add_products(sums.at[i], vreinterpretq_s8_u8(centred), four);
+        const uint8x16_t centered = veorq_u8(weights.at[i], vdupq_n_u8(128));
+        sums.at[i] = add_products(sums.at[i], vreinterpretq_s8_u8(centered), four);
     }
     return sums;
 }
-static inline Integers whole(Integers sums, int32_t) { return sums; }
+static inline Integers to_integers(Integers sums, int32_t) { return sums; }
 
-// Weights of 4 bits have no sign to begin with.
-typedef Integers Small;
-static inline Small small(int32_t start) { return integers(start); }
-static inline Small dot_small(Small sums, Bytes weights, const int8_t* x) {
+// 4-bit weights fit signed bytes without an offset.
+typedef Integers NarrowSums;
+static inline NarrowSums narrow_sums(int32_t start) { return integers(start); }
+static inline NarrowSums dot_narrow(NarrowSums sums, Bytes weights, const int8_t* x) {
     const int8x16_t four = splat_four(x);
     for (int i = 0; i < 4; i++) sums.at[i] = add_products(sums.at[i], vreinterpretq_s8_u8(weights.at[i]), four);
     return sums;
 }
 
-// 16 floats, one for each output of a block.
+// 16 floats, one per output of a block.
 struct Sixteen { float32x4_t at[4]; };
 
 static inline Sixteen sixteen_zero() { return {{zero(), zero(), zero(), zero()}}; }
@@ -115,11 +114,11 @@ static inline Sixteen sixteen_fma(Integers i, Sixteen scale, float x, Sixteen c)
         c.at[v] = vfmaq_f32(c.at[v], vcvtq_f32_s32(i.at[v]), vmulq_n_f32(scale.at[v], x));
     return c;
 }
-static inline void sixteen_store(float* y, Sixteen v, bool more) {
-    for (int i = 0; i < 4; i++) store(y + 4 * i, more ? add(load(y + 4 * i), v.at[i]) : v.at[i]);
+static inline void sixteen_store(float* y, Sixteen v, bool accumulate) {
+    for (int i = 0; i < 4; i++) store(y + 4 * i, accumulate ? add(load(y + 4 * i), v.at[i]) : v.at[i]);
 }
 
-// Which of 32 bytes are not zero, a bit for each.
+// Returns a bit mask of the nonzero bytes among 32.
 static inline uint32_t nonzero(const int8_t* p) {
     uint32_t found = 0;
     for (int i = 0; i < 32; i++) found |= (uint32_t)(p[i] != 0) << i;

@@ -1,4 +1,4 @@
-// The same operations one number at a time: right on every machine.
+// Portable scalar versions of the same operations, for every CPU.
 #pragma once
 #include <string.h>
 
@@ -9,9 +9,9 @@ static inline Floats zero() { return 0; }
 static inline Floats splat(float x) { return x; }
 static inline Floats load(const float* p) { return *p; }
 static inline void store(float* p, Floats v) { *p = v; }
-// CPUs that have no such thing write as usual.
-static inline void store_away(float* p, Floats v) { *p = v; }
-static inline void finish_away() {}
+// There are no streaming stores here.
+static inline void store_streaming(float* p, Floats v) { *p = v; }
+static inline void streaming_fence() {}
 static inline Floats add(Floats a, Floats b) { return a + b; }
 static inline Floats multiply(Floats a, Floats b) { return a * b; }
 static inline Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
@@ -61,12 +61,12 @@ static inline Integers dot(Integers sums, const Bytes& weights, const int8_t* x)
         for (int i = 0; i < 4; i++) sums.at[o] += weights.at[4 * o + i] * x[i];
     return sums;
 }
-constexpr int TAKEN_OFF = 0;  // `dot` takes weights as they are written
-static inline Integers whole(const Integers& sums, int32_t) { return sums; }
+constexpr int WEIGHT_OFFSET = 0;  // `dot` multiplies stored weights without an offset
+static inline Integers to_integers(const Integers& sums, int32_t) { return sums; }
 
-// Weights of 4 bits need nothing else.
-static inline Integers small(int32_t start) { return integers(start); }
-static inline Integers dot_small(const Integers& sums, const Bytes& weights, const int8_t* x) {
+// 4-bit weights use the same sums.
+static inline Integers narrow_sums(int32_t start) { return integers(start); }
+static inline Integers dot_narrow(const Integers& sums, const Bytes& weights, const int8_t* x) {
     return dot(sums, weights, x);
 }
 
@@ -80,10 +80,10 @@ static inline Sixteen sixteen_fma(const Integers& i, const Sixteen& scale, float
     for (int o = 0; o < 16; o++) c.at[o] += (float)i.at[o] * (scale.at[o] * x);
     return c;
 }
-static inline void sixteen_store(float* y, const Sixteen& v, bool more) {
-    for (int o = 0; o < 16; o++) y[o] = more ? y[o] + v.at[o] : v.at[o];
+static inline void sixteen_store(float* y, const Sixteen& v, bool accumulate) {
+    for (int o = 0; o < 16; o++) y[o] = accumulate ? y[o] + v.at[o] : v.at[o];
 }
-// Which of 32 bytes are not zero, a bit for each.
+// Returns a bit mask of the nonzero bytes among 32.
 static inline uint32_t nonzero(const int8_t* p) {
     uint32_t found = 0;
     for (int i = 0; i < 32; i++) found |= (uint32_t)(p[i] != 0) << i;

@@ -9,8 +9,8 @@
 namespace wkv {
 namespace {
 
-// How often a thread looks before it sleeps: some tens of microseconds, about what waking it costs.
-constexpr int LOOKS = 2000;
+// Iterations a thread spins before it sleeps: tens of microseconds, about the cost of a wake-up.
+constexpr int SPIN_ITERATIONS = 2000;
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -24,8 +24,8 @@ inline void pause() {
 
 Threads::Threads(int count) {
     try {
-        for (int thread = 1; thread < count; thread++) workers_.emplace_back([this, thread] { work(thread); });
-    } catch (const std::system_error&) {  // the system gives no more: fewer do the same
+        for (int thread = 1; thread < count; thread++) workers_.emplace_back([this, thread] { worker_loop(thread); });
+    } catch (const std::system_error&) {  // the system allows no more threads: run with fewer
     }
 }
 
@@ -34,7 +34,7 @@ Threads::~Threads() {
         std::lock_guard<std::mutex> lock(mutex_);
         ending_ = true;
     }
-    begun_.notify_all();
+    run_started_.notify_all();
     for (auto& worker : workers_) worker.join();
 }
 
@@ -50,20 +50,20 @@ void Threads::run(const std::vector<int>& sizes, const std::function<void(int, i
     sizes_ = &sizes;
     task_ = &task;
     if (!workers_.empty()) {
-        inside_.store(0);  // the run is open
+        inside_.store(0);  // open the run to workers
         runs_.fetch_add(1);
         if (sleepers_.load() > 0) {
             std::lock_guard<std::mutex> lock(mutex_);
-            begun_.notify_all();
+            run_started_.notify_all();
         }
     }
-    take_part(0);
+    run_phases(0);
     if (workers_.empty()) return;
     inside_.fetch_add(CLOSED);
-    while (inside_.load() != CLOSED) std::this_thread::yield();  // the last have nothing left to do
+    while (inside_.load() != CLOSED) std::this_thread::yield();  // workers are leaving; no task is left
 }
 
-void Threads::take_part(int thread) {
+void Threads::run_phases(int thread) {
     const auto& sizes = *sizes_;
     for (size_t i = 0; i < sizes.size(); i++) {
         Phase& phase = phases_[i];
@@ -85,7 +85,7 @@ void Threads::take_part(int thread) {
 }
 
 void Threads::wait_for(Phase& phase, int size) {
-    for (int look = 0; look < LOOKS; look++) {
+    for (int spin = 0; spin < SPIN_ITERATIONS; spin++) {
         if (phase.done.load(std::memory_order_acquire) >= size) return;
         pause();
     }
@@ -102,20 +102,20 @@ bool Threads::enter() {
     return false;
 }
 
-void Threads::work(int thread) {
+void Threads::worker_loop(int thread) {
     uint32_t seen = 0;
     for (;;) {
-        for (int look = 0; look < LOOKS && runs_.load(std::memory_order_acquire) == seen; look++) pause();
+        for (int spin = 0; spin < SPIN_ITERATIONS && runs_.load(std::memory_order_acquire) == seen; spin++) pause();
         if (runs_.load() == seen) {
             std::unique_lock<std::mutex> lock(mutex_);
             sleepers_.fetch_add(1);
-            begun_.wait(lock, [&] { return ending_.load() || runs_.load() != seen; });
+            run_started_.wait(lock, [&] { return ending_.load() || runs_.load() != seen; });
             sleepers_.fetch_sub(1);
         }
         if (ending_.load()) return;
         seen = runs_.load();
         if (!enter()) continue;
-        take_part(thread);
+        run_phases(thread);
         inside_.fetch_sub(1);
     }
 }

@@ -1,4 +1,4 @@
-// A few threads that share the tasks of a run and sleep when there are none.
+// A small thread pool; idle threads sleep.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -10,26 +10,26 @@
 
 namespace wkv {
 
-// Tasks of a run come in phases: those of a phase may run in any order and at once, and begin when
-// all of the phase before have ended. Threads take tasks one by one, so a thread that the system puts
-// aside holds up no more than the task it is in.
+// A run consists of phases. The tasks of a phase run in parallel, in any order, after all tasks of the
+// previous phase have ended. Threads take tasks one by one, so a preempted thread delays only its
+// current task.
 class Threads {
 public:
     explicit Threads(int count);
     ~Threads();
     int count() const { return (int)workers_.size() + 1; }
 
-    // Do all tasks; `sizes` has the number of tasks of each phase, `task(phase, index, thread)` does one.
+    // Run all tasks: `sizes` has the number of tasks of each phase; call `task(phase, index, thread)` for each.
     void run(const std::vector<int>& sizes, const std::function<void(int, int, int)>& task);
 
 private:
     struct alignas(64) Phase {
         std::atomic<int> next{0}, done{0};
     };
-    void work(int thread);                    // a worker's life
-    void take_part(int thread);               // all phases of the run
+    void worker_loop(int thread);
+    void run_phases(int thread);
     void wait_for(Phase& phase, int size);
-    bool enter();
+    bool enter();                             // whether the run is still open to this worker
 
     std::vector<std::thread> workers_;
     std::unique_ptr<Phase[]> phases_;
@@ -37,12 +37,12 @@ private:
     const std::vector<int>* sizes_ = nullptr;
     const std::function<void(int, int, int)>* task_ = nullptr;
 
-    std::atomic<uint32_t> runs_{0};           // begun so far
-    std::atomic<int> inside_{CLOSED};         // workers in the run, plus CLOSED when there is none
+    std::atomic<uint32_t> runs_{0};           // started so far
+    std::atomic<int> inside_{CLOSED};         // workers in the run; plus CLOSED between runs
     std::atomic<int> sleepers_{0}, waiting_{0};
     std::atomic<bool> ending_{false};
     std::mutex mutex_;
-    std::condition_variable begun_, phase_ended_;
+    std::condition_variable run_started_, phase_ended_;
     static constexpr int CLOSED = 1 << 30;
 };
 

@@ -1,4 +1,4 @@
-// x86 since 2013.
+// x86-64 CPUs since 2013.
 #define WKV_NAME "avx2"
 #define WKV_TABLE KERNELS_AVX2
 #define WKV_SIMD "simd_avx2.h"

@@ -1,4 +1,4 @@
-// x86 with AVX2 and products of bytes: Intel's laptops since 2021.
+// x86-64 with AVX2 and VNNI byte dot products: Intel laptops since 2021.
 #define WKV_NAME "avx2_vnni"
 #define WKV_TABLE KERNELS_AVX2_VNNI
 #define WKV_SIMD "simd_avx2.h"

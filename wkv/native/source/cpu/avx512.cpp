@@ -1,4 +1,4 @@
-// x86 with vectors of 512 bits.
+// x86-64 with AVX-512.
 #define WKV_NAME "avx512"
 #define WKV_TABLE KERNELS_AVX512
 #define WKV_SIMD "simd_avx512.h"

@@ -1,4 +1,4 @@
-// 64 bit ARM with products of bytes.
+// 64-bit ARM with byte dot products.
 #define WKV_NAME "neon"
 #define WKV_TABLE KERNELS_NEON
 #define WKV_SIMD "simd_neon.h"

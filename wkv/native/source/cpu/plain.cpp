@@ -1,4 +1,4 @@
-// Every machine.
+// Every CPU.
 #define WKV_NAME "plain"
 #define WKV_TABLE KERNELS_PLAIN
 #define WKV_SIMD "simd_plain.h"
