@@ -1,10 +1,10 @@
-"""wkv: the toolkit for RWKV language models.
+"""Toolkit for RWKV language models.
 
     model = wkv.load("model.pth")
     for piece in wkv.stream(model, "Once upon a time"):
         print(piece, end="")
 
-Importing wkv imports nothing heavy: each name below is loaded when it is first used.
+`import wkv` is fast: the modules of the names below are loaded when they are first used.
 """
 
 import warnings

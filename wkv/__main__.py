@@ -1,4 +1,4 @@
-"""`python -m wkv` is `wkv`."""
+"""Entry point of `python -m wkv`, which is the same as the command `wkv`."""
 
 import sys
 

@@ -202,7 +202,7 @@ def test_a_pull_goes_on_where_an_earlier_one_was_cut_off(hub, run, tmp_path):
     assert cut.returncode == 1
     assert cut.stdout == ""
     assert f"the download stopped after {2 * STEP:,} of {BIG:,} bytes" in cut.stderr
-    assert "goes on from there" in cut.stderr
+    assert "run the same command again to resume it" in cut.stderr
     assert [path.stat().st_size for path in in_cache(tmp_path)] == [2 * STEP]
     hub.cut_after, hub.is_ill = None, False
     hub.asked.clear()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
-from wkv.inference.load import describe, strategy_for
+from wkv.inference.describe import describe
+from wkv.inference.load import strategy_for
 from wkv.native import library
 from wkv.native.compiled_plan import phases
 from wkv.native.network import LAYERS, NativeNetwork
@@ -62,7 +63,7 @@ def close(left, right, tolerance):
 def network(path, kernels, threads=1, text="cpu fp32"):
     """A network with the kernels of a kind."""
     description = describe(path)
-    shapes = {name: tuple(t.shape) for name, t in description.network.state_dict().items()}
+    shapes = description.shapes
     weights = Weights(description.checkpoint, shapes, strategy_for(description, text))
     return NativeNetwork(description.config, weights, kernels=kernels, threads=threads)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.errors import CheckpointError
-from wkv.inference.load import describe
+from wkv.inference.describe import describe
 
 
 class Evil:

@@ -14,7 +14,7 @@ from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.checkpoint.packing import unpack
 from wkv.convert.checkpoint_file import convert
 from wkv.convert.quantize import quantize
-from wkv.inference.load import describe
+from wkv.inference.describe import describe
 from wkv.native import library
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]

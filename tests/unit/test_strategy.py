@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import wkv
 from tests.checkpoints import GENERATIONS
 from wkv.convert.checkpoint_file import convert
-from wkv.inference.load import describe
-from wkv.inference.torch_weights import fill
+from wkv.inference.describe import describe
+from wkv.inference.torch_weights import load_torch_network
 from wkv.models.int8 import Int8Linear, quantize
 from wkv.strategy import Placement, Segment, allocate, choose_strategy, read_strategy
 from wkv.strategy.placement import place
@@ -260,27 +260,26 @@ def test_padded_batches_run_split_over_layers(checkpoint_paths, models, generati
 
 @pytest.mark.parametrize("generation", GENERATIONS[:-1])  # 7a asks ids of its fake device back
 def test_each_block_is_given_its_input_on_its_own_device(checkpoint_paths, generation):
-    description = describe(checkpoint_paths[generation])
     segments = [Segment("cpu", torch.float32, count=2), Segment("meta", torch.bfloat16)]
-    network = fill(description.network, description.checkpoint, place(segments, 3))
+    network = load_torch_network(*_described(checkpoint_paths[generation]), place(segments, 3))
     layers = network.new_layers(2)
     assert [layer.wkv.device.type for layer in layers] == ["cpu", "cpu", "meta"]
     X, new = network(torch.tensor([IDS, IDS]), layers, torch.tensor([12, 3]))
     assert [layer.wkv.device.type for layer in new] == ["cpu", "cpu", "meta"]
     assert X.device.type == "meta"
-    back = fill(*_described(checkpoint_paths[generation]), place(segments[::-1], 2))
+    back = load_torch_network(*_described(checkpoint_paths[generation]), place(segments[::-1], 2))
     assert back.head.weight.device.type == "cpu"
     assert network.logits(X).device.type == "meta"
 
 
 def _described(path):
     description = describe(path)
-    return description.network, description.checkpoint
+    return description.config, description.checkpoint
 
 
 def test_streamed_matrices_stay_in_main_memory(checkpoint_paths):
     segments = [Segment("meta", torch.float32, count=1, streamed=True)]
-    network = fill(*_described(checkpoint_paths["6"]), place(segments, 3))
+    network = load_torch_network(*_described(checkpoint_paths["6"]), place(segments, 3))
     where = {name: tensor.device.type for name, tensor in network.state_dict().items()}
     assert where["blocks.0.att.key.weight"] == "meta"
     assert where["emb.weight"] == "cpu"

@@ -149,7 +149,7 @@ class DecodeQueue:
         generated = state.tokens_seen[0] - choice.tokens_before
         if request.cache and generated > 0:
             ids = (*request.ids, *choice.token_ids[:generated])
-            self._cache.put(request.tenant, ids, state, lasting=True)
+            self._cache.put(request.tenant, ids, state, to_disk=True)
 
     def _pause_and_resume(self) -> None:
         """Pause sequences whose clients are behind, and resume those whose clients caught up."""

@@ -150,8 +150,8 @@ class PrefillQueue:
         if request.cache:
             # The state after a reply may lack the last token of the reply.
             boundaries = (*request.message_boundaries, end)
-            places = [place - lacks for place in boundaries for lacks in (0, 1)]
-            found = self._cache.find(request.tenant, request.ids, places)
+            positions = [boundary - lacks for boundary in boundaries for lacks in (0, 1)]
+            found = self._cache.find(request.tenant, request.ids, positions)
             if found.position > job.position:
                 job.position, job.state = found.position, found.state
                 job.cached = job.cached_at = found.position

@@ -1,4 +1,4 @@
-"""A radix tree: sequences of ids to values, and the longest prefix of a sequence that has one."""
+"""Radix tree that maps sequences of ids to values and finds the longest prefix with a value."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Ids = tuple[int, ...]
 
 @dataclass(eq=False, slots=True)
 class Node(Generic[Value]):
-    """A place in the tree.
+    """A node of the tree.
 
     Attributes:
-        edge: the ids that lead here from the parent.
-        depth: ids from the root to here.
-        parent: None at the root, and after the node was removed.
-        value: what is kept here; None at a place where sequences only part.
-        children: by the first id of their edges.
+        edge: the ids between the parent and this node.
+        depth: number of ids from the root to this node.
+        parent: the parent; None for the root and for removed nodes.
+        value: the value; None at a node where sequences only diverge.
+        children: the children by the first id of their edges.
     """
 
     edge: Ids = ()
@@ -31,11 +31,11 @@ class Node(Generic[Value]):
 
 @dataclass(frozen=True)
 class Match(Generic[Value]):
-    """What a tree knows of a sequence.
+    """The result of looking up a sequence.
 
     Attributes:
-        node: the deepest place on its way that has a value; None if there is none.
-        common: how many of its ids are the beginning of a sequence in the tree.
+        node: the node with a value at the longest prefix; None if no prefix has a value.
+        common: length of the longest prefix that is also a prefix of a sequence in the tree.
     """
 
     node: Node[Value] | None
@@ -43,13 +43,13 @@ class Match(Generic[Value]):
 
 
 class Tree(Generic[Value]):
-    """A radix tree. A branch without values is removed as its last value goes."""
+    """A radix tree in which every leaf has a value; branches without values are removed."""
 
     def __init__(self) -> None:
         self.root: Node[Value] = Node()
 
     def match(self, ids: Sequence[int]) -> Match[Value]:
-        """The deepest value on the way of `ids`, and how far they are known."""
+        """Return the longest prefix of `ids` with a value, and the length of the known prefix."""
         node, best, known = self.root, None, 0
         ids = tuple(ids)
         while True:
@@ -65,7 +65,7 @@ class Tree(Generic[Value]):
             node = child
 
     def put(self, ids: Sequence[int], value: Value) -> Node[Value]:
-        """Keep a value at the end of `ids`; one that is there is replaced."""
+        """Store a value at the end of `ids`; an existing value is replaced."""
         ids = tuple(ids)
         node = self.root
         while node.depth < len(ids):
@@ -82,7 +82,7 @@ class Tree(Generic[Value]):
         return node
 
     def remove(self, node: Node[Value]) -> None:
-        """Take the value of a node away, and what only led to it."""
+        """Remove the value of a node, and the branch that led only to it."""
         node.value = None
         while node.parent is not None and node.value is None and not node.children:
             parent = node.parent
@@ -93,7 +93,7 @@ class Tree(Generic[Value]):
             _join(node)
 
     def nodes(self) -> Iterator[Node[Value]]:
-        """All places that have a value."""
+        """Yield all nodes that have a value."""
         waiting = [self.root]
         while waiting:
             node = waiting.pop()
@@ -103,7 +103,7 @@ class Tree(Generic[Value]):
 
 
 def _common(edge: Ids, ids: Ids, start: int) -> int:
-    """How many ids of an edge are those of `ids` from `start` on."""
+    """Return the length of the common prefix of an edge and `ids[start:]`."""
     length = min(len(edge), len(ids) - start)
     if edge[:length] == ids[start : start + length]:
         return length
@@ -118,7 +118,7 @@ def _common(edge: Ids, ids: Ids, start: int) -> int:
 
 
 def _split(child: Node[Value], at: int) -> Node[Value]:
-    """A new node on the edge of a child, after `at` ids."""
+    """Split the edge of a child after `at` ids and return the new node."""
     parent = child.parent
     assert parent is not None
     middle: Node[Value] = Node(child.edge[:at], parent.depth + at, parent)
@@ -129,7 +129,7 @@ def _split(child: Node[Value], at: int) -> Node[Value]:
 
 
 def _join(node: Node[Value]) -> None:
-    """Take a node without a value out from between its parent and its only child."""
+    """Remove a node without a value between its parent and its only child."""
     parent, child = node.parent, next(iter(node.children.values()))
     assert parent is not None
     child.edge, child.parent = node.edge + child.edge, parent

@@ -1,7 +1,7 @@
-"""States that were reached before, found again by the ids that lead to them.
+"""Prefix cache of recurrent states, indexed by the ids that were read to reach them.
 
-A recurrent state cannot be rolled back, so a prompt goes on from the longest prefix of it at whose
-end a state was kept. Each tenant has a tree of its own: nobody learns what another has said.
+A recurrent state cannot be rolled back, so a prompt continues from its longest prefix whose state
+was cached. Each tenant has a separate tree, so that tenants cannot learn about each other's texts.
 """
 
 import time
@@ -16,32 +16,33 @@ from wkv.models.state import State
 
 
 @dataclass(eq=False, slots=True)
-class Kept:
-    """A state in the cache.
+class CachedState:
+    """A state in memory.
 
     Attributes:
-        tenant: whose it is.
-        state: of one row, with its logits.
-        n_bytes: that it takes.
-        saves: tokens that need not be read again because of it, beyond the next shorter prefix.
-        used: when it was put or found last.
+        tenant: the owner.
+        state: a state of one row, with logits.
+        n_bytes: size of the state and its logits.
+        saved_tokens: tokens that the state saves compared to the next shorter cached prefix.
+        last_used: time at which it was stored or found last.
     """
 
     tenant: str
     state: State
     n_bytes: int
-    saves: int
-    used: float
+    saved_tokens: int
+    last_used: float
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a prompt goes on.
+class CachedPrefix:
+    """The longest cached prefix of a prompt.
 
     Attributes:
-        position: how many of its ids need not be read.
-        state: that has read them; None at position 0.
-        common: how many of its ids began another prompt: states are worth keeping there.
+        position: length of the prefix.
+        state: the state after the prefix; None at position 0.
+        common: length of the longest prefix that the prompt shares with an earlier one. A state at
+            this position is worth caching.
     """
 
     position: int = 0
@@ -50,15 +51,15 @@ class Found:
 
 
 class StateCache:
-    """States by their ids, in memory up to a number of bytes and, if there is one, in a folder.
+    """A cache of states in memory, with a limit in bytes, and optionally in a folder on disk.
 
-    When memory is full, what goes first saves few tokens and was not used for long. It is used by
-    one thread.
+    When the cache is full, states that save few tokens and were used least recently are evicted
+    first. The cache is not thread-safe.
 
     Attributes:
-        n_bytes: what the states take in memory.
-        limit: of it.
-        folder: where states outlive memory and process; None keeps none.
+        n_bytes: memory that the states take.
+        limit: largest value of `n_bytes`.
+        folder: the folder for states that outlive the process, or None.
     """
 
     def __init__(
@@ -71,83 +72,84 @@ class StateCache:
         self.limit = limit
         self.folder = folder
         self._clock = clock
-        self._trees: dict[str, Tree[Kept]] = {}
-        self._nodes: dict[Node[Kept], Kept] = {}
+        self._trees: dict[str, Tree[CachedState]] = {}
+        self._nodes: dict[Node[CachedState], CachedState] = {}
 
     def __len__(self) -> int:
-        """Number of states in memory."""
+        """Return the number of states in memory."""
         return len(self._nodes)
 
-    def find(self, tenant: str, ids: Sequence[int], places: Sequence[int] = ()) -> Found:
-        """The state of the longest prefix of `ids`.
+    def find(self, tenant: str, ids: Sequence[int], positions: Sequence[int] = ()) -> CachedPrefix:
+        """Return the longest cached prefix of `ids`.
 
-        `places` are positions where the folder is asked too, such as the ends of messages.
+        `positions`, such as the ends of messages, are also looked up in the folder.
         """
-        match = self._trees.get(tenant, Tree[Kept]()).match(ids)
+        match = self._trees.get(tenant, Tree[CachedState]()).match(ids)
         position = match.node.depth if match.node else 0
         if self.folder is not None:
-            further = {place for place in places if position < place <= len(ids)}
-            found = self.folder.load(tenant, ids, further)
+            longer = {end for end in positions if position < end <= len(ids)}
+            found = self.folder.load(tenant, ids, longer)
             if found is not None:
-                self._keep(tenant, ids[: found[0]], found[1])
-                return Found(*found, match.common)
+                self._store(tenant, ids[: found[0]], found[1])
+                return CachedPrefix(*found, match.common)
         if match.node is None or match.node.value is None:
-            return Found(common=match.common)
-        kept = match.node.value
-        kept.used = self._clock()
-        return Found(position, kept.state, match.common)
+            return CachedPrefix(common=match.common)
+        cached = match.node.value
+        cached.last_used = self._clock()
+        return CachedPrefix(position, cached.state, match.common)
 
-    def put(self, tenant: str, ids: Sequence[int], state: State, *, lasting: bool = False) -> bool:
-        """Keep the state that has read `ids`; false if it holds no numbers, or is too large.
+    def put(self, tenant: str, ids: Sequence[int], state: State, *, to_disk: bool = False) -> bool:
+        """Cache the state after `ids`; `to_disk` also writes it to the folder, if there is one.
 
-        A lasting one is written to the folder too, if there is one.
+        Returns:
+            False if the state was not cached: its logits are not finite, or it is too large.
         """
         if state.logits is None or not bool(torch.isfinite(state.logits).all()):
             return False
-        if lasting and self.folder is not None:
+        if to_disk and self.folder is not None:
             self.folder.save(tenant, ids, state)
-        return self._keep(tenant, ids, state)
+        return self._store(tenant, ids, state)
 
     def clear(self) -> None:
-        """Forget all that is in memory."""
+        """Remove all states from memory."""
         self._trees.clear()
         self._nodes.clear()
         self.n_bytes = 0
 
-    def _keep(self, tenant: str, ids: Sequence[int], state: State) -> bool:
+    def _store(self, tenant: str, ids: Sequence[int], state: State) -> bool:
         assert state.logits is not None
         size = state.n_bytes + state.logits.nbytes
         if size > self.limit:
             return False
-        tree = self._trees.setdefault(tenant, Tree[Kept]())
+        tree = self._trees.setdefault(tenant, Tree[CachedState]())
         before = tree.match(ids).node
         if before is not None and before.depth == len(ids):
-            self._forget(before)
+            self._evict(before)
             before = tree.match(ids).node
-        self._make_room(size)
-        # Made anew: what made room may have taken the tree's last state.
-        tree = self._trees.setdefault(tenant, Tree[Kept]())
-        saves = len(ids) - (before.depth if before is not None else 0)
-        kept = Kept(tenant, state, size, saves, self._clock())
-        self._nodes[tree.put(ids, kept)] = kept
+        self._make_space(size)
+        # Looked up again, because evicting the tree's last state removes the tree.
+        tree = self._trees.setdefault(tenant, Tree[CachedState]())
+        saved_tokens = len(ids) - (before.depth if before is not None else 0)
+        cached = CachedState(tenant, state, size, saved_tokens, self._clock())
+        self._nodes[tree.put(ids, cached)] = cached
         self.n_bytes += size
         return True
 
-    def _make_room(self, size: int) -> None:
-        """Forget states until one of `size` bytes fits."""
+    def _make_space(self, size: int) -> None:
+        """Evict states until one of `size` bytes fits."""
         now = self._clock()
 
-        def worth(node: Node[Kept]) -> float:
-            kept = self._nodes[node]
-            return kept.saves / (1 + now - kept.used)
+        def value(node: Node[CachedState]) -> float:
+            cached = self._nodes[node]
+            return cached.saved_tokens / (1 + now - cached.last_used)
 
         while self._nodes and self.n_bytes + size > self.limit:
-            self._forget(min(self._nodes, key=worth))
+            self._evict(min(self._nodes, key=value))
 
-    def _forget(self, node: Node[Kept]) -> None:
-        kept = self._nodes.pop(node)
-        self.n_bytes -= kept.n_bytes
-        tree = self._trees[kept.tenant]
+    def _evict(self, node: Node[CachedState]) -> None:
+        cached = self._nodes.pop(node)
+        self.n_bytes -= cached.n_bytes
+        tree = self._trees[cached.tenant]
         tree.remove(node)
         if not tree.root.children:
-            del self._trees[kept.tenant]
+            del self._trees[cached.tenant]

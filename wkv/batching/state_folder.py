@@ -1,4 +1,4 @@
-"""States on a disk, each named by what it has read: any process of the same model finds them."""
+"""Cache of states on disk; every process that runs the same model can find and reuse them."""
 
 import hashlib
 import os
@@ -16,25 +16,29 @@ from wkv.models.state import State
 
 SUFFIX = ".safetensors"
 PARTIAL = ".partial"
-BACKLOG = 32
-"""States that may wait to be written; what comes then is not written: it can be read anew."""
+MAX_PENDING = 32
+"""States that may wait to be written. Further ones are skipped; they can be computed again."""
 
-LOOK_EVERY = 256
-"""States that are written between two looks at the folder, where others may write as well."""
+SCAN_INTERVAL = 256
+"""Writes between two scans of the folder, to which other processes may write as well."""
 
-ROOM = 0.9
-"""Part of the limit that is left when room is made."""
+TRIM_RATIO = 0.9
+"""Fraction of the limit that remains after old files were deleted."""
 
 STALE_SECONDS = 3600
-"""A file that was begun so long ago was left by a process that died."""
+"""Age at which an unfinished file is assumed to belong to a process that died."""
 
 
 class StateFolder:
-    """A folder of state files of one model, up to a number of bytes.
+    """A folder of state files of one model, with a limit in bytes.
 
-    A file's name is the SHA-256 of the model, its strategy, the tenant and the ids, so that several
-    processes on several machines can share a folder, and nothing a user sends becomes a path. Files
-    are written beside the caller, whole or not at all; those not used for longest go first.
+    The name of a file is the SHA-256 of the model, its strategy, the tenant and the ids. So several
+    processes on several machines can share a folder, and no text of a user becomes a path. Files
+    are written atomically in a thread; the least recently used ones are deleted first.
+
+    Attributes:
+        folder: the folder of this model's files.
+        limit: largest total size of the files.
     """
 
     def __init__(self, folder: Path, model: Model, limit: int) -> None:
@@ -43,70 +47,70 @@ class StateFolder:
         self._model = model
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="wkv-states")
         self._writing: dict[Path, Future[None]] = {}
-        self._taken, self._since_look = 0, LOOK_EVERY
+        self._n_bytes, self._since_scan = 0, SCAN_INTERVAL
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StateError(f"{folder}: states cannot be kept here ({error})") from error
+            raise StateError(f"{folder}: states cannot be stored here ({error})") from error
 
     def path(self, tenant: str, ids: Sequence[int]) -> Path:
-        """The file of what a tenant's ids lead to."""
+        """Return the file of the state after a tenant's ids."""
         return next(path for _, path in self._paths(tenant, ids, [len(ids)]))
 
     def load(
-        self, tenant: str, ids: Sequence[int], places: Iterable[int]
+        self, tenant: str, ids: Sequence[int], positions: Iterable[int]
     ) -> tuple[int, State] | None:
-        """The state at the last of some places in `ids` that is here, and the place."""
-        for place, path in reversed(list(self._paths(tenant, ids, places))):
+        """Return the last of the positions in `ids` that has a file, and the state in it."""
+        for position, path in reversed(list(self._paths(tenant, ids, positions))):
             if not path.exists():
                 continue
             try:
                 state = State.load(path, self._model)
-            except StateError:  # damaged: it can be read anew
+            except StateError:  # the file is damaged; the state can be computed again
                 with suppress(OSError):
                     path.unlink()
                 continue
             if state.batch_size == 1 and state.logits is not None:
                 with suppress(OSError):
                     os.utime(path)
-                return place, state
+                return position, state
         return None
 
     def _paths(
-        self, tenant: str, ids: Sequence[int], places: Iterable[int]
+        self, tenant: str, ids: Sequence[int], positions: Iterable[int]
     ) -> Iterator[tuple[int, Path]]:
-        """The files of places in `ids`, in their order; each id is read once."""
-        whose = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
-        digest, read = hashlib.sha256(whose.encode()), 0
-        for place in sorted(places):
-            digest.update(array("I", ids[read:place]).tobytes())
-            read = place
-            yield place, self.folder / f"{digest.hexdigest()}{SUFFIX}"
+        """Yield the positions in `ids` in order, with their files; each id is hashed once."""
+        owner = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
+        digest, hashed = hashlib.sha256(owner.encode()), 0
+        for position in sorted(positions):
+            digest.update(array("I", ids[hashed:position]).tobytes())
+            hashed = position
+            yield position, self.folder / f"{digest.hexdigest()}{SUFFIX}"
 
     def save(self, tenant: str, ids: Sequence[int], state: State) -> None:
-        """Write a state, soon; a disk that fails costs speed later and nothing else."""
+        """Schedule the write of a state; errors of the disk are ignored."""
         path = self.path(tenant, ids)
         self._writing = {p: future for p, future in self._writing.items() if not future.done()}
-        if path in self._writing or len(self._writing) >= BACKLOG:
+        if path in self._writing or len(self._writing) >= MAX_PENDING:
             return
         self._writing[path] = self._writer.submit(self._write, path, state)
 
     def flush(self) -> None:
-        """Wait until all that was given is written."""
+        """Wait until all scheduled states are written."""
         for future in list(self._writing.values()):
             future.result()
 
     def close(self) -> None:
-        """Write what is left, and end."""
+        """Write the scheduled states and end the thread."""
         self._writer.shutdown()
 
     def _account(self, size: int) -> None:
-        """Count a file that was written, and make room; to look at all of them takes long."""
-        self._taken += size
-        self._since_look += 1
-        if self._taken > self.limit or self._since_look > LOOK_EVERY:
-            self._since_look = 0
-            self._taken = keep_within(self.folder, int(ROOM * self.limit))
+        """Count a written file; scan the folder, which is slow, and trim it only if necessary."""
+        self._n_bytes += size
+        self._since_scan += 1
+        if self._n_bytes > self.limit or self._since_scan > SCAN_INTERVAL:
+            self._since_scan = 0
+            self._n_bytes = trim_folder(self.folder, int(TRIM_RATIO * self.limit))
 
     def _write(self, path: Path, state: State) -> None:
         with suppress(StateError, OSError):
@@ -115,25 +119,29 @@ class StateFolder:
                 return
             partial = path.with_name(f"{path.stem}.{uuid4().hex}{PARTIAL}")
             state.save(partial)
-            with partial.open("r+b") as written:  # Windows syncs only what can be written
+            with partial.open(
+                "r+b"
+            ) as written:  # Windows syncs only files that are open for writing
                 os.fsync(written.fileno())
             partial.replace(path)
             self._account(path.stat().st_size)
 
 
-def keep_within(folder: Path, limit: int) -> int:
-    """Delete the files that were not used for longest, until the rest takes at most `limit` bytes.
+def trim_folder(folder: Path, limit: int) -> int:
+    """Delete the least recently used files until the rest takes at most `limit` bytes.
 
-    What was begun and never ended goes as well. Other processes may do the same meanwhile. Gives
-    the bytes that are left.
+    Stale unfinished files are deleted too. Other processes may trim the folder at the same time.
+
+    Returns:
+        The number of bytes that remain.
     """
     files = []
     for entry in os.scandir(folder):
         with suppress(OSError):
-            about = entry.stat()
+            info = entry.stat()
             if not entry.name.endswith(PARTIAL):
-                files.append((about.st_mtime, about.st_size, entry.path))
-            elif time.time() - about.st_mtime > STALE_SECONDS:
+                files.append((info.st_mtime, info.st_size, entry.path))
+            elif time.time() - info.st_mtime > STALE_SECONDS:
                 os.unlink(entry.path)
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):

@@ -1,8 +1,8 @@
-"""How fast a model runs here, beside how fast the memory of this machine could make it.
+"""Measurement of a model's speed, compared with the limit set by the memory bandwidth.
 
-To decode a token, all weights are read once; so the memory's bytes per second over the bytes per
-token is a limit that no engine passes, unless it need not read all (zeros that are skipped, weights
-that stay in a cache). `measure` takes both in turn, so that a noisy machine slows both alike.
+Decoding a token reads all weights once. So bandwidth / bytes per token is a limit for the tokens per
+second of any engine that reads all weights from memory; skipped zeros, or weights in a cache, allow
+more. `measure` alternates between model and memory, so that a noisy machine slows both alike.
 """
 
 from wkv.bench.costs import Costs, costs_of

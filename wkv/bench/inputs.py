@@ -1,6 +1,7 @@
-"""What a model reads while it is measured.
+"""The input that a model reads during a measurement.
 
-Words, where it has a tokenizer: how many activations are zero depends on what is read.
+It is English text if the model has a tokenizer, because the number of activations that are zero, and
+whose weights can be skipped, depends on the text.
 """
 
 from dataclasses import dataclass
@@ -25,33 +26,33 @@ the others.
 """
 
 STRIDE = 37
-"""Tokens between the places at which two rows of a batch begin."""
+"""Distance in tokens between the start positions of two rows of a batch."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Ids that go round and round.
+    """A cyclic sequence of token ids.
 
     Attributes:
-        ids: (n,) int64.
-        what: what they are, in words.
+        ids: token ids, (n,) int64.
+        what: a description of the text.
     """
 
     ids: Tensor
     what: str
 
     def rows(self, count: int, tokens: int, start: int = 0) -> Tensor:
-        """(count, tokens) ids from a place on; each row is at another place of the text."""
-        places = start + STRIDE * torch.arange(count)[:, None] + torch.arange(tokens)
-        return self.ids[places % len(self.ids)]
+        """Return ids (count, tokens) from a position on; each row starts at another position."""
+        positions = start + STRIDE * torch.arange(count)[:, None] + torch.arange(tokens)
+        return self.ids[positions % len(self.ids)]
 
 
 def text_for(model: Model) -> Text:
-    """English for the model's tokenizer; random ids where it has none."""
+    """Return English text for the model's tokenizer, or random ids if it has none."""
     try:
         ids = model.tokenizer.encode(WORDS)
     except TokenizerError:
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(model.config.vocab_size, (256,), generator=generator)
-        return Text(drawn, "random ids, for want of a tokenizer")
+        random_ids = torch.randint(model.config.vocab_size, (256,), generator=generator)
+        return Text(random_ids, "random ids, because the model has no tokenizer")
     return Text(torch.tensor(ids), "English")

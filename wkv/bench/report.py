@@ -1,4 +1,4 @@
-"""What was measured, as one JSON object."""
+"""The results of a measurement as one JSON object."""
 
 from dataclasses import asdict
 
@@ -9,7 +9,7 @@ from wkv.inference.model import Model
 
 
 def report_of(model: Model, stream: Stream, measured: Measured) -> dict[str, object]:
-    """The model, its engine, the memory and all results, with each round's raw figures."""
+    """Return the model, its engine, the memory and all results, with the raw values per round."""
     config = model.config
     return {
         "model": str(model.path),
@@ -39,7 +39,7 @@ def report_of(model: Model, stream: Stream, measured: Measured) -> dict[str, obj
 
 
 def _facts(result: Result) -> dict[str, object]:
-    """One task; prefill has no share, for it is not the memory that limits it."""
+    """Return the results of one task; prefill has no share, because memory does not limit it."""
     task = result.task
     return {
         "name": task.name,

@@ -1,4 +1,4 @@
-"""A roofline picture: what was measured, under the limit that the memory sets."""
+"""A roofline plot: the measured speeds below the limit set by the memory bandwidth."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,40 +11,40 @@ from wkv.errors import InputError, MissingExtraError
 SUFFIXES = (".png", ".svg", ".pdf")
 
 ROOF, DECODE, PREFILL, QUIET = "#222222", "#1f6fb4", "#d1632a", "#767676"
-"""Colours: dark enough to read on white, and different for those who do not see all colors."""
+"""Colors that have enough contrast on white, and that color-blind readers can distinguish."""
 
 NEAR = 14
-"""Points of the picture, at 72 to the inch, within which two labels would touch."""
+"""Distance in points (1/72 inch) within which two labels would overlap."""
 
 
 def picture_path(wanted: str | Path) -> Path:
-    """Where a picture goes, checked before anything is measured.
+    """Return the path of a plot, after checking it before anything is measured.
 
     Raises:
-        InputError: if it is no kind of picture that can be drawn, or its folder is missing.
+        InputError: if the file format is not supported, or the folder is missing.
         MissingExtraError: if matplotlib is not installed.
     """
     path = destination(wanted)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"{wanted}: a plot ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, this one in "
-            f"{path.suffix or 'nothing'}; give a name such as speed.png"
+            f"{wanted}: the suffix of a plot must be {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, "
+            f"this one is {path.suffix or 'missing'}; use a name such as speed.png"
         )
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
-            "a plot is drawn by matplotlib, which is not installed; run: pip install matplotlib"
+            "plots require matplotlib, which is not installed; run: pip install matplotlib"
         )
     return path
 
 
 def draw(measured: Measured, path: Path, *, title: str, subtitle: str) -> None:
-    """Draw all results over the operations per byte, under the roof of the memory.
+    """Plot all results over the operations per byte, below the memory limit.
 
     Args:
-        measured: what to draw.
-        path: of the picture, as `picture_path` gave it.
-        title: what was measured.
-        subtitle: on what, and how.
+        measured: the results.
+        path: path of the plot, as returned by `picture_path`.
+        title: a description of the model.
+        subtitle: a description of the machine and the method.
     """
     from matplotlib.figure import Figure
 
@@ -61,12 +61,12 @@ def draw(measured: Measured, path: Path, *, title: str, subtitle: str) -> None:
 
 
 def _roof(axes: Any, measured: Measured) -> None:
-    """The line that no engine passes, if it reads all from memory."""
+    """Plot the limit for engines that read all weights from memory."""
     places = [result.operations_per_byte for result in measured.results]
     speeds = [result.tokens_per_second for result in measured.results]
     left, right = min(places) / 2, max(places) * 5
     top, bottom = max(speeds) * 3, min(speeds) / 2.2
-    slope = measured.stream / measured.costs.operations  # tokens per second and operation per byte
+    slope = measured.stream / measured.costs.operations  # tokens per second / operations per byte
     bottom = min(bottom, left * slope)
     ends = (left, right)
     line = [place * slope for place in ends]
@@ -88,7 +88,7 @@ def _roof(axes: Any, measured: Measured) -> None:
 
 
 def _angle(axes: Any) -> float:
-    """Degrees at which a line of proportion rises in the picture, about."""
+    """Return the approximate angle in degrees of a proportional line in the plot."""
     from math import atan2, degrees, log
 
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -98,7 +98,7 @@ def _angle(axes: Any) -> float:
 
 
 def _decode(axes: Any, results: list[Result]) -> None:
-    """A dot for each batch; a ring where zeros were read too."""
+    """Plot a dot for each decoding batch, or a ring if zeros were not skipped."""
     for result in results:
         dense = not result.task.skip_zeros
         place, speed = result.operations_per_byte, result.tokens_per_second
@@ -113,33 +113,33 @@ def _decode(axes: Any, results: list[Result]) -> None:
         )
         if dense:
             continue
-        told = f"batch {result.task.rows}\n{_rounded(speed)} tok/s"
-        told += f" ({result.share:.0%} of the roof)" if result.task.rows == 1 else ""
-        _label(axes, told, place, speed, DECODE, "below")
+        text = f"batch {result.task.rows}\n{_rounded(speed)} tok/s"
+        text += f" ({result.share:.0%} of the limit)" if result.task.rows == 1 else ""
+        _label(axes, text, place, speed, DECODE, "below")
     shown = [("decode", DECODE)]
     if any(not result.task.skip_zeros for result in results):
-        shown.append(("decode, zeros read too", "white"))
+        shown.append(("decode, zeros not skipped", "white"))
     for name, face in shown:
         axes.plot([], [], "o", color=DECODE, markerfacecolor=face, label=name, markersize=8)
 
 
 def _prefill(axes: Any, results: list[Result]) -> None:
-    """A square for each length of prompt; those that lie on each other share a label."""
+    """Plot a square for each prompt length; overlapping squares share a label."""
     for result in results:
         place, speed = result.operations_per_byte, result.tokens_per_second
         axes.plot(place, speed, "s", markersize=7, color=PREFILL, zorder=4)
-    for group in _touching(axes, results):
+    for group in _overlapping(axes, results):
         speeds = sorted(result.tokens_per_second for result in group)
         names = " and ".join(str(result.task.tokens) for result in group)
-        told = "–".join(sorted({_rounded(speeds[0]), _rounded(speeds[-1])}, key=len))
+        text = "–".join(sorted({_rounded(speeds[0]), _rounded(speeds[-1])}, key=len))
         middle = (speeds[0] * speeds[-1]) ** 0.5
         place = max(result.operations_per_byte for result in group)
-        _label(axes, f"{names} tokens\n{told} tok/s", place, middle, PREFILL, "right")
+        _label(axes, f"{names} tokens\n{text} tok/s", place, middle, PREFILL, "right")
     axes.plot([], [], "s", color=PREFILL, label="prefill", markersize=7)
 
 
-def _touching(axes: Any, results: list[Result]) -> list[list[Result]]:
-    """Results in groups whose labels, of two lines beside the points, would touch."""
+def _overlapping(axes: Any, results: list[Result]) -> list[list[Result]]:
+    """Group results whose two-line labels next to the points would overlap."""
     groups: list[list[Result]] = []
     points = 72 * axes.figure.get_size_inches()[1] / axes.figure.bbox.height
     for result in results:
@@ -157,7 +157,7 @@ def _touching(axes: Any, results: list[Result]) -> list[list[Result]]:
 
 
 def _label(axes: Any, text: str, place: float, speed: float, color: str, side: str) -> None:
-    """Words beside a point: to the right of it, or below."""
+    """Add a label next to a point: to the right of it, or below."""
     axes.annotate(
         text,
         (place, speed),
@@ -172,7 +172,7 @@ def _label(axes: Any, text: str, place: float, speed: float, color: str, side: s
 
 
 def _scales(axes: Any, measured: Measured) -> None:
-    """Both axes, the one of GFLOP/s on the right, the grid and the legend."""
+    """Format both axes, the GFLOP/s axis on the right, the grid and the legend."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
@@ -180,7 +180,7 @@ def _scales(axes: Any, measured: Measured) -> None:
     right = axes.secondary_yaxis("right", functions=(lambda y: y * giga, lambda y: y / giga))
     right.set_ylabel("GFLOP/s", color=QUIET)
     right.tick_params(colors=QUIET, which="both")
-    axes.set_xlabel("operations per byte read (weights once a pass, and the states)")
+    axes.set_xlabel("operations per byte read (weights once per pass, and the states)")
     axes.set_ylabel("tokens per second, over all rows")
     for axis in (axes.xaxis, axes.yaxis, right.yaxis):
         axis.set_major_formatter(plain)
@@ -192,5 +192,5 @@ def _scales(axes: Any, measured: Measured) -> None:
 
 
 def _rounded(speed: float) -> str:
-    """Three digits, or all of a larger number."""
+    """Format a speed with three digits, or with all integer digits if there are more."""
     return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"

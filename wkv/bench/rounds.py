@@ -1,4 +1,4 @@
-"""Measure a model and the memory in turn, round by round."""
+"""Measurement of a model and the memory in alternation, over several rounds."""
 
 import statistics
 import time
@@ -15,22 +15,22 @@ from wkv.bench.workloads import Task, tasks_for
 from wkv.inference.model import Model
 
 TURN = 0.2
-"""Seconds that a turn of decoding lasts, about."""
+"""Approximate duration in seconds of one decoding measurement."""
 
 MOST_STEPS = 256
-"""Steps of a turn at most, however fast they are."""
+"""Maximum number of steps in one decoding measurement."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one task.
+    """The measurements of one task.
 
     Attributes:
-        task: what was done.
-        seconds: of one call, in each round.
-        bytes_per_token: read for a token if nothing is skipped.
-        operations_per_byte: how often what was read is used.
-        streams: bytes per second that the memory gave, in each round.
+        task: the task.
+        seconds: duration of one call in each round.
+        bytes_per_token: bytes read per token if nothing is skipped.
+        operations_per_byte: operations per byte read.
+        streams: measured memory bandwidth in bytes per second, in each round.
     """
 
     task: Task
@@ -41,17 +41,17 @@ class Result:
 
     @property
     def tokens_per_second(self) -> float:
-        """The median of the rounds, over all rows."""
+        """The tokens per second over all rows, the median of the rounds."""
         return self.task.all_tokens / statistics.median(self.seconds)
 
     @property
     def bytes_per_second(self) -> float:
-        """The median of the rounds, if nothing was skipped."""
+        """The bytes read per second if nothing is skipped, the median of the rounds."""
         return self.tokens_per_second * self.bytes_per_token
 
     @property
     def share(self) -> float:
-        """Of the bytes that the memory gave in the same round, the median of the rounds."""
+        """The share of the memory bandwidth in the same round, the median of the rounds."""
         read = self.bytes_per_token * self.task.all_tokens
         turns = zip(self.seconds, self.streams, strict=True)
         return statistics.median(read / seconds / stream for seconds, stream in turns)
@@ -59,13 +59,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Measured:
-    """All results.
+    """All results of a measurement.
 
     Attributes:
-        costs: of the model.
-        text: what it read, in words.
-        streams: bytes per second that the memory gave, in each round.
-        results: one for each task.
+        costs: the costs of the model.
+        text: a description of the text that it read.
+        streams: measured memory bandwidth in bytes per second, in each round.
+        results: one result per task.
     """
 
     costs: Costs
@@ -75,12 +75,12 @@ class Measured:
 
     @property
     def stream(self) -> float:
-        """Bytes per second that the memory gave, the median of the rounds."""
+        """The memory bandwidth in bytes per second, the median of the rounds."""
         return statistics.median(self.streams)
 
 
 def plan(model: Model) -> tuple[Task, ...]:
-    """What is measured of a model."""
+    """Return the tasks to measure for a model."""
     return tasks_for(model.engine)
 
 
@@ -92,14 +92,14 @@ def measure(
     rounds: int,
     on_turn: Callable[[str], None] = lambda name: None,
 ) -> Measured:
-    """Every round reads the memory and then does each task once; a round before them is not kept.
+    """Measure the memory and then each task once in every round, after a warm-up round.
 
     Args:
-        model: on any device.
-        stream: of the same device.
-        tasks: such as those of `plan`.
-        rounds: that are kept, at least 1.
-        on_turn: told the name of what is done next.
+        model: a model on any device.
+        stream: a stream on the same device.
+        tasks: the tasks, such as those of `plan`.
+        rounds: number of rounds after the warm-up, at least 1.
+        on_turn: called with the name of each measurement before it starts.
     """
     text, costs = text_for(model), costs_of(model)
     steps = dict.fromkeys(tasks, 1)
@@ -107,9 +107,9 @@ def measure(
     seconds: dict[Task, list[float]] = {task: [] for task in tasks}
     for number in range(rounds + 1):
         on_turn("memory")
-        gave = stream.bytes_per_second()
+        bandwidth = stream.bytes_per_second()
         if number > 0:
-            streams.append(gave)
+            streams.append(bandwidth)
         for task in tasks:
             on_turn(task.name)
             took = _turn(model, task, text, steps[task])
@@ -131,7 +131,7 @@ def measure(
 
 
 def _turn(model: Model, task: Task, text: Text, steps: int) -> float:
-    """Seconds of one call of a task, the mean of so many steps where it decodes."""
+    """Return the duration of one call of a task in seconds; for decoding, the mean of the steps."""
     if task.kind == "prefill":
         prompt = text.rows(task.rows, task.tokens)
         begun = time.perf_counter()
@@ -139,8 +139,8 @@ def _turn(model: Model, task: Task, text: Text, steps: int) -> float:
         _wait(model)
         return time.perf_counter() - begun
     tokens = text.rows(task.rows, steps + 1)
-    with _zeros(model, task.skip_zeros):
-        _, state = model.forward(tokens[:, :1])  # touches the memory of the states
+    with _skipping_zeros(model, task.skip_zeros):
+        _, state = model.forward(tokens[:, :1])  # allocates the memory of the states
         _wait(model)
         begun = time.perf_counter()
         for step in range(1, steps + 1):
@@ -150,8 +150,8 @@ def _turn(model: Model, task: Task, text: Text, steps: int) -> float:
 
 
 @contextmanager
-def _zeros(model: Model, skip: bool) -> Iterator[None]:
-    """Whether the engine skips zeros, in a context; it is left as it was found."""
+def _skipping_zeros(model: Model, skip: bool) -> Iterator[None]:
+    """Set whether the native engine skips zeros, and restore the previous setting afterwards."""
     if model.engine != "native":
         yield
         return
@@ -164,7 +164,7 @@ def _zeros(model: Model, skip: bool) -> Iterator[None]:
 
 
 def _wait(model: Model) -> None:
-    """Until a GPU has done what it was told."""
+    """Wait until a GPU has finished all work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     elif model.device.type == "mps":

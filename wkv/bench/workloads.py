@@ -1,23 +1,24 @@
-"""What is measured: a call of the model with so many rows of so many tokens."""
+"""The tasks of the benchmark: calls of the model with different numbers of rows and tokens."""
 
 from dataclasses import dataclass
 
 BATCHES = (1, 4, 16, 64)
-"""Rows that decode together."""
+"""Batch sizes for decoding."""
 
 PROMPTS = (128, 512, 2048)
-"""Tokens of a prompt."""
+"""Prompt lengths in tokens."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of call.
+    """One kind of call of the model.
 
     Attributes:
-        kind: "decode", one token a row after others, or "prefill", a prompt from the empty state.
-        rows: in the batch.
-        tokens: of each row and call.
-        skip_zeros: False where the native engine is told to read what it could skip.
+        kind: "decode" (one token per row after others) or "prefill" (a prompt from the empty
+            state).
+        rows: number of rows in the batch.
+        tokens: number of tokens per row and call.
+        skip_zeros: whether the native engine may skip weights whose inputs are zero.
     """
 
     kind: str
@@ -27,19 +28,19 @@ class Task:
 
     @property
     def all_tokens(self) -> int:
-        """Tokens of one call, over all rows."""
+        """The number of tokens of one call, over all rows."""
         return self.rows * self.tokens
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The name of the task in tables and reports."""
         if self.kind == "prefill":
             return f"prefill, {self.tokens} tokens"
         return f"decode, batch {self.rows}" + ("" if self.skip_zeros else ", zeros read too")
 
 
 def tasks_for(engine: str) -> tuple[Task, ...]:
-    """What is measured of an engine; only the native one can be told to read zeros."""
+    """Return the tasks for an engine; only the native engine can skip zeros or not."""
     first, *others = (Task("decode", rows, 1) for rows in BATCHES)
     dense = [Task("decode", 1, 1, skip_zeros=False)] if engine == "native" else []
     return (first, *dense, *others, *(Task("prefill", 1, tokens) for tokens in PROMPTS))

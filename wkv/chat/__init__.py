@@ -1,4 +1,4 @@
-"""Chat: conversations whose history is a state, free text beside them, commands, saved chats.
+"""Chat with a model: conversations, free text, commands and saved chats.
 
     conversation = Conversation(model)
     reply = conversation.reply("Hello")
@@ -6,8 +6,9 @@
         print(piece, end="")
     conversation.finish(reply)
 
-Nothing here prints or knows a terminal: what there is to tell a user is a value. A `Session` with
-`answer` is the whole chat, commands included, for any front end.
+The package prints nothing and does not depend on a terminal: everything that a user should see is
+returned as a value. `Session` and `answer` implement the whole chat, including commands, for any
+user interface.
 """
 
 from wkv.chat.commands import COMMANDS, answer
@@ -15,23 +16,23 @@ from wkv.chat.conversation import Conversation
 from wkv.chat.language import language_named
 from wkv.chat.outcomes import Leave, Notice
 from wkv.chat.prompt_files import read_prompt
-from wkv.chat.reply import Reply
-from wkv.chat.saved_chats import Store
+from wkv.chat.reply import ChatReply
+from wkv.chat.saved_chats import ChatStore
 from wkv.chat.session import Session
-from wkv.chat.settings import Settings
+from wkv.chat.settings import ChatSettings
 from wkv.prompting.presets import PRESETS, preset_for, preset_named
 from wkv.prompting.template import Template, clean, template_for
 
 __all__ = [
     "COMMANDS",
     "PRESETS",
+    "ChatReply",
+    "ChatSettings",
+    "ChatStore",
     "Conversation",
     "Leave",
     "Notice",
-    "Reply",
     "Session",
-    "Settings",
-    "Store",
     "Template",
     "answer",
     "clean",

@@ -1,16 +1,16 @@
-"""A conversation: turns in, replies out. What was said is kept as states and never read again.
+"""A conversation with a model, whose history is a recurrent state that is never read again.
 
-A state is a value, so going back costs nothing: `again`, `undo`, `reset` and `fork` only choose
-which one the next turn goes on from.
+States are values, so going back is free: `again`, `undo`, `reset` and `fork` only select the state
+that the next turn continues from.
 """
 
 from collections import deque
 from dataclasses import dataclass, field, replace
 
 from wkv.chat import newline_rules
-from wkv.chat.prompt_files import Prompt, with_single_newlines
-from wkv.chat.reply import SLACK, Reply
-from wkv.chat.settings import Settings, default_settings
+from wkv.chat.prompt_files import OpeningPrompt, with_single_newlines
+from wkv.chat.reply import SLACK, ChatReply
+from wkv.chat.settings import ChatSettings, default_settings
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress, prefill, prompt_ids
 from wkv.inference.stream import Stream, stream
@@ -25,34 +25,34 @@ from wkv.prompting.template import (
     template_for,
 )
 
-MOST_UNDONE = 16
-"""Turns that can be undone; each keeps a state."""
+MAX_UNDO = 16
+"""Number of turns that can be undone; each of them needs the memory of one state."""
 
-READ_IT = "I have read it."
-"""What the bot says to a document."""
+READ_REPLY = "I have read it."
+"""The bot's reply to a document."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a text that was read.
+    """A position in a conversation.
 
     Attributes:
-        state: there; None at the very beginning.
-        ahead: what it has read beyond the last turn; see `left_to_read`.
+        state: the state at this position; None before anything was read.
+        read_ahead: the text that the state has read after the last turn; see `left_to_read`.
     """
 
     state: State | None = None
-    ahead: str = SEPARATOR
+    read_ahead: str = SEPARATOR
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What was said in one turn.
+class ChatEntry:
+    """One turn in the history of a conversation.
 
     Attributes:
         kind: "turn", "system" or "document".
-        text: the user's message, the system's, or the document's length in characters.
-        reply: the bot's, with its thoughts.
+        text: the user's message, the system prompt, or the length of the document in characters.
+        reply: the bot's reply, including its thoughts.
     """
 
     kind: str
@@ -61,29 +61,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """All that a conversation is at one time.
+class Snapshot:
+    """The immutable content of a conversation at one time.
 
     Attributes:
         template: the speakers.
-        opening: where it begins, and where `reset` returns to.
-        mark: where it stands.
-        entries: what was said since the opening.
+        opening: the position that `reset` returns to.
+        mark: the position after the last turn.
+        entries: the turns since the opening.
     """
 
     template: Template
     opening: Mark = field(default_factory=Mark)
     mark: Mark = field(default_factory=Mark)
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[ChatEntry, ...] = ()
 
 
-class TurnReply(Reply):
+class TurnReply(ChatReply):
     """A reply to a message.
 
     Attributes:
-        before: the conversation without it.
-        message: what it answers.
-        is_exact: it is drawn without chance.
+        before: the conversation before the message.
+        message: the message.
+        is_deterministic: whether temperature is 0, so that another reply would be the same.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class TurnReply(Reply):
         pieces: Stream,
         *,
         owner: "Conversation",
-        settings: Settings,
-        reading: Prefilled,
-        before: Moment,
+        settings: ChatSettings,
+        prefilled: Prefilled,
+        before: Snapshot,
         message: str,
     ) -> None:
         super().__init__(
@@ -102,39 +102,39 @@ class TurnReply(Reply):
             pieces,
             owner=owner,
             limit=settings.max_tokens,
-            reading=reading,
+            prefilled=prefilled,
             assistant_prefix=settings.thinking.assistant_prefix,
         )
         self.before = before
         self.message = message
-        self.is_exact = settings.sampling.temperature == 0
+        self.is_deterministic = settings.sampling.temperature == 0
 
 
 class Conversation:
-    """Turns with one model.
+    """A conversation of one user with one model.
 
     Attributes:
-        settings: of the replies to come; yours to replace.
-        now: what the conversation is; a value.
-        past: what it was before each of the last turns, the newest last.
+        settings: the settings of the next replies; callers may replace them.
+        now: the present content, a value.
+        past: the contents before each of the last changes, the newest last.
     """
 
     def __init__(
-        self, model: Model, settings: Settings | None = None, template: Template | None = None
+        self, model: Model, settings: ChatSettings | None = None, template: Template | None = None
     ) -> None:
         self.settings = settings or default_settings(model)
-        self.now = Moment(template or template_for(model))
-        self.past: deque[Moment] = deque(maxlen=MOST_UNDONE)
+        self.now = Snapshot(template or template_for(model))
+        self.past: deque[Snapshot] = deque(maxlen=MAX_UNDO)
         self._model = model
 
     @property
     def state(self) -> State | None:
-        """The state after the last whole turn; None before anything was read."""
+        """The state after the last complete turn; None before anything was read."""
         return self.now.mark.state
 
     @property
-    def before_last_turn(self) -> Moment | None:
-        """What the conversation was before the last message; None if there was none."""
+    def before_last_turn(self) -> Snapshot | None:
+        """The conversation before the last message; None if there was no message."""
         entries = self.now.entries
         if not self.past or not entries or entries[-1].kind != "turn":
             return None
@@ -143,78 +143,79 @@ class Conversation:
         return before if follows else None
 
     def reply(
-        self, message: str, settings: Settings | None = None, progress: Progress | None = None
+        self, message: str, settings: ChatSettings | None = None, progress: Progress | None = None
     ) -> TurnReply:
-        """Read a message and begin the reply; when it has ended, call `finish` with it.
+        """Read a message and start the reply; when it has ended, pass it to `finish`.
 
         Raises:
-            InputError: for an empty message. The conversation is as before.
+            InputError: if the message is empty. The conversation is unchanged.
         """
         return self._reply(self.now, clean(message), settings or self.settings, progress)
 
     def again(
-        self, settings: Settings | None = None, progress: Progress | None = None
+        self, settings: ChatSettings | None = None, progress: Progress | None = None
     ) -> TurnReply | None:
-        """Begin another reply to the last message; None if there was no message."""
+        """Start another reply to the last message; returns None if there was no message."""
         before = self.before_last_turn
         if before is None:
             return None
         message = self.now.entries[-1].text
         return self._reply(before, message, settings or self.settings, progress)
 
-    def finish(self, reply: Reply) -> None:
-        """Keep what a reply left behind; the next turn goes on from it."""
+    def finish(self, reply: ChatReply) -> None:
+        """Add a reply to the conversation; the next turn continues from the state after it."""
         assert isinstance(reply, TurnReply)
-        said, ahead = reply.split()
+        text, read_ahead = reply.split()
         before = reply.before
-        entry = Entry("turn", reply.message, (reply.assistant_prefix + said).strip())
-        mark = Mark(reply.result.state, ahead)
+        entry = ChatEntry("turn", reply.message, (reply.assistant_prefix + text).strip())
+        mark = Mark(reply.result.state, read_ahead)
         if not self.past or self.past[-1] is not before:
             self.past.append(before)
         self.now = replace(before, mark=mark, entries=(*before.entries, entry))
 
-    def begin(self, prompt: Prompt, progress: Progress | None = None) -> None:
-        """Start anew from an opening prompt, which `reset` then returns to.
+    def begin(self, prompt: OpeningPrompt, progress: Progress | None = None) -> None:
+        """Start a new conversation with an opening prompt, which `reset` then returns to.
 
         Raises:
-            InputError, TokenizerError: if it cannot be read. The conversation is as before.
+            InputError, TokenizerError: if it cannot be read. The conversation is unchanged.
         """
         opening = Mark()
         if prompt.text:
             ids = prompt_ids(self._model, prompt.text, None)
             ids = with_single_newlines(self._model.tokenizer, ids)
             opening = Mark(prefill(self._model, [ids], None, progress).state)
-        self._go_to(Moment(prompt.template, opening, opening))
+        self._go_to(Snapshot(prompt.template, opening, opening))
 
     def begin_from(self, state: State) -> None:
-        """Start anew from a state that ends where a turn may begin."""
+        """Start a new conversation from a state after which a turn can begin."""
         opening = Mark(state)
-        self._go_to(Moment(self.now.template, opening, opening))
+        self._go_to(Snapshot(self.now.template, opening, opening))
 
     def system(self, text: str, progress: Progress | None = None) -> None:
-        """Start anew with a system turn, which `reset` then returns to.
+        """Start a new conversation with a system prompt, which `reset` then returns to.
 
         Raises:
-            InputError: if the text is empty. The conversation is as before.
+            InputError: if the text is empty. The conversation is unchanged.
         """
         text = clean(text)
         template = self.now.template
         opening = Mark(prefill(self._model, [template.system(text)], None, progress).state)
-        self._go_to(Moment(template, opening, opening, (Entry("system", text),)))
+        self._go_to(Snapshot(template, opening, opening, (ChatEntry("system", text),)))
 
     def read(self, document: str, progress: Progress | None = None) -> Prefilled:
-        """Take a document into the state, as a user's turn.
+        """Read a document as a turn of the user.
 
         Raises:
-            InputError: if it is empty. KeyboardInterrupt passes. The conversation is as before.
+            InputError: if the document is empty. The conversation is unchanged.
+            KeyboardInterrupt: passes through. The conversation is unchanged.
         """
         document = clean(document)
-        text = self.now.template.exchange(document, READ_IT)
-        rest = left_to_read(text, self.now.mark.ahead)
+        text = self.now.template.exchange(document, READ_REPLY)
+        rest = left_to_read(text, self.now.mark.read_ahead)
         done = prefill(self._model, [rest], self.state, progress)
-        entry = Entry("document", f"{len(document)} characters", READ_IT)
-        moment = replace(self.now, mark=Mark(done.state), entries=(*self.now.entries, entry))
-        self._go_to(moment)
+        entry = ChatEntry("document", f"{len(document)} characters", READ_REPLY)
+        after = replace(self.now, mark=Mark(done.state), entries=(*self.now.entries, entry))
+        self._go_to(after)
         return done
 
     def reset(self) -> None:
@@ -223,60 +224,59 @@ class Conversation:
         self._go_to(replace(self.now, mark=self.now.opening, entries=system))
 
     def undo(self) -> bool:
-        """Take back the last turn, reset or opening; False if there is none to take back."""
+        """Undo the last turn, reset or opening; returns False if there is nothing to undo."""
         if not self.past:
             return False
         self.now = self.past.pop()
         return True
 
     def fork(self) -> "Conversation":
-        """A second conversation with the same past."""
+        """Return an independent copy of the conversation."""
         copy = Conversation(self._model, self.settings)
         copy.now, copy.past = self.now, self.past.copy()
         return copy
 
     def replace_by(self, other: "Conversation") -> None:
-        """Become another conversation; `undo` leads back at last."""
+        """Take over the content of another conversation; `undo` leads back step by step."""
         self.past.append(self.now)
         self.past.extend(other.past)
         self.now, self.settings = other.now, other.settings
 
-    def _go_to(self, moment: Moment) -> None:
+    def _go_to(self, snapshot: Snapshot) -> None:
         self.past.append(self.now)
-        self.now = moment
+        self.now = snapshot
 
     def _reply(
-        self, before: Moment, message: str, settings: Settings, progress: Progress | None
+        self, before: Snapshot, message: str, settings: ChatSettings, progress: Progress | None
     ) -> TurnReply:
-        """Read a message after a moment, and begin the reply."""
+        """Read a message that follows `before`, and start the reply."""
         turn = before.template.turn(message, settings.thinking)
-        turn = left_to_read(turn, before.mark.ahead)
-        reading = prefill(self._model, [turn], before.mark.state, progress)
-        pieces = self._stream(reading, before.template, settings)
+        turn = left_to_read(turn, before.mark.read_ahead)
+        prefilled = prefill(self._model, [turn], before.mark.state, progress)
+        pieces = self._stream(prefilled, before.template, settings)
         return TurnReply(
             self._model,
             pieces,
             owner=self,
             settings=settings,
-            reading=reading,
+            prefilled=prefilled,
             before=before,
             message=message,
         )
 
-    def _stream(self, reading: Prefilled, template: Template, settings: Settings) -> Stream:
-        """The tokens of a reply, after its turn was read."""
-        thinks = settings.thinking is not Thinking.PLAIN  # thoughts have paragraphs
-        short = ends_at_blank_line(self._model, settings.preset) and not thinks
-        scheduled = settings.preset.scheduled
-        tokenizer = self._model.tokenizer
+    def _stream(self, prefilled: Prefilled, template: Template, settings: ChatSettings) -> Stream:
+        """Return the stream of a reply after its turn was read."""
+        thinks = settings.thinking is not Thinking.PLAIN  # thoughts may contain blank lines
+        is_short = ends_at_blank_line(self._model, settings.preset) and not thinks
+        rules = None
+        if settings.preset.has_newline_rules:
+            rules = newline_rules.for_chat(self._model.tokenizer, prefilled.last_token)
         return stream(
             self._model,
             "",
             sampling=settings.sampling,
             max_tokens=settings.max_tokens + SLACK,
-            stop=SEPARATOR if short else template.next_turn,
-            state=reading.state,
-            logits_processor=newline_rules.for_chat(tokenizer, reading.last_token)
-            if scheduled
-            else None,
+            stop=SEPARATOR if is_short else template.next_turn,
+            state=prefilled.state,
+            logits_processor=rules,
         )

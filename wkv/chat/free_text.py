@@ -1,18 +1,18 @@
-"""Free generation beside a chat, which it never disturbs: go on with a text, try again, go on more.
+"""Free text generation beside a chat, which it does not change: continue a text, retry, go on.
 
-    begin: gen_0 = the text that was read ; finish: gen_1 = that and what was added
-    again: from gen_0 ; further: gen_0 = gen_1, from there
+    begin: gen_0 = the state after the prompt ; finish: gen_1 = the state after the added text
+    again: continue from gen_0 ; further: gen_0 = gen_1, continue from there
 
-Both are states with the logits as the model gave them: penalties never enter. Source of the forms:
+Both are states with the model's own logits, without penalties. Source of the prompt formats:
 ChatRWKV, chat.py.
 """
 
 from dataclasses import dataclass
 
 from wkv.chat import newline_rules
-from wkv.chat.conversation import Moment
-from wkv.chat.reply import SLACK, Reply
-from wkv.chat.settings import Settings
+from wkv.chat.conversation import Snapshot
+from wkv.chat.reply import SLACK, ChatReply
+from wkv.chat.settings import ChatSettings
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress, prefill
@@ -23,19 +23,19 @@ from wkv.prompting.template import SEPARATOR, clean, instruction, left_to_read
 LENGTH = 256
 
 ANSWER_NEWLINE = -2.0
-"""Added to the logits of newlines in `+qa`, where an answer is wanted and no essay."""
+"""Added to the logits of newlines in `+qa`, so that the answer is short."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text to go on with.
+class FreeTextPrompt:
+    """A prompt that the model continues.
 
     Attributes:
-        prompt: what is read.
-        state: after this state; None is the empty one.
-        stop: where it ends, beside the end of the document.
-        newline: added to the logits of newlines, under a preset with a schedule.
-        goes_on: what is added belongs to the prompt's last line.
+        prompt: the text to read.
+        state: the state that it follows; None is the empty state.
+        stop: strings that end the generated text.
+        newline: added to the logits of newlines, if the preset has newline rules.
+        goes_on: whether the generated text continues the last line of the prompt.
     """
 
     prompt: str
@@ -45,102 +45,106 @@ class Text:
     goes_on: bool = False
 
 
-def continuation(text: str) -> Text:
-    """Any text, `+gen`."""
-    return Text("\n" + _wanted(text), goes_on=True)
+def continuation(text: str) -> FreeTextPrompt:
+    """Return the prompt of `+gen`: any text."""
+    return FreeTextPrompt("\n" + _checked(text), goes_on=True)
 
 
-def task(text: str) -> Text:
-    """An instruction, `+i`."""
-    return Text(instruction(clean(text)), stop=("\n\n# Instruction:",))
+def task(text: str) -> FreeTextPrompt:
+    """Return the prompt of `+i`: an instruction."""
+    return FreeTextPrompt(instruction(clean(text)), stop=("\n\n# Instruction:",))
 
 
-def question(text: str) -> Text:
-    """A question without any conversation, `+qq`."""
-    return Text(f"\nQ: {_wanted(text)}\nA:", stop=("\nQ:",))
+def question(text: str) -> FreeTextPrompt:
+    """Return the prompt of `+qq`: a question outside any conversation."""
+    return FreeTextPrompt(f"\nQ: {_checked(text)}\nA:", stop=("\nQ:",))
 
 
-def chat_question(text: str, moment: Moment, *, is_short: bool) -> Text:
-    """A question as in a chat that has just begun, `+qa`; a short answer has no blank line."""
-    template, opening = moment.template, moment.opening
-    prompt = left_to_read(template.turn(_wanted(text)), opening.ahead)
+def chat_question(text: str, conversation: Snapshot, *, is_short: bool) -> FreeTextPrompt:
+    """Return the prompt of `+qa`: a question directly after the opening of a conversation.
+
+    A short answer ends at a blank line.
+    """
+    template, opening = conversation.template, conversation.opening
+    prompt = left_to_read(template.turn(_checked(text)), opening.read_ahead)
     stop = SEPARATOR if is_short else template.next_turn
-    return Text(prompt, opening.state, (stop,), ANSWER_NEWLINE)
+    return FreeTextPrompt(prompt, opening.state, (stop,), ANSWER_NEWLINE)
 
 
-def _wanted(text: str) -> str:
+def _checked(text: str) -> str:
     if not text.strip():
         raise InputError("there is no text; write it after the command")
     return text.strip()
 
 
 class FreeText:
-    """The last free generation of a session.
+    """The last free text of a session.
 
     Attributes:
-        length: tokens that are added at a time, if the text does not end before.
+        length: the largest number of tokens that one command adds.
     """
 
     def __init__(self, model: Model, length: int = LENGTH) -> None:
         self.length = length
         self._model = model
-        self._text = Text("")
+        self._prompt = FreeTextPrompt("")
         self._begin: Prefilled | None = None  # gen_0
         self._end: Prefilled | None = None  # gen_1
 
-    def begin(self, text: Text, settings: Settings, progress: Progress | None = None) -> Reply:
-        """Read a text and begin to go on with it; when that has ended, call `finish`."""
-        self._begin, self._end = prefill(self._model, [text.prompt], text.state, progress), None
-        self._text = text
-        return self._from(self._begin, settings, self._begin)
+    def begin(
+        self, prompt: FreeTextPrompt, settings: ChatSettings, progress: Progress | None = None
+    ) -> ChatReply:
+        """Read a prompt and start to continue it; when the text has ended, pass it to `finish`."""
+        self._begin = prefill(self._model, [prompt.prompt], prompt.state, progress)
+        self._end, self._prompt = None, prompt
+        return self._start(self._begin, settings, self._begin)
 
-    def again(self, settings: Settings) -> Reply | None:
-        """Another continuation of the same place; None if nothing was generated before."""
-        return None if self._begin is None else self._from(self._begin, settings)
+    def again(self, settings: ChatSettings) -> ChatReply | None:
+        """Start another continuation of the same text; returns None if there is no text yet."""
+        return None if self._begin is None else self._start(self._begin, settings)
 
-    def further(self, settings: Settings) -> Reply | None:
-        """Go on from where the last one ended; None if nothing was generated before."""
+    def further(self, settings: ChatSettings) -> ChatReply | None:
+        """Continue the last text; returns None if no text was generated yet."""
         if self._end is None:
             return None
         self._begin = self._end
-        return self._from(self._begin, settings, goes_on=True)
+        return self._start(self._begin, settings, goes_on=True)
 
-    def finish(self, reply: Reply) -> None:
-        """Keep the state after a continuation."""
+    def finish(self, reply: ChatReply) -> None:
+        """Store the state after a continuation."""
         assert self._begin is not None
         done = reply.result
         last = done.token_ids[-1] if done.token_ids else self._begin.last_token
         self._end = Prefilled(done.state, 0, last, 0.0)
 
-    def _from(
+    def _start(
         self,
-        place: Prefilled,
-        settings: Settings,
-        reading: Prefilled | None = None,
+        start: Prefilled,
+        settings: ChatSettings,
+        prefilled: Prefilled | None = None,
         goes_on: bool = False,
-    ) -> Reply:
-        """Go on from a place."""
-        logits_processor = None
-        if settings.preset.scheduled:
+    ) -> ChatReply:
+        """Start a continuation of a state; `prefilled` is the prompt if it was just read."""
+        prompt = self._prompt
+        rules = None
+        if settings.preset.has_newline_rules:
             tokenizer = self._model.tokenizer
-            logits_processor = newline_rules.for_free_text(
-                tokenizer, place.last_token, self._text.newline
-            )
+            rules = newline_rules.for_free_text(tokenizer, start.last_token, prompt.newline)
         pieces = stream(
             self._model,
             "",
-            sampling=(settings.prose if self._text.goes_on else None) or settings.sampling,
+            sampling=(settings.prose if prompt.goes_on else None) or settings.sampling,
             max_tokens=self.length + SLACK,
-            stop=self._text.stop,
-            state=place.state,
-            logits_processor=logits_processor,
+            stop=prompt.stop,
+            state=start.state,
+            logits_processor=rules,
         )
-        return Reply(
+        return ChatReply(
             self._model,
             pieces,
             owner=self,
             limit=self.length,
-            reading=reading,
-            goes_on=goes_on or self._text.goes_on,
+            prefilled=prefilled,
+            goes_on=goes_on or prompt.goes_on,
             is_free=True,
         )

@@ -1,4 +1,4 @@
-"""Options inside a message, `-temp=0.7` and `-top_p=0.5`, which hold for this message only."""
+"""Options inside a message, `-temp=0.7` and `-top_p=0.5`, which apply to that message only."""
 
 import math
 import re
@@ -10,23 +10,23 @@ from wkv.inference.sampling import Sampling
 
 OPTION = re.compile(r"[ \t]?-(temp|top_p)=(\S*)", re.IGNORECASE)
 FIELDS = {"temp": "temperature", "top_p": "top_p"}
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.2, 5.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.2, 5.0
 
 
 @dataclass(frozen=True)
-class Inline:
-    """A message without its options, and what they say.
+class InlineOptions:
+    """A message without its options, and the values of the options.
 
     Attributes:
-        text: without any option, however its number is written.
-        values: name of a field of Sampling to its value, clamped.
+        text: the message without its options.
+        values: the clamped values by the name of a field of `Sampling`.
     """
 
     text: str
     values: Mapping[str, float]
 
-    def over(self, sampling: Sampling) -> Sampling:
-        """The sampling with these values."""
+    def apply(self, sampling: Sampling) -> Sampling:
+        """Return sampling parameters with the values of the options."""
         return replace(
             sampling,
             temperature=self.values.get("temperature", sampling.temperature),
@@ -34,13 +34,13 @@ class Inline:
         )
 
 
-def split_options(line: str) -> Inline:
-    """Take the options out of a line.
+def split_options(line: str) -> InlineOptions:
+    """Separate the options from the text of a line.
 
     Temperature is clamped to [0.2, 5], top_p to [0, 1].
 
     Raises:
-        InputError: if a value is no number; nothing should be sent then.
+        InputError: if a value is not a number; the message must not be sent then.
     """
     values = {}
     for match in OPTION.finditer(line):
@@ -54,6 +54,6 @@ def split_options(line: str) -> Inline:
                 f"-{name}={written[:40]} has no number; write it as in -{name}=0.5 (the message "
                 "was not sent)"
             )
-        low, high = (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if name == "temp" else (0.0, 1.0)
+        low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if name == "temp" else (0.0, 1.0)
         values[FIELDS[name]] = min(max(value, low), high)
-    return Inline(OPTION.sub("", line).strip(" \t"), values)
+    return InlineOptions(OPTION.sub("", line).strip(" \t"), values)

@@ -1,15 +1,15 @@
-"""The languages that the chat speaks to its user: English, Chinese, Japanese.
+"""Languages of the chat's help and notices: English, Chinese and Japanese.
 
-A language is a module of `wkv.chat.languages` with TEXTS (notices with `{fields}`), ARGUMENTS (what
-stands for a command's argument), HELP (a line for each command), DETAILS (more, for some) and
-OPENINGS (what a conversation begins with).
+A language is a module of `wkv.chat.languages` with TEXTS (notices with `{fields}`), ARGUMENTS
+(placeholders for the arguments of commands), HELP (one line for each command), DETAILS (more help
+for some commands) and OPENINGS (default openings of a conversation).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from wkv.chat.prompt_files import Prompt, prepared
+from wkv.chat.prompt_files import OpeningPrompt, prepared
 from wkv.errors import InputError
 from wkv.prompting.template import Template
 
@@ -18,15 +18,15 @@ LANGUAGES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
 
 @dataclass(frozen=True)
 class Language:
-    """What the chat says in one language.
+    """The texts of the chat in one language.
 
     Attributes:
         code: "en", "zh" or "ja".
         texts: notices by key.
-        arguments: words for a command's argument.
-        help: a line for each command, by its name.
-        details: more about some commands.
-        openings: pairs of a message and a reply, for an "assistant" and between "friends".
+        arguments: placeholders for the arguments of commands.
+        help: one line of help for each command, by its name.
+        details: more help for some commands.
+        openings: pairs of a message and a reply, for an "assistant" and for two "friends".
     """
 
     code: str
@@ -37,30 +37,30 @@ class Language:
     openings: Mapping[str, tuple[tuple[str, str], ...]]
 
     def say(self, key: str, **values: object) -> str:
-        """A notice with its fields filled in."""
+        """Return a notice with its fields filled in."""
         return self.texts[key].format(**values)
 
     def usage(self, name: str, argument: str) -> str:
-        """A command with its argument."""
-        told = self.arguments[argument]
-        return f"{name} {told}" if told else name
+        """Return a command with the placeholder of its argument."""
+        placeholder = self.arguments[argument]
+        return f"{name} {placeholder}" if placeholder else name
 
-    def prompt(self, template: Template) -> Prompt:
-        """An opening prompt: with an assistant, or of two friends who have names of their own."""
+    def prompt(self, template: Template) -> OpeningPrompt:
+        """Return the default opening: with an assistant, or between two friends with names."""
         kind = "assistant" if template == Template() else "friends"
         names = {"user": template.user, "bot": template.bot}
         turns = [
             template.exchange(message.format(**names), reply.format(**names))
             for message, reply in self.openings[kind]
         ]
-        return Prompt(template, prepared("".join(turns)))
+        return OpeningPrompt(template, prepared("".join(turns)))
 
 
 def language_named(name: str) -> Language:
-    """The language of a code or an English name, in any case.
+    """Return the language with a code or an English name, in any case.
 
     Raises:
-        InputError: if the chat does not speak it.
+        InputError: if the chat does not have this language.
     """
     for code, english in LANGUAGES.items():
         if name.lower() in (code, english.lower()):
@@ -73,4 +73,6 @@ def language_named(name: str) -> Language:
                 module.DETAILS,
                 module.OPENINGS,
             )
-    raise InputError(f"{name!r} is no language of the chat; expected {', '.join(LANGUAGES)}")
+    raise InputError(
+        f"{name!r} is not a language of the chat; expected {', '.join(LANGUAGES)}"
+    )

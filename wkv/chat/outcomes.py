@@ -1,34 +1,34 @@
-"""What a line comes to: a request of the user in, an outcome out."""
+"""Types for one line of input: the request of the user, and the possible outcomes."""
 
 from dataclasses import dataclass
 
-from wkv.chat.inline_options import Inline
-from wkv.chat.reply import Reply
+from wkv.chat.inline_options import InlineOptions
+from wkv.chat.reply import ChatReply
 
 
 @dataclass(frozen=True)
-class Request:
-    """A message, or a command's argument.
+class CommandRequest:
+    """A message, or the argument of a command.
 
     Attributes:
-        argument: the text, without blanks around it.
-        options: `-temp=` and `-top_p=` that stood in the line.
+        argument: the text without surrounding blanks.
+        options: the options `-temp=` and `-top_p=` of the line.
     """
 
     argument: str
-    options: Inline
+    options: InlineOptions
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something to tell the user, of one or more lines."""
+    """A text of one or more lines that is displayed to the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Leave:
-    """The user wants to leave."""
+    """A request to leave the chat."""
 
 
-Outcome = Notice | Reply | Leave
+Outcome = Notice | ChatReply | Leave

@@ -1,4 +1,4 @@
-"""A reply while it is being made, and what is known of it at its end."""
+"""A chat reply that is streamed, and the text that the state has read beyond it."""
 
 import codecs
 from collections.abc import Iterator
@@ -10,29 +10,29 @@ from wkv.inference.prefill import Prefilled
 from wkv.inference.stream import Stream
 
 SLACK = 100
-"""Tokens that a reply may go over its limit to complete a character."""
+"""Tokens that a reply may exceed its limit by, in order to complete a character."""
 
 
-class Keeper(Protocol):
-    """What begins replies and keeps their states."""
+class ReplyOwner(Protocol):
+    """The interface of an object that starts replies and stores the states after them."""
 
-    def finish(self, reply: "Reply") -> None:
-        """Keep what a reply left behind."""
+    def finish(self, reply: "ChatReply") -> None:
+        """Store the state after a reply."""
         ...
 
 
-class Reply(Iterator[str]):
-    """An iterator over pieces of text; when it has ended, give it to its owner's `finish`.
+class ChatReply(Iterator[str]):
+    """An iterator over pieces of text; when it has ended, pass it to its owner's `finish`.
 
-    Ctrl-C while a piece is being made ends it and keeps what was said; where Ctrl-C may strike
-    between two pieces, call `interrupt`.
+    Ctrl-C while a piece is generated ends the reply and keeps the text so far. If Ctrl-C may occur
+    between two pieces, catch KeyboardInterrupt around the loop and call `interrupt`.
 
     Attributes:
-        owner: what keeps the state afterwards.
-        reading: the prompt that was read for it.
-        assistant_prefix: how it begins, written by us and not among the pieces.
-        goes_on: it continues a text, so that its first blanks mean something.
-        is_free: it is no turn of a chat; that it was cut off is no news.
+        owner: the object that stores the state after the reply.
+        prefilled: the prompt that was read for the reply; None if none was read.
+        assistant_prefix: the beginning of the reply that the prompt contains; not in the pieces.
+        goes_on: whether the reply continues a text, so that blanks at its beginning matter.
+        is_free: whether it is free text instead of a turn; truncation is not reported then.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Reply(Iterator[str]):
         model: Model,
         stream: Stream,
         *,
-        owner: Keeper,
+        owner: ReplyOwner,
         limit: int,
-        reading: Prefilled | None = None,
+        prefilled: Prefilled | None = None,
         assistant_prefix: str = "",
         goes_on: bool = False,
         is_free: bool = False,
     ) -> None:
         self.owner = owner
-        self.reading = reading
+        self.prefilled = prefilled
         self.assistant_prefix = assistant_prefix
         self.goes_on = goes_on
         self.is_free = is_free
@@ -57,10 +57,10 @@ class Reply(Iterator[str]):
         self._limit = limit
 
     def __next__(self) -> str:
-        """The next piece; at the limit, the reply ends with the next whole character."""
+        """Return the next piece; at the limit, the reply ends with the next complete character."""
         piece = next(self._stream)
         ids = self._stream.token_ids
-        if len(ids) >= self._limit and _is_whole(self._model.tokenizer.decode_bytes(ids)):
+        if len(ids) >= self._limit and _is_complete(self._model.tokenizer.decode_bytes(ids)):
             piece += self._stream.interrupt("length")
         return piece
 
@@ -70,19 +70,19 @@ class Reply(Iterator[str]):
 
     @property
     def result(self) -> Completion:
-        """The generation; if it has not ended, it ends here, as interrupted."""
+        """The completion; a reply that has not ended ends here, as interrupted."""
         return self._stream.result
 
     def split(self) -> tuple[str, str]:
-        """What was said, and what the state has read beyond it: newlines, the next speaker."""
+        """Return the text of the reply, and the newlines or speaker that the state read after it."""
         done = self.result
-        said = done.text.rstrip("\n")
-        absorbed = self._model.tokenizer.decode(done.token_ids)
-        return said, absorbed[len(said) :] if absorbed.startswith(said) else ""
+        text = done.text.rstrip("\n")
+        read = self._model.tokenizer.decode(done.token_ids)
+        return text, read[len(text) :] if read.startswith(text) else ""
 
 
-def _is_whole(data: bytes) -> bool:
-    """Whether bytes do not end within a character."""
+def _is_complete(data: bytes) -> bool:
+    """Return whether bytes do not end within a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data[-3:])
     return not decoder.getstate()[0]

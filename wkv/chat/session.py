@@ -1,28 +1,28 @@
-"""One user at one chat: conversations in memory, free text, saved chats, counts, language."""
+"""The session of one user: conversations in memory, free text, saved chats and statistics."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from wkv.chat.conversation import Conversation, TurnReply
 from wkv.chat.free_text import FreeText
-from wkv.chat.inline_options import Inline
+from wkv.chat.inline_options import InlineOptions
 from wkv.chat.language import Language, language_named
-from wkv.chat.reply import Reply
-from wkv.chat.saved_chats import Store, checked_name
-from wkv.chat.settings import Settings
+from wkv.chat.reply import ChatReply
+from wkv.chat.saved_chats import ChatStore, checked_name
+from wkv.chat.settings import ChatSettings
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress
 
 FIRST_NAME = "main"
-"""What the first conversation is called."""
+"""Name of the first conversation."""
 
-MOST_SEEDS = 2**63
+SEED_LIMIT = 2**63
 
 
 @dataclass
-class Counts:
-    """What a session has read and written, in tokens and seconds."""
+class SessionCounts:
+    """Tokens and seconds that a session has spent on prefill and decode."""
 
     tokens_read: int = 0
     tokens_written: int = 0
@@ -30,12 +30,12 @@ class Counts:
     seconds_written: float = 0.0
     replies: int = 0
 
-    def add_read(self, reading: Prefilled) -> None:
+    def add_read(self, prefilled: Prefilled) -> None:
         """Count a text that was read."""
-        self.tokens_read += reading.n_tokens
-        self.seconds_read += reading.seconds
+        self.tokens_read += prefilled.n_tokens
+        self.seconds_read += prefilled.seconds
 
-    def add_written(self, reply: Reply) -> None:
+    def add_written(self, reply: ChatReply) -> None:
         """Count a reply that has ended."""
         done = reply.result
         self.tokens_written += len(done.token_ids)
@@ -44,94 +44,93 @@ class Counts:
 
 @dataclass
 class Session:
-    """All that the commands of the chat work on.
+    """The data that the commands of the chat use and change.
 
     Attributes:
-        model: that answers.
-        conversation: the one that messages go to.
-        store: of saved chats.
-        language: of notices and help.
-        seed: reply number i of the session is drawn with seed + i; None differs each time.
-        progress: told how far long texts are read.
-        name: of the conversation in memory.
-        others: conversations in memory by name, this one included.
-        free: the last free generation.
+        model: the model that answers.
+        conversation: the present conversation, which receives messages.
+        store: the saved chats.
+        language: the language of notices and help.
+        seed: the seed of the first reply; reply number i uses seed + i. None: random.
+        progress: called with the progress of reading long texts.
+        name: name of the present conversation.
+        conversations: all conversations in memory by name, including the present one.
+        free: the last free text.
         counts: tokens and seconds.
     """
 
     model: Model
     conversation: Conversation
-    store: Store = field(default_factory=Store)
+    store: ChatStore = field(default_factory=ChatStore)
     language: Language = field(default_factory=lambda: language_named("en"))
     seed: int | None = None
     progress: Progress | None = None
     name: str = FIRST_NAME
-    others: dict[str, Conversation] = field(default_factory=dict)
+    conversations: dict[str, Conversation] = field(default_factory=dict)
     free: FreeText = field(init=False)
-    counts: Counts = field(default_factory=Counts)
+    counts: SessionCounts = field(default_factory=SessionCounts)
 
     def __post_init__(self) -> None:
         self.free = FreeText(self.model)
-        self.others[self.name] = self.conversation
+        self.conversations[self.name] = self.conversation
 
-    def settings(self, options: Inline) -> Settings:
-        """The settings of the next reply: the conversation's, the message's options, the seed."""
+    def settings(self, options: InlineOptions) -> ChatSettings:
+        """Return the conversation's settings with the message's options and the next seed."""
         settings = self.conversation.settings
-        seed = None if self.seed is None else (self.seed + self.counts.replies) % MOST_SEEDS
-        prose = settings.prose and replace(options.over(settings.prose), seed=seed)
-        sampling = replace(options.over(settings.sampling), seed=seed)
+        seed = None if self.seed is None else (self.seed + self.counts.replies) % SEED_LIMIT
+        prose = settings.prose and replace(options.apply(settings.prose), seed=seed)
+        sampling = replace(options.apply(settings.sampling), seed=seed)
         return replace(settings, sampling=sampling, prose=prose)
 
-    def begun(self, reply: Reply | None) -> Reply | None:
-        """Count a reply that begins; returns it."""
-        if reply is not None:
-            self.counts.replies += 1
-            if reply.reading is not None:
-                self.counts.add_read(reply.reading)
-        return reply
+    def count(self, reply: ChatReply) -> None:
+        """Count a reply that starts."""
+        self.counts.replies += 1
+        if reply.prefilled is not None:
+            self.counts.add_read(reply.prefilled)
 
-    def finish(self, reply: Reply) -> str:
-        """Keep what a reply left behind; call it when its last piece came, or it was stopped.
+    def finish(self, reply: ChatReply) -> str:
+        """Store the state after a reply; call it after the last piece or an interrupt.
 
-        Returns a notice, if there is something to say about it.
+        Returns:
+            A notice for the user, or "".
         """
         before = self.conversation.now.entries
         reply.owner.finish(reply)
         self.counts.add_written(reply)
         if reply.result.finish_reason == "length" and not reply.is_free:
             return self.say("cut", tokens=len(reply.result.token_ids))
-        if isinstance(reply, TurnReply) and reply.is_exact:
+        if isinstance(reply, TurnReply) and reply.is_deterministic:
             repeats = before == self.conversation.now.entries
             return self.say("always_the_same") if repeats else ""
         return ""
 
     def fork(self, name: str) -> None:
-        """Go on in a copy of the conversation; the conversation itself stays under its name.
+        """Continue in a copy of the conversation; the original stays in memory under its name.
 
         Raises:
-            InputError: if the name is taken, or no name.
+            InputError: if the name is taken or not allowed.
         """
         name = checked_name(name)
-        if name in self.others:
+        if name in self.conversations:
             raise InputError(f"{name}: a conversation of that name is in memory; choose another")
-        self.others[name] = self.conversation.fork()
+        self.conversations[name] = self.conversation.fork()
         self.switch(name)
 
     def switch(self, name: str) -> None:
-        """Go on in another conversation that is in memory."""
-        self.name, self.conversation = name, self.others[name]
+        """Continue in another conversation that is in memory."""
+        self.name, self.conversation = name, self.conversations[name]
 
     def say(self, key: str, **values: object) -> str:
-        """A notice in the user's language."""
+        """Return a notice in the user's language."""
         return self.language.say(key, **values)
 
-    def listed(self, names: Iterable[str]) -> str:
-        """Names, one after the other."""
+    def join(self, names: Iterable[str]) -> str:
+        """Join names with the separator of the user's language."""
         return self.language.texts["comma"].join(names)
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """What `+stats` tells."""
+        """The values that `+stats` displays."""
         state, counts = self.conversation.state, self.counts
         return {
             "turns": sum(entry.kind == "turn" for entry in self.conversation.now.entries),

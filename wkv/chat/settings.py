@@ -1,4 +1,4 @@
-"""How replies are made, and changing it by name: `+set`."""
+"""Settings of the replies in a chat, and the command `+set` that changes them by name."""
 
 from dataclasses import dataclass, replace
 
@@ -20,15 +20,16 @@ KEYS = (*SAMPLING_KEYS, "max_tokens", "preset")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How replies are made.
+class ChatSettings:
+    """Parameters for the generation of replies.
 
     Attributes:
-        preset: where the values came from; also decides on schedule and stop.
-        sampling: how tokens are drawn.
-        max_tokens: of one reply; at least 1.
-        thinking: how much the model thinks first.
-        prose: how `+gen` draws, if not like replies.
+        preset: the preset that the values come from; it also selects the newline rules and the
+            end of a reply.
+        sampling: the sampling parameters.
+        max_tokens: the largest number of tokens of a reply, at least 1.
+        thinking: how much the model thinks before it answers.
+        prose: the sampling parameters of `+gen`; None: those of replies.
     """
 
     preset: Preset
@@ -39,28 +40,30 @@ class Settings:
 
     def __post_init__(self) -> None:
         if type(self.max_tokens) is not int or self.max_tokens < 1:
-            raise InputError(f"max_tokens is {self.max_tokens!r}, expected a whole number, from 1")
+            raise InputError(
+                f"max_tokens is {self.max_tokens!r}, expected a whole number, 1 or more"
+            )
 
     @classmethod
-    def of(cls, preset: Preset, sampling: Sampling | None = None) -> "Settings":
-        """Those of a preset."""
+    def of(cls, preset: Preset, sampling: Sampling | None = None) -> "ChatSettings":
+        """Return the settings of a preset."""
         return cls(preset, sampling or preset.sampling, preset.max_tokens)
 
 
-def default_settings(model: Model) -> Settings:
-    """How a model replies unless the user says otherwise; the built-in one writes prose freely."""
-    settings = Settings.of(preset_for(model))
+def default_settings(model: Model) -> ChatSettings:
+    """Return the default settings of a model; the built-in one has other sampling for prose."""
+    settings = ChatSettings.of(preset_for(model))
     return replace(settings, prose=Sampling()) if is_built_in(model) else settings
 
 
-def changed(settings: Settings, key: str, value: str) -> Settings:
-    """The settings with another value; a preset changes all that it says.
+def changed(settings: ChatSettings, key: str, value: str) -> ChatSettings:
+    """Return settings with one value changed; a preset changes all values that it defines.
 
     Raises:
-        InputError: for a value that is no number, is out of range, or names no preset.
+        InputError: if the value is not a number, is out of range, or is not the name of a preset.
     """
     if key == "preset":
-        fresh = Settings.of(preset_named(value))
+        fresh = ChatSettings.of(preset_named(value))
         return replace(fresh, thinking=settings.thinking)
     kind = SAMPLING_KEYS.get(key, int)
     try:
@@ -73,8 +76,8 @@ def changed(settings: Settings, key: str, value: str) -> Settings:
     return replace(settings, sampling=replace(settings.sampling, **{key: number}), prose=None)
 
 
-def shown(settings: Settings) -> str:
-    """All settings, a line each."""
+def shown(settings: ChatSettings) -> str:
+    """Return all settings as text, one per line."""
     values: dict[str, object] = {key: getattr(settings.sampling, key) for key in SAMPLING_KEYS}
     values["max_tokens"] = settings.max_tokens
     values["preset"] = f"{settings.preset.name} ({settings.preset.source})"

@@ -1,5 +1,4 @@
-"""Evaluate a model on LAMBADA, with the protocol of RWKV's published results, or on lm-eval tasks.
-"""
+"""Evaluate a model on lm-eval tasks, or on LAMBADA with the protocol of RWKV's own results."""
 
 import argparse
 import json

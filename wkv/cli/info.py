@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import math
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from wkv.cli.options import add_model_path, find_model
 
 if TYPE_CHECKING:
-    from wkv.inference.load import Description
+    from wkv.inference.describe import Description
     from wkv.strategy import Placement
 
 SUMMARY = "show the properties of a checkpoint"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the properties of the checkpoint."""
     model = find_model(args.model)
-    from wkv.inference.load import describe
+    from wkv.inference.describe import describe
 
     description = describe(model)
     config = description.config
@@ -83,14 +84,14 @@ def _placement(description: "Description", text: str) -> list[dict[str, object]]
     from wkv.inference.torch_weights import layer_bytes
 
     strategy = strategy_for(description, text, check=False)
-    sizes = layer_bytes(description.network, strategy)
+    sizes = layer_bytes(description.shapes, strategy)
     last = len(strategy.layers) - 1
     rows: list[dict[str, object]] = [
         {
             "layers": "embedding",
             "device": "cpu",
             "form": str(strategy.dtype).split(".")[1],
-            "bytes": strategy.dtype.itemsize * description.network.emb.weight.numel(),
+            "bytes": strategy.dtype.itemsize * math.prod(description.shapes["emb.weight"]),
         }
     ]
     for placement, group in groupby(range(last + 1), key=strategy.layers.__getitem__):

@@ -7,9 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from wkv.chat.width import columns, width
+from wcwidth import width
+
 from wkv.cli.notices import notice
-from wkv.prompting.thinking import CLOSE, OPEN, Piece, Thoughts
+from wkv.prompting.thinking import CLOSE, OPEN, ThoughtPiece, Thoughts
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -54,7 +55,7 @@ class WordWrap:
             shown = self._place()
             self._blanks += " " if character == " " else 4 * " "
             return shown
-        if columns(character) == 2 and character not in HANGING:
+        if width(character) == 2 and character not in HANGING:
             shown = self._place()
             self._word = character
             return shown
@@ -72,7 +73,7 @@ class WordWrap:
         if not word:
             return ""
         free = self._size - self._column - len(self._blanks)
-        reserved = 2 if columns(word[0]) == 2 else 0
+        reserved = 2 if width(word[0]) == 2 else 0
         if self._column and not continues and width(word.rstrip(HANGING)) > free - reserved:
             self._column, self._blanks = width(word), ""
             return "\n" + word
@@ -104,10 +105,10 @@ class Screen:
             self._print(thoughts.push(reply.assistant_prefix))
         try:
             for piece in reply:
-                self._print(thoughts.push(piece) if thoughts else [Piece(piece, False)])
+                self._print(thoughts.push(piece) if thoughts else [ThoughtPiece(piece, False)])
         except KeyboardInterrupt:
             rest = reply.interrupt()
-            self._print(thoughts.push(rest) if thoughts else [Piece(rest, False)])
+            self._print(thoughts.push(rest) if thoughts else [ThoughtPiece(rest, False)])
         self._print(thoughts.flush() if thoughts else [])
         self._end_thought()
         self._write(self._wrap.flush() if self._wrap else "")
@@ -135,7 +136,7 @@ class Screen:
         elif self.is_terminal and seconds:
             self.notice(session.say("speed", tokens=tokens, rate=tokens / seconds), is_aside=True)
 
-    def _print(self, pieces: list[Piece]) -> None:
+    def _print(self, pieces: list[ThoughtPiece]) -> None:
         for piece in pieces:
             if piece.is_thought and not self._in_thought:
                 self._in_thought = True

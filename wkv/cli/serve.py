@@ -117,8 +117,8 @@ def _run_on_ray(args: argparse.Namespace) -> int:
     if args.cache_dir is None:
         args.cache_dir = Path.home() / ".wkv" / "serve"
         notice(
-            f"the replicas share states in {args.cache_dir}; to use several machines, name a folder "
-            "that all of them can access with --cache-dir"
+            f"the replicas share states in {args.cache_dir}; to use several machines, name a "
+            "folder that all of them can access with --cache-dir"
         )
     args.cache_dir = args.cache_dir.absolute()  # replicas have other working directories
     if args.model is not None and Path(args.model).exists():

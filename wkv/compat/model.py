@@ -1,8 +1,9 @@
-"""`RWKV`, the model class of the `rwkv` package, for every generation, on `wkv.Model`.
+"""`RWKV`, the model class of the `rwkv` package, for all generations, based on `wkv.Model`.
 
-Kept from the package: the signature, the flat state that is overwritten in place, (V,) logits for a
-single token even with full_output. Mended: logits are float32 in every generation, a path may end
-in `.pth` or not in every generation, an empty list is an error, nothing depends on the environment.
+As in the package: the signature, the flat state that is overwritten in place, and (V,) logits for a
+single token even with full_output. Fixed: logits are float32 in every generation, the suffix `.pth`
+of a path is optional in every generation, an empty list raises an error, and environment variables
+have no effect.
 
 Source: `rwkv` package, model.py.
 """
@@ -23,7 +24,7 @@ from wkv.inference.load import load
 from wkv.inference.model import Model
 
 VERSIONS = {"4": 4, "5.0": 5, "5.1": 5.1, "5.2": 5.2, "6": 6.0, "7": 7.0, "7a": 7.0}
-"""Generation to the number that the package calls the model's version."""
+"""Generation to the version number that the package uses."""
 
 Tokens = int | Sequence[int] | Tensor
 
@@ -36,11 +37,11 @@ class RWKV:
         args: sizes and names: MODEL_NAME, strategy_string, n_layer, n_embd, n_att, n_ffn,
             vocab_size, time_state (whether the file has a tuned initial state), and, except in
             generation 4, n_head and head_size.
-        strategy: for each layer, and one more for the head: device (str), atype, wtype
-            (torch.uint8 where the weights are int8), stream (bool).
+        strategy: one entry per layer and one for the head: device (str), atype, wtype (torch.uint8
+            if the weights are int8), stream (bool).
         version: 4, 5, 5.1, 5.2, 6.0 or 7.0 (also for 7a).
         n_layer, n_embd, n_head, head_size: as in args; heads are None in generation 4.
-        RESCALE_LAYER: 0; wkv's float32 stream needs no rescaling.
+        RESCALE_LAYER: 0; wkv's residual stream is float32 and needs no rescaling.
     """
 
     RESCALE_LAYER = 0
@@ -55,11 +56,12 @@ class RWKV:
         """Load a model.
 
         Args:
-            model: the checkpoint, with or without its ending.
+            model: the checkpoint, with or without its suffix.
             strategy: such as "cpu fp32" or "cuda fp16 *10 -> cpu bf16"; see `wkv.load`.
-            verbose: tell on stderr what was loaded.
-            convert_and_save_and_exit: first write the checkpoint there, prepared for the strategy,
-                over what is there. The process goes on; the object is of use as any other.
+            verbose: print on stderr what was loaded.
+            convert_and_save_and_exit: a file to write the checkpoint to first, prepared for the
+                strategy; an existing file is replaced. Despite the name, the process does not exit,
+                and the object can be used normally.
 
         Raises:
             CheckpointError, StrategyError: as `wkv.load` and `wkv.convert.checkpoint_file.convert`.
@@ -75,27 +77,27 @@ class RWKV:
         self.n_layer, self.n_embd = self.model.config.n_layer, self.model.config.n_embd
         self.n_head, self.head_size = self.model.config.n_head, self.model.config.head_size
         if verbose:
-            _tell(f"loaded {self.model!r}")
+            _notice(f"loaded {self.model!r}")
 
     def forward(
         self, tokens: Tokens, state: list[Tensor] | None = None, full_output: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Read tokens and predict the next.
+        """Read tokens and predict the next token.
 
         Args:
             tokens: at least one id: a list, a tuple, a 1-D tensor or array, or a single number.
-            state: what was read before, as `wkv.compat.state_lists` lays it out; None is the empty
-                state. The list is overwritten with the new state, its old tensors stay as they
-                are; copy.deepcopy makes a snapshot.
-            full_output: the logits after every token, if there are several.
+            state: the state before the tokens, as a list described in `wkv.compat.state_lists`;
+                None: the empty state. The list is overwritten with the new state, but its old
+                tensors are not changed; copy.deepcopy makes a snapshot.
+            full_output: whether to return the logits after every token, if there are several.
 
         Returns:
             Logits float32, (V,) or, for several tokens with full_output, (T, V); and the state,
-            which is the list that was given.
+            which is the same list if one was passed.
 
         Raises:
-            InputError: for no tokens, or what is no id of the model.
-            StateError: for a list that is no state of this model.
+            InputError: if there are no tokens, or ids that the model does not have.
+            StateError: if the list is not a state of this model.
         """
         ids = _ids(tokens)
         known = None if state is None else self._states.restore(state)
@@ -109,53 +111,55 @@ class RWKV:
     __call__ = forward
 
     def generate_zero_state(self) -> list[Tensor]:
-        """The state before the first token: empty, or the tuned one of a file that has one."""
+        """Return the initial state: empty, or the tuned state if the file contains one."""
         return self._states.flatten(self.model.new_state())
 
     def eval(self) -> "RWKV":
-        """The model itself, which knows nothing but inference."""
+        """Return the model itself, which is always in inference mode."""
         return self
 
     @property
     def w(self) -> Mapping[str, Tensor]:
         """The weights by their official names, read-only.
 
-        Unlike the package's they are as in the file: matrices are (out, in), `blocks.0.ln0` is not
-        folded into `emb.weight`, decays are raw.
+        Unlike in the package they are as stored in the file: matrices are (out, in), `blocks.0.ln0`
+        is not folded into `emb.weight`, and decays are not transformed.
         """
         return MappingProxyType(self.model.network.state_dict())
 
     @property
     def z(self) -> Mapping[str, Tensor]:
-        """As `w`; generation 7's name for it in the package."""
+        """The weights as in `w`; the package uses this name for generation 7."""
         return self.w
 
 
 def _path(path: str | os.PathLike[str]) -> str:
-    """A path as text, without blanks around it."""
+    """Return a path as text, without leading and trailing blanks."""
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"a path is text, {type(path).__name__} was given; give the .pth file")
+        raise InputError(
+            f"the path is a {type(path).__name__}, expected text; pass the path of the .pth file"
+        )
     return os.fspath(path).strip()
 
 
 def _convert(path: str, destination: str, strategy: str, verbose: bool) -> None:
-    """Write a checkpoint, prepared for a strategy, for which its devices need not be here."""
+    """Write a checkpoint prepared for a strategy, whose devices need not exist on this machine."""
     from wkv.convert.checkpoint_file import convert
 
     if not destination.endswith(".pth"):
         destination += ".pth"
     convert(path, destination, to="pth", strategy=strategy, overwrite=True)
     if verbose:
-        _tell(f"converted {path} to {destination} for {strategy}")
+        _notice(f"converted {path} to {destination} for {strategy}")
 
 
 def _ids(tokens: Tokens) -> list[int]:
-    """Tokens as a list of at least one id.
+    """Return tokens as a list of at least one id.
 
     Raises:
-        InputError: for anything that is not integers in one row, and for none.
+        InputError: if the tokens are not integers in one dimension, or there are none.
     """
-    # tensors and arrays have tolist, and so do their single numbers
+    # Tensors, arrays and their scalars have tolist.
     plain: Any = tokens.tolist() if hasattr(tokens, "tolist") else tokens
     if isinstance(plain, int):
         return [plain]
@@ -163,16 +167,16 @@ def _ids(tokens: Tokens) -> list[int]:
         ids = [operator.index(token) for token in plain]
     except TypeError as error:
         raise InputError(
-            f"tokens must be integers in one row, {type(tokens).__name__} was given ({error}); "
-            "give a list of ids, such as a tokenizer's encode returns"
+            f"tokens must be integers in one dimension, not {type(tokens).__name__} ({error}); "
+            "pass a list of ids, such as a tokenizer's encode returns"
         ) from error
     if not ids:
-        raise InputError("no tokens were given; give at least one id (0 begins a document)")
+        raise InputError("no tokens were given; pass at least one id (0 begins a document)")
     return ids
 
 
 def _args(model: Model) -> SimpleNamespace:
-    """The package's `args` of a model."""
+    """Return the attribute `args` of the package for a model."""
     config = model.config
     heads = {} if config.n_head is None else {"n_head": config.n_head}
     if config.head_size is not None:
@@ -191,14 +195,14 @@ def _args(model: Model) -> SimpleNamespace:
 
 
 def _is_tuned(model: Model) -> bool:
-    """Whether the model begins with a state that is not empty."""
+    """Return whether the initial state of the model is not empty."""
     if model.config.generation == "4":
         return False
     return any(bool(layer.wkv.any()) for layer in model.new_state().layers)
 
 
 def _placements(model: Model) -> list[SimpleNamespace]:
-    """The package's `strategy`: where each layer, and last the head, runs."""
+    """Return the attribute `strategy` of the package: the placement of each layer and the head."""
     return [
         SimpleNamespace(
             device=str(place.device),
@@ -210,6 +214,6 @@ def _placements(model: Model) -> list[SimpleNamespace]:
     ]
 
 
-def _tell(line: str) -> None:
-    """A notice for people; data goes to stdout."""
+def _notice(line: str) -> None:
+    """Print a message to stderr, because stdout is for data."""
     sys.stderr.write(f"{line}\n")

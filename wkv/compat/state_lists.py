@@ -1,11 +1,12 @@
-"""The `rwkv` package's state, a flat list of tensors, from a `wkv.State` and back.
+"""Conversion between a `wkv.State` and the state of the `rwkv` package, a flat list of tensors.
 
     generation 4        att shift (D,), numerator, denominator, exponent (A,), ffn shift (D,)
     generations 5, 6    att shift (D,), wkv (H, key, value), ffn shift (D,)
     generation 7, 7a    att shift (D,), wkv (H, value, key), ffn shift (D,)
 
-Shifts are in the activation dtype of their layer, the rest is float32. Conversion makes views where
-it can: wkv never changes a tensor of a state in place, and keeps none.
+Shifts have the activation dtype of their layer, all other tensors are float32. The conversion
+returns views if possible. This is safe because wkv never changes the tensors of a state in place,
+and stores no reference to them.
 
 Source: `rwkv` package, model.py.
 """
@@ -22,32 +23,32 @@ PARTS: tuple[str, ...] = ("att shift", "wkv", "ffn shift")
 
 
 class FlatStates:
-    """Converts the states of one model.
+    """A converter for the states of one model.
 
     Attributes:
-        parts: what the tensors of a layer are, in order.
-        shapes: their shapes.
+        parts: names of the tensors of a layer, in order.
+        shapes: shapes of the tensors of a layer.
     """
 
     def __init__(self, model: Model) -> None:
         config = model.config
         self._model = model
         self._places = [model.strategy.layers[layer] for layer in range(config.n_layer)]
-        self._turned = config.generation in ("5.0", "5.1", "5.2", "6")
+        self._is_transposed = config.generation in ("5.0", "5.1", "5.2", "6")
         self.parts = PARTS_4 if config.generation == "4" else PARTS
         self.shapes = tuple(tuple(item.shape) for item in self._of_layer(model.new_state(), 0))
 
     def flatten(self, state: State) -> list[Tensor]:
-        """The list for a state of one row; shares memory with it."""
+        """Convert a state of one row to a list, which shares memory with it."""
         return [item for index in range(len(self._places)) for item in self._of_layer(state, index)]
 
     def restore(self, flat: list[Tensor]) -> State:
-        """The state of one row for a list, which may be made by hand; shares memory with it.
+        """Convert a list to a state of one row, which shares memory with it.
 
-        Floats of any dtype and device will do.
+        The list may contain floats of any dtype and device.
 
         Raises:
-            StateError: for anything but such a list; names the wrong item.
+            StateError: if the list is not a state of this model; names the wrong item.
         """
         self._check(flat)
         size = len(self.parts)
@@ -62,32 +63,32 @@ class FlatStates:
         return State(tuple(layers), (0,), self._model.config.generation, self._model.identity)
 
     def _of_layer(self, state: State, index: int) -> list[Tensor]:
-        """The tensors of one layer."""
+        """Return the list items of one layer."""
         layer, dtype = state.layers[index], self._places[index].dtype
         wkv = layer.wkv[0]
         if self.parts is PARTS_4:
             return [layer.att_shift[0].to(dtype), *wkv, layer.ffn_shift[0].to(dtype)]
-        wkv = wkv.mT if self._turned else wkv
+        wkv = wkv.mT if self._is_transposed else wkv
         return [layer.att_shift[0].to(dtype), wkv, layer.ffn_shift[0].to(dtype)]
 
     def _inner_to_state(self, inner: list[Tensor]) -> Tensor:
-        """(3, A) or (H, value, key), from what lies between the shifts of a layer."""
+        """Return (3, A) or (H, value, key) from the list items between the shifts of a layer."""
         if self.parts is PARTS_4:
             return torch.stack(inner)
-        return inner[0].mT if self._turned else inner[0]
+        return inner[0].mT if self._is_transposed else inner[0]
 
     def _check(self, flat: list[Tensor]) -> None:
-        """Raise unless it is a list with the right tensors."""
+        """Raise a StateError unless it is a list of the right tensors."""
         layers, size = len(self._places), len(self.parts)
         if not isinstance(flat, list):
             raise StateError(
-                f"the state is a {type(flat).__name__}, expected a list of tensors or None; give "
-                "what forward returned"
+                f"the state is a {type(flat).__name__}, expected a list of tensors or None; pass "
+                "the state that forward returned"
             )
         if len(flat) != layers * size:
             raise StateError(
                 f"the state has {len(flat)} items, expected {layers * size}: {size} for each of "
-                f"the {layers} layers of this RWKV-{self._model.config.generation}; give a state "
+                f"the {layers} layers of this RWKV-{self._model.config.generation}; pass a state "
                 "of this model, or None"
             )
         for index, item in enumerate(flat):
@@ -99,5 +100,5 @@ class FlatStates:
                 found = f"{item.dtype} of shape {tuple(item.shape)}"
             raise StateError(
                 f"item {index} of the state ({self.parts[index % size]} of layer {index // size}) "
-                f"is {found}, expected floats of shape {shape}; give a state of this model, or None"
+                f"is {found}, expected floats of shape {shape}; pass a state of this model, or None"
             )

@@ -1,9 +1,10 @@
 """`PIPELINE`, the text interface of the `rwkv` package: encode, sample, generate.
 
-Kept from the package: the order of sampling, the arithmetic of penalties, pieces of chunk_len, no
-stop at id 0 unless it is in token_stop. Mended: logits are never changed in place, top_p = 1 keeps
-all tokens, text streams in whole characters and loses none, the last token is read too and the
-state is kept, a context without tokens is an error, arguments have no shared defaults.
+As in the package: the order of the sampling steps, the arithmetic of penalties, reading the context
+in chunks of chunk_len, and no stop at id 0 unless it is in token_stop. Fixed: logits are never
+changed in place, top_p = 1 allows all tokens, text is streamed in whole characters without losing
+any, the last token is read too and the state is stored, a context without tokens raises an error,
+and default arguments are not shared between instances.
 
 Random numbers come from PyTorch's global generator: torch.manual_seed makes a run repeatable.
 
@@ -30,27 +31,27 @@ WORLD, TIKTOKEN = "rwkv_vocab_v20230424", "cl100k_base"
 
 
 class ForwardModel(Protocol):
-    """What a pipeline needs of a model."""
+    """The methods of a model that a pipeline uses."""
 
     def forward(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
-        """Ids and a state (None: empty) in, logits (V,) and the new state out."""
+        """Read ids after a state (None: empty), and return the logits (V,) and the new state."""
         ...
 
 
 @dataclass
 class PIPELINE_ARGS:  # noqa: N801 - the package's name
-    """How `PIPELINE.generate` draws and when it stops.
+    """Sampling parameters and stop conditions of `PIPELINE.generate`.
 
     Attributes:
-        temperature: acts after top_p and top_k, on the probabilities; 0 is greedy.
-        top_p: the most probable tokens that together reach it; 1 keeps all.
-        top_k: at most so many tokens; 0 is no limit.
-        alpha_frequency: taken from a token's logit for each time it was generated, fading.
-        alpha_presence: taken once from the logit of each token that was generated.
-        alpha_decay: by which the counts fade with each token.
-        token_ban: ids that are never drawn.
+        temperature: applied to the probabilities after top_p and top_k; 0 is greedy.
+        top_p: sample from the most likely tokens that together reach this probability; 1: all.
+        top_k: sample from at most this many tokens; 0: no limit.
+        alpha_frequency: subtracted from a token's logit for each (decayed) occurrence.
+        alpha_presence: subtracted once from the logit of each generated token.
+        alpha_decay: factor by which the occurrence counts shrink with each token.
+        token_ban: ids that are never sampled.
         token_stop: ids that end the text; they are not part of it, and are not read.
-        chunk_len: the context is read in pieces of so many tokens.
+        chunk_len: number of tokens per chunk in which the context is read.
     """
 
     temperature: float = 1.0
@@ -68,59 +69,60 @@ class PIPELINE:
     """A model and its tokenizer.
 
     Attributes:
-        model: anything with `forward(tokens, state)`.
-        tokenizer: with encode and decode; may be replaced.
-        state: after `generate`: the model's state, which has read the context and all that was
-            generated.
+        model: any object with `forward(tokens, state)`.
+        tokenizer: an object with encode and decode; it may be replaced.
+        state: after `generate`, the model's state after the context and the generated text.
     """
 
     def __init__(self, model: ForwardModel, WORD_NAME: str) -> None:
         """Open the tokenizer.
 
         Args:
-            model: an `RWKV`, or anything else with `forward(tokens, state)`.
+            model: an `RWKV`, or any other object with `forward(tokens, state)`.
             WORD_NAME: "rwkv_vocab_v20230424" (World), "cl100k_base" (of tiktoken), or a file: a
                 `.txt` vocabulary in World format, else a `tokenizer.json` such as that of 20B.
 
         Raises:
             TokenizerError: if the file cannot be used.
-            MissingExtraError: if tiktoken is needed and not installed.
+            MissingExtraError: if tiktoken is required and not installed.
         """
         self.model = model
         self.state: Any = None
         self.tokenizer = _open(str(WORD_NAME), _vocab_size(model))
 
     def refine_context(self, context: str) -> str:
-        """The text without blanks around its lines and without empty lines, after a newline."""
+        """Strip the lines of a text, remove empty lines, and prepend a newline."""
         lines = (line.strip() for line in context.split("\n"))
         return "\n" + "\n".join(line for line in lines if line)
 
     def encode(self, x: str) -> list[int]:
-        """Ids of a text."""
+        """Return the ids of a text."""
         ids = self.tokenizer.encode(x)
         return list(getattr(ids, "ids", ids))  # the tokenizers library wraps them
 
     def decode(self, x: Iterable[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         text: str = self.tokenizer.decode(x)
         return text
 
     def sample_logits(
         self, logits: Tensor, temperature: float = 1.0, top_p: float = 0.85, top_k: int = 0
     ) -> int:
-        """Draw a token: nucleus, then top_k, then temperature.
+        """Sample a token: apply top_p, then top_k, then the temperature.
 
         Args:
-            logits: (V,) of any float dtype, not changed.
-            temperature: 0 takes the most probable token; of several, any.
-            top_p: the most probable tokens that together reach it; 1 or more keeps all.
-            top_k: at most so many tokens; 0 is no limit.
+            logits: (V,) of any float dtype; they are not changed.
+            temperature: 0 takes the most likely token; ties are broken arbitrarily.
+            top_p: sample from the most likely tokens that together reach it; 1 or more: all.
+            top_k: sample from at most this many tokens; 0: no limit.
 
         Raises:
-            InputError: for logits that are not finite, or a temperature below 0.
+            InputError: if the logits are not finite, or the temperature is negative.
         """
         if not 0 <= temperature < math.inf:
-            raise InputError(f"temperature is {temperature}, expected a number of at least 0")
+            raise InputError(
+                f"temperature is {temperature}, expected a finite number of at least 0"
+            )
         if temperature == 0:
             temperature, top_p = 1.0, 0.0
         return sample(logits, temperature=temperature, top_p=top_p, top_k=int(top_k))
@@ -136,18 +138,18 @@ class PIPELINE:
         """Continue a text.
 
         Args:
-            ctx: what to continue; at least one token.
-            token_count: at most so many tokens are added.
-            args: how to draw and when to stop; None is `PIPELINE_ARGS()`.
-            callback: is given the text as it comes, in whole characters.
-            state: what was read before ctx. The models of `wkv.compat` overwrite it.
+            ctx: the text to continue; at least one token.
+            token_count: maximum number of tokens to generate.
+            args: sampling parameters and stop conditions; None: `PIPELINE_ARGS()`.
+            callback: called with each new piece of text, in whole characters.
+            state: the state before ctx. The models of `wkv.compat` overwrite it.
 
         Returns:
-            What was added. A character that was cut off at the end is U+FFFD. The state that has
-            read all of it is in `state`.
+            The generated text. An incomplete character at the end becomes U+FFFD. The attribute
+            `state` is the state after the whole text.
 
         Raises:
-            InputError: for a context without tokens, and for arguments that cannot be.
+            InputError: if the context has no tokens, or an argument is out of range.
         """
         args = PIPELINE_ARGS() if args is None else args
         logits = self._read(self.encode(ctx), state, args.chunk_len)
@@ -155,7 +157,7 @@ class PIPELINE:
         weights: dict[int, float] = {}
         pieces: list[str] = []
 
-        def tell(piece: str) -> None:
+        def emit(piece: str) -> None:
             if piece:
                 pieces.append(piece)
                 if callback is not None:
@@ -163,22 +165,22 @@ class PIPELINE:
 
         for _ in range(token_count):
             token = self.sample_logits(
-                _adjusted(logits, weights, args), args.temperature, args.top_p, args.top_k
+                _penalized(logits, weights, args), args.temperature, args.top_p, args.top_k
             )
             if token in args.token_stop:
                 break
             for known in weights:
                 weights[known] *= args.alpha_decay
             weights[token] = weights.get(token, 0) + self._weight(token)
-            tell(decoder.push(token))
+            emit(decoder.push(token))
             logits, self.state = self.model.forward([token], self.state)
-        tell(decoder.flush())
+        emit(decoder.flush())
         return "".join(pieces)
 
     def _read(self, tokens: list[int], state: Any, chunk_len: int) -> Tensor:
-        """Feed the context to the model piece by piece; the logits after it."""
+        """Read the context in chunks, and return the logits after it."""
         if not tokens:
-            raise InputError("the context has no tokens; give some text, such as a newline")
+            raise InputError("the context has no tokens; pass some text, such as a newline")
         if chunk_len < 1:
             raise InputError(f"chunk_len is {chunk_len}, expected at least 1 token")
         self.state = state
@@ -188,31 +190,31 @@ class PIPELINE:
         return logits
 
     def _weight(self, token: int) -> int:
-        """What a token adds to its count: nothing for a blank or a digit, else 1."""
+        """Return what a token adds to its count: 0 for a blank or a digit, otherwise 1."""
         text = self.decode([token])
         if not text and isinstance(self.tokenizer, WorldTokenizer):
-            return 1  # in the package, a World id without text is U+FFFD, no blank
+            return 1  # the package decodes a World id without text as U+FFFD, which is not a blank
         return 0 if text in UNCOUNTED else 1
 
 
 class _TextOnly:
-    """A tokenizer without decode_bytes, such as a program's own: the text of each token alone."""
+    """An adapter that adds decode_bytes to a tokenizer that only has decode."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """UTF-8 of the text of ids."""
+        """Return the text of ids as UTF-8."""
         return str(self._tokenizer.decode(list(ids))).encode("utf-8", "replace")
 
 
 def _as_bytes(tokenizer: Any) -> Any:
-    """The tokenizer, or one on top of it, that has decode_bytes."""
+    """Return the tokenizer, wrapped if it does not have decode_bytes."""
     return tokenizer if hasattr(tokenizer, "decode_bytes") else _TextOnly(tokenizer)
 
 
-def _adjusted(logits: Tensor, weights: dict[int, float], args: PIPELINE_ARGS) -> Tensor:
-    """Logits (V,) float32 less the penalties, with banned ids at minus infinity; a new tensor.
+def _penalized(logits: Tensor, weights: dict[int, float], args: PIPELINE_ARGS) -> Tensor:
+    """Return new logits (V,) float32 with penalties subtracted and banned ids at minus infinity.
 
     The penalty of an id is alpha_presence + weight * alpha_frequency.
     """
@@ -220,23 +222,24 @@ def _adjusted(logits: Tensor, weights: dict[int, float], args: PIPELINE_ARGS) ->
     if len(args.token_ban):
         logits = banned(logits, args.token_ban)
         if not bool((logits > -torch.inf).any()):
-            raise InputError("token_ban holds all ids, so no token can be drawn; ban fewer")
+            raise InputError("token_ban contains all ids, so no token can be sampled; ban fewer")
     if not weights:
         return logits
     ids = torch.tensor(list(weights), device=logits.device)
-    # Python's numbers, rounded once, as the package does: no greedy choice may hang on it
+    # Penalties are computed in Python floats and rounded once, as in the package, so that the
+    # greedy choice is the same.
     penalties = [args.alpha_presence + w * args.alpha_frequency for w in weights.values()]
     return logits.index_add(0, ids, -logits.new_tensor(penalties))
 
 
 def _vocab_size(model: Any) -> int:
-    """Rows of the model's embedding, 0 where it does not tell."""
+    """Return the number of rows of the model's embedding, or 0 if it is unknown."""
     size = getattr(getattr(model, "args", None), "vocab_size", 0)
     return size if isinstance(size, int) else 0
 
 
 def _open(name: str, vocab_size: int) -> Any:
-    """The tokenizer of a name or file; further ids of the model's stand for no text."""
+    """Open a tokenizer by name or file; additional ids of the model decode to no text."""
     if name == WORLD:
         return WorldTokenizer(vocab_size=max(vocab_size, WORLD_VOCAB_SIZE))
     if name == TIKTOKEN:

@@ -71,7 +71,9 @@ def _dumped(schema: dict[str, Any]) -> str:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
     except (TypeError, ValueError) as error:
-        raise InputError(f"the JSON schema is not valid JSON ({error}); give plain JSON values") from error
+        raise InputError(
+            f"the JSON schema is not valid JSON ({error}); give plain JSON values"
+        ) from error
     if size > MAX_BYTES:
         raise InputError(
             f"the JSON schema has {size} bytes, expected at most {MAX_BYTES}; make it smaller"

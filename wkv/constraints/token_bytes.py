@@ -66,8 +66,8 @@ def llguidance_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> LLGuidanceVo
     if end is None:
         if END_BYTE not in tokens:
             raise InputError(
-                f"the tokenizer {tokenizer.name} has no id that ends a text, so a text that follows "
-                "a grammar cannot end; use a tokenizer with an end of text"
+                f"the tokenizer {tokenizer.name} has no id that ends a text, so a constrained text "
+                "cannot end; use a tokenizer with an end of text"
             )
         end = tokens.index(END_BYTE)
     tokens[end] = b""

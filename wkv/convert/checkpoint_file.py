@@ -18,7 +18,8 @@ from wkv.checkpoint.atomic_write import unfinished, writing
 from wkv.checkpoint.layouts import is_folded
 from wkv.convert.verify import verify
 from wkv.errors import InputError, StrategyError
-from wkv.inference.load import Description, build_model, describe, strategy_for
+from wkv.inference.describe import Description, describe
+from wkv.inference.load import build_model, strategy_for
 from wkv.inference.model import Model
 from wkv.strategy import Segment, Strategy
 from wkv.strategy.language import DTYPES
@@ -145,7 +146,7 @@ def _check_new(path: Path, *, overwrite: bool) -> None:
 
 def _original_tensors(description: Description) -> dict[str, Tensor]:
     """Return the tensors of the source under their official names."""
-    used = {*description.network.state_dict(), *description.tuned, *description.scales}
+    used = {*description.shapes, *description.tuned, *description.scales}
     return {name: description.checkpoint[name] for name in description.checkpoint if name in used}
 
 

@@ -1,7 +1,7 @@
 """Check for properties of a checkpoint that formats of other programs cannot represent."""
 
 from wkv.errors import CheckpointError
-from wkv.inference.load import Description
+from wkv.inference.describe import Description
 
 
 def check_publishable(description: Description, target: str) -> None:

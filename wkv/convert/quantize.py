@@ -29,14 +29,8 @@ from wkv.convert.checkpoint_file import (
 )
 from wkv.convert.verify import verify
 from wkv.errors import CheckpointError, InputError
-from wkv.inference.load import (
-    Description,
-    build_model,
-    describe,
-    identity,
-    native_refusal,
-    strategy_for,
-)
+from wkv.inference.describe import Description, describe, identity
+from wkv.inference.load import build_model, native_refusal, strategy_for
 from wkv.inference.model import Model
 from wkv.inference.torch_weights import is_packable
 from wkv.strategy import Strategy
@@ -86,9 +80,9 @@ class PackedMatrices:
         self._packed: dict[str, Packed] = {}
         self._sources: dict[str, Callable[[], Tensor]] = {}
         self.replaced: set[str] = set()
-        for name, tensor in description.network.state_dict().items():
-            if is_packable(name, tensor.shape):
-                self._add(name, tuple(tensor.shape))
+        for name, shape in description.shapes.items():
+            if is_packable(name, shape):
+                self._add(name, shape)
                 self.replaced.add(name)
         self.names = tuple(self._sources)
 
@@ -209,7 +203,7 @@ def _write(path: Path, description: Description, matrices: PackedMatrices, strat
     checkpoint, packed = description.checkpoint, matrices.all()
     ordered = sorted(packed, key=lambda name: packed[name].data.nbytes % ALIGNMENT != 0)
     tensors = {name: packed[name].data for name in ordered}
-    others = {*description.network.state_dict(), *description.tuned} - matrices.replaced
+    others = {*description.shapes, *description.tuned} - matrices.replaced
     rest = {name: checkpoint[name].contiguous() for name in checkpoint if name in others}
     tensors |= dict(sorted(rest.items(), key=lambda pair: -pair[1].dtype.itemsize))
     metadata = {

@@ -15,7 +15,8 @@ from torch import Tensor
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.packing import Packed
 from wkv.errors import CheckpointError
-from wkv.inference.load import build_model, describe, strategy_for
+from wkv.inference.describe import describe
+from wkv.inference.load import build_model, strategy_for
 from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
 

@@ -1,10 +1,12 @@
-"""Measuring models: LAMBADA with the protocol of the published figures, and lm-eval's tasks.
+"""Evaluation of models: LAMBADA with the protocol of RWKV's published results, and lm-eval tasks.
 
-scoring     how probable a model finds continuations, in batches
-documents   where the documents of LAMBADA come from
-lambada     perplexity and accuracy over documents
-results     a file of results per document, to go on from
-memory      the most memory that the process has held
-harness     a model as EleutherAI's harness wants it (needs lm_eval)
-tasks       running the harness
+scoring         log probabilities of continuations, in batches
+documents       the documents of LAMBADA, or those of a file
+lambada         perplexity and accuracy over documents
+results_file    a file of results per document, to resume an interrupted evaluation
+peak_memory     the peak memory use of the process
+cost            comparison of a quantized model with the original
+exercises       accuracy on the built-in model's held-out questions
+lm_eval_model   the adapter of a model to EleutherAI's lm-evaluation-harness (needs lm_eval)
+lm_eval_tasks   running tasks of the harness
 """

@@ -1,11 +1,11 @@
-"""What a change of a model's weights costs and gives: two models on the same text, side by side.
+"""Comparison of a model before and after its weights were changed, on the same text.
 
-    difference   of logits, largest and mean, over all tokens and all of the vocabulary
+    difference   of logits, largest and mean, over all tokens and the whole vocabulary
     divergence   mean over tokens of  sum over ids of p (log2 p - log2 q),  p before and q after
-    bits         -log2 of the probability of each next token, in all, per byte of the text
+    bits         -log2 of the probability of each next token, summed, per byte of the text
 
-The text is read from the empty state as one sequence. Where no tokenizer is known the ids are drawn
-at random, and there are no bits per byte.
+The text is read from the empty state as one sequence. If no tokenizer is known, random ids are used,
+and bits per byte are not available.
 """
 
 import math
@@ -28,29 +28,29 @@ from wkv.tokenizers.world import WorldTokenizer
 
 PASSAGE = Path(__file__).with_name("passage.txt")
 """The end of `The Copper Beeches` by Arthur Conan Doyle, in the public domain (Project Gutenberg
-1661). The built-in model was never trained on it."""
+1661). The built-in model was not trained on it."""
 
 TOKENS = 1024
-"""Of the text that are read, if no other number is given."""
+"""Default number of tokens of the text to read."""
 
 LOGITS_AT_ONCE = 2**23
-"""Of each model."""
+"""Largest number of logits that each model computes in one call."""
 
 ROUNDS, TURN = 5, 0.3
-"""Turns of each model when speed is measured, and seconds of one."""
+"""Number of speed measurements of each model, and seconds of one measurement."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models, before and after, on a text.
+    """The comparison of two models, before and after a change, on a text.
 
     Attributes:
-        tokens: that were predicted.
-        largest_difference, mean_difference: of logits, absolute.
-        divergence: Kullback-Leibler, in bits per token.
-        same_choice: share of the tokens at which both find the same one most probable.
-        bits_per_token: of each model.
-        bits_per_byte: of each model; None if the ids are random.
+        tokens: number of predicted tokens.
+        largest_difference, mean_difference: absolute differences of the logits.
+        divergence: Kullback-Leibler divergence, in bits per token.
+        same_choice: share of the tokens for which both models predict the same token.
+        bits_per_token: bits per token of each model.
+        bits_per_byte: bits per byte of each model; None if the ids are random.
     """
 
     tokens: int
@@ -64,7 +64,7 @@ class Comparison:
 
 @dataclass
 class _Sums:
-    """Sums over the tokens so far."""
+    """Sums over the tokens that were compared so far."""
 
     largest: float = 0.0
     difference: float = 0.0
@@ -74,7 +74,7 @@ class _Sums:
     after: float = 0.0
 
     def add(self, p: Tensor, q: Tensor, wanted: Tensor) -> None:
-        """Add the logits (T, V) of both models, and the tokens that came next."""
+        """Add the logits (T, V) of both models, and the actual next tokens."""
         difference = (p - q).abs()
         self.largest = max(self.largest, float(difference.max()))
         self.difference += float(difference.mean(1, dtype=torch.float64).sum())
@@ -86,7 +86,7 @@ class _Sums:
 
 
 def read_text(path: Path | None) -> str:
-    """The text of a file, or the passage that comes with wkv.
+    """Read the text of a file, or the passage that comes with wkv.
 
     Raises:
         InputError: if it cannot be read.
@@ -95,14 +95,14 @@ def read_text(path: Path | None) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: the text cannot be read ({error}); give UTF-8 text") from error
+        raise InputError(f"{file}: the text cannot be read ({error}); use UTF-8 text") from error
     if not text.strip():
-        raise InputError(f"{file}: there is no text in it; give some sentences at least")
+        raise InputError(f"{file}: there is no text in it; use at least a few sentences")
     return text
 
 
 def tokenizer_of(model: Model) -> Tokenizer | None:
-    """A model's tokenizer, None if none is known."""
+    """Return a model's tokenizer, or None if none is known."""
     try:
         return model.tokenizer
     except TokenizerError:
@@ -117,16 +117,16 @@ def compare(
     tokens: int = TOKENS,
     on_read: Callable[[int, int], object] = lambda done, total: None,
 ) -> Comparison:
-    """Read a text with both models.
+    """Read a text with both models and compare their predictions.
 
     Args:
-        before, after: of one vocabulary.
-        text: at least two tokens.
-        tokens: that are predicted at most.
-        on_read: told how many tokens of how many were read.
+        before, after: models with the same vocabulary.
+        text: text of at least two tokens.
+        tokens: maximum number of tokens to predict.
+        on_read: called with the number of tokens read and their total number.
 
     Raises:
-        InputError: for a text that is too short.
+        InputError: if the text is too short.
     """
     tokenizer = tokenizer_of(before)
     ids = _ids(before, text, tokens + 1)
@@ -156,20 +156,23 @@ def compare(
 
 
 def _ids(model: Model, text: str, count: int) -> list[int]:
-    """At most `count` ids of a text; random ones where no tokenizer is known."""
+    """Return at most `count` ids of a text, or random ids if no tokenizer is known."""
     tokenizer = tokenizer_of(model)
     if tokenizer is None:
-        draw = torch.Generator().manual_seed(0)
-        drawn: list[int] = torch.randint(model.config.vocab_size, (count,), generator=draw).tolist()
-        return drawn
-    # No token is longer than 128 characters.
+        generator = torch.Generator().manual_seed(0)
+        ids: list[int] = torch.randint(
+            model.config.vocab_size, (count,), generator=generator
+        ).tolist()
+        return ids
+    # No token is longer than 128 characters, so the rest of the text need not be tokenized.
     return [*begin_ids(model, "auto"), *tokenizer.encode(text[: 128 * count])][:count]
 
 
 def decode_speeds(before: Model, after: Model, text: str) -> tuple[float, float]:
-    """Tokens per second of each model as it reads one by one; medians of turns, taken in turn.
+    """Measure the decoding speed of both models in alternation; returns medians in tokens/s.
 
-    A text is read, since how many weights meet a zero, and are skipped, depends on it.
+    The models read a text rather than arbitrary ids, because the text determines how many weights
+    are skipped as their inputs are zero.
     """
     models, ids = (before, after), _ids(before, text, TOKENS)
     states = [model.forward([0])[1] for model in models]
@@ -180,25 +183,25 @@ def decode_speeds(before: Model, after: Model, text: str) -> tuple[float, float]
             while (spent := time.perf_counter() - begun) < TURN or count < 2:
                 _, states[place] = model.forward([ids[count % len(ids)]], states[place])
                 count += 1
-            if turn > 0:  # the first one warms up
+            if turn > 0:  # the first round is a warm-up
                 speeds[place].append(count / spent)
     return statistics.median(speeds[0]), statistics.median(speeds[1])
 
 
 @dataclass(frozen=True)
-class _Pupil:
-    """A model as the exercises ask it."""
+class _Examinee:
+    """The adapter of a model to the interface of `exercises.accuracy`."""
 
     model: Model
     tokenizer: Tokenizer
 
     def logits(self, ids: Tensor) -> Tensor:
-        """(B, T) ids to (B, T, V)."""
+        """Return the logits (B, T, V) of ids (B, T)."""
         return self.model.forward(ids, all_logits=True)[0]
 
 
 def knows_exercises(model: Model) -> bool:
-    """Whether a model has the vocabulary of the built-in one, which learned exercises."""
+    """Return whether a model has the vocabulary of the built-in model, which learned exercises."""
     tokenizer = tokenizer_of(model)
     if not isinstance(tokenizer, WorldTokenizer):
         return False
@@ -211,18 +214,21 @@ def exercises(
     count: int,
     on_done: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[float, float, int]:
-    """Shares of exercises that each model answers exactly, the mean of their kinds; and how many.
+    """Measure the share of exercises that each model answers exactly.
 
     Args:
-        before, after: models with the vocabulary of the built-in one.
-        count: questions of each kind.
-        on_done: told how many kinds of how many are done.
+        before, after: models with the vocabulary of the built-in model.
+        count: number of questions of each kind.
+        on_done: called with the number of finished kinds and their total number.
+
+    Returns:
+        The share of each model, averaged over the kinds, and the number of questions.
     """
     sets = questions()
     shares: list[tuple[float, float]] = []
     for items in sets.values():
         some = items[:count]
-        p, q = (accuracy(_Pupil(model, model.tokenizer), some) for model in (before, after))
+        p, q = (accuracy(_Examinee(model, model.tokenizer), some) for model in (before, after))
         shares.append((p, q))
         on_done(len(shares), len(sets))
     ours, theirs = zip(*shares, strict=True)

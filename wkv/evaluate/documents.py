@@ -1,7 +1,7 @@
-"""Documents to measure on: a file of JSON lines, {"text": ...} each; by default LAMBADA's own.
+"""Evaluation documents from a file of JSON lines, each {"text": ...}; by default those of LAMBADA.
 
-The published figures of RWKV are of OpenAI's 5,153 documents, `lambada_test.jsonl`. The hub keeps
-that very file; what comes is compared with its checksum.
+RWKV's published results use OpenAI's 5,153 documents, `lambada_test.jsonl`. The same file is
+downloaded from the hub, and verified by its checksum.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ URL = f"https://huggingface.co/datasets/{REPO}/resolve/{REVISION}/{FILE}"
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts in the order of their file.
+    """The texts of a file, in its order.
 
     Attributes:
         path: the file.
-        sha256: of its bytes.
-        texts: of each line that is not empty.
+        sha256: checksum of the file.
+        texts: the text of each line that is not empty.
     """
 
     path: Path
@@ -35,18 +35,18 @@ class Documents:
 
 
 def read_documents(path: Path | None = None) -> Documents:
-    """The documents of a file, or (None) of LAMBADA, fetched from the hub if it is not here yet.
+    """Read the documents of a file, or of LAMBADA (None), which is downloaded on first use.
 
     Raises:
-        InputError: if the file cannot be had or read, or a line is no JSON object with a text
-            of several words; names the line.
+        InputError: if the file cannot be downloaded or read, or a line is not a JSON object with
+            a text of several words; names the line.
     """
     file = _from_the_hub() if path is None else path
     try:
         data = file.read_bytes()
         lines = data.decode("utf-8").split("\n")
     except FileNotFoundError as error:
-        raise InputError(f"{file}: there is no such file; give one with --data FILE") from error
+        raise InputError(f"{file}: there is no such file; name one with --data FILE") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: the documents cannot be read ({error})") from error
     numbered = enumerate(lines, start=1)
@@ -57,27 +57,32 @@ def read_documents(path: Path | None = None) -> Documents:
 
 
 def split(text: str, where: str) -> tuple[str, str]:
-    """A text as (src, dst): cut at the last blank, which belongs to dst.
+    """Split a text at its last blank into (src, dst); the blank belongs to dst.
 
     Raises:
-        InputError: if there is no blank; says where.
+        InputError: if there is no blank; the message starts with `where`.
     """
     src, blank, word = text.rpartition(" ")
     if not blank:
         raise InputError(
-            f"{where} is the single word {word[:40]!r}; expected a text whose last word can be "
-            "told from what comes before it"
+            f"{where} is the single word {word[:40]!r}; expected a text of several words, whose "
+            "last word is to be predicted"
         )
     return src, blank + word
 
 
 def _text(line: str, where: str) -> str:
-    """The text of a line."""
+    """Return the text of a line.
+
+    Raises:
+        InputError: if the line is not valid; the message starts with `where`.
+    """
     try:
         entry = json.loads(line)
     except ValueError as error:
         raise InputError(
-            f'{where}: {line[:40]!r} is no JSON ({error}); expected {{"text": "..."}} in each line'
+            f"{where}: {line[:40]!r} is not valid JSON ({error}); expected "
+            '{"text": "..."} in each line'
         ) from error
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
         raise InputError(f'{where}: there is no "text" in it; expected {{"text": "..."}}')
@@ -86,7 +91,7 @@ def _text(line: str, where: str) -> str:
 
 
 def _from_the_hub() -> Path:
-    """LAMBADA's file in the cache of `huggingface_hub`; fetched once, 1.8 MB."""
+    """Return LAMBADA's file in the cache of `huggingface_hub`; it is downloaded once (1.8 MB)."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     cached = try_to_load_from_cache(REPO, FILE, revision=REVISION, repo_type="dataset")
@@ -94,15 +99,15 @@ def _from_the_hub() -> Path:
         return Path(cached)
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # its retries are no news; the error at the end is ours
+    logger.setLevel(logging.CRITICAL)  # hide its messages about retries; errors are reported below
     try:
         file = Path(
             hf_hub_download(REPO, FILE, revision=REVISION, repo_type="dataset", token=False)
         )
-    except Exception as error:  # the library passes on the errors of whatever carries its requests
+    except Exception as error:  # the library does not wrap the errors of its HTTP client
         raise InputError(
-            f"the documents of LAMBADA could not be had from the hub ({type(error).__name__}); "
-            f"download {URL} by hand and give --data FILE"
+            f"the documents of LAMBADA could not be downloaded ({type(error).__name__}); "
+            f"download {URL} by hand and use --data FILE"
         ) from error
     finally:
         logger.setLevel(level)
@@ -110,6 +115,6 @@ def _from_the_hub() -> Path:
     if found != SHA256:
         raise InputError(
             f"{file}: the hub's file has the SHA256 {found}, expected {SHA256}; check HF_ENDPOINT, "
-            "or give --data FILE"
+            "or use --data FILE"
         )
     return file

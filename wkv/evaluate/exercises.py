@@ -1,7 +1,7 @@
 """The built-in model's held-out questions, each with one right answer.
 
-`questions.jsonl` lies beside the model. `recipes/demo_model` generates it, and keeps its questions
-out of the training text.
+They are stored in `questions.jsonl`, next to the model. `recipes/demo_model` generates them and
+excludes them from the training text.
 """
 
 import json
@@ -21,17 +21,17 @@ class Examined(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
+        """The tokenizer of the model."""
         ...
 
     def logits(self, ids: Tensor) -> Tensor:
-        """(B, T) ids to (B, T, V) float32, from the empty state."""
+        """Return the logits (B, T, V) float32 of ids (B, T), from the empty state."""
         ...
 
 
 @cache
 def questions() -> dict[str, list[tuple[str, str]]]:
-    """Prompts and their answers by kind of exercise."""
+    """Return pairs of prompt and answer for each kind of exercise."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for line in QUESTIONS.read_text(encoding="utf-8").splitlines():
         item = json.loads(line)
@@ -41,15 +41,15 @@ def questions() -> dict[str, list[tuple[str, str]]]:
 
 @torch.no_grad()
 def accuracy(model: Examined, items: Sequence[tuple[str, str]], batch: int = 50) -> float:
-    """The share of items that a greedy model answers exactly.
+    """Return the share of items that a model answers exactly with greedy decoding.
 
-    One pass over prompt and answer is enough: greedy decoding gives the answer if and only if
-    every token of it is the most likely one after all tokens before it.
+    One forward pass over prompt and answer is sufficient: greedy decoding returns the answer if and
+    only if each of its tokens is the most likely one after all tokens before it.
 
     Args:
         model: the model to examine.
-        items: prompts and their answers.
-        batch: rows that are read at once.
+        items: pairs of prompt and answer.
+        batch: number of rows per batch.
     """
     right = 0
     encode = model.tokenizer.encode

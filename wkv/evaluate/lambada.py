@@ -1,12 +1,12 @@
-"""LAMBADA: can a model say the last word of a passage? With the protocol of RWKV's own figures.
+"""LAMBADA, the prediction of a passage's last word, with the protocol of RWKV's published results.
 
     src, dst = all before the last blank, " " + the last word          encoded separately
     lp   = sum over i of log softmax(logits before dst i)[dst i]       natural log, float32 softmax
     ppl  = exp(-sum of lp / documents)                                 per document, not per token
     acc  = 100 * documents whose dst ids were all the most probable / documents
 
-Every document begins from the empty state. Generation 7 and 7a of the World vocabulary read id 0
-before src, as their authors measure them; the others read nothing.
+Every document starts from the empty state. Models of generation 7 and 7a with the World vocabulary
+read id 0 before src, as in their authors' measurements; other models read nothing before it.
 Source: BlinkDL's run_lambada scripts of RWKV-LM and ChatRWKV.
 """
 
@@ -24,22 +24,22 @@ from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 REPORT_EVERY = 100
-"""Documents between two reports, as everyone prints them."""
+"""Number of documents between two reports, as in RWKV's own scripts."""
 
 BEGINS = ("auto", "0", "none")
-"""What is read before a document: id 0, nothing, or (auto) what the generation was trained with."""
+"""Values of `begin`: read id 0 before a document, nothing, or (auto) as the model was trained."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a model did so far.
+    """The results of a model on the documents so far.
 
     Attributes:
-        count: documents.
-        log_probability: sum over them.
-        correct: how many had all ids right.
-        tokens: read in this run; documents taken from a result file are not read again.
-        seconds: that took.
+        count: number of documents.
+        log_probability: sum of the documents' log probabilities.
+        correct: number of documents with all ids predicted correctly.
+        tokens: tokens read in this run, without documents whose results came from a file.
+        seconds: time for reading them.
     """
 
     count: int = 0
@@ -50,7 +50,7 @@ class Measurement:
 
     @property
     def ppl(self) -> float:
-        """Perplexity per document; infinite where it has no float."""
+        """The perplexity per document, or infinity if it is too large for a float."""
         try:
             return math.exp(-self.log_probability / self.count)
         except OverflowError:
@@ -58,11 +58,11 @@ class Measurement:
 
     @property
     def acc(self) -> float:
-        """Percent of the documents that were right."""
+        """The percentage of correct documents."""
         return 100 * self.correct / self.count
 
     def plus(self, result: Score) -> "Measurement":
-        """With one more document."""
+        """Return the measurement with one more document."""
         return replace(
             self,
             count=self.count + 1,
@@ -71,36 +71,39 @@ class Measurement:
         )
 
     def after(self, tokens: int, seconds: float) -> "Measurement":
-        """With more work done."""
+        """Return the measurement with more tokens and seconds."""
         return replace(self, tokens=self.tokens + tokens, seconds=self.seconds + seconds)
 
 
 def begin_ids(model: Model, begin: str) -> list[int]:
-    """The ids that are read before a text.
+    """Return the ids to read before each text.
 
     Args:
         model: any loaded model.
         begin: one of BEGINS.
+
+    Raises:
+        InputError: for another `begin`.
     """
     if begin not in BEGINS:
         raise InputError(f"begin is {begin!r}, expected one of {', '.join(BEGINS)}")
     config = model.config
-    trained_so = config.generation in ("7", "7a") and config.vocab_size == WORLD_VOCAB_SIZE
-    return [0] if begin == "0" or (begin == "auto" and trained_so) else []
+    is_default = config.generation in ("7", "7a") and config.vocab_size == WORLD_VOCAB_SIZE
+    return [0] if begin == "0" or (begin == "auto" and is_default) else []
 
 
 def pair_of(text: str, number: int, tokenizer: Tokenizer, begin: Sequence[int]) -> Pair:
-    """A document as ids.
+    """Tokenize a document into context and target.
 
     Raises:
-        InputError: if nothing comes before the last word, and no id is read before the text.
+        InputError: if there is nothing before the last word, and no id is read before the text.
     """
     src, dst = split(text, f"document {number}")
     context = [*begin, *tokenizer.encode(src)]
     if not context:
         raise InputError(
-            f"document {number} has nothing before its last word {dst[:40]!r}; remove it, or read "
-            "id 0 before each document with --begin 0"
+            f"document {number} has nothing before its last word {dst[:40]!r}; remove it, or use "
+            "--begin 0 to read id 0 before each document"
         )
     return Pair(context, tokenizer.encode(dst))
 
@@ -114,18 +117,20 @@ def measure(
     results: ResultFile | None = None,
     on_scored: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Measurement, ...]]:
-    """Measure models on the same documents, side by side.
+    """Measure one or more models on the same documents.
 
-    Documents are taken in windows, within which those of like length pass together; so what is
-    reported after 100 documents is of the file's first 100, and memory does not grow.
+    Documents are processed in windows, and batches are formed of documents of similar length within
+    a window. So the report after 100 documents covers the first 100 of the file, and memory use does
+    not grow.
 
     Args:
-        models: one or more.
+        models: one or more models.
         texts: the documents.
         begin: one of BEGINS.
-        batch_size: rows that pass a model together; changes the figures by rounding only.
-        results: where the result of each document is kept; what it holds is not measured again.
-        on_scored: told how many documents were done, for each model.
+        batch_size: number of documents per batch; only affects rounding errors.
+        results: file to store the result of each document in; documents it already contains are
+            not measured again.
+        on_scored: called with the number of documents that a model has just finished.
 
     Yields:
         A measurement for each model, after every 100 documents and after the last.
@@ -136,11 +141,11 @@ def measure(
     window = REPORT_EVERY * max(1, math.ceil(4 * batch_size / REPORT_EVERY))
     totals = tuple(Measurement() for _ in models)
     begins = [begin_ids(model, begin) for model in models]
-    kept = results.resume(len(texts), window) if results is not None else []
+    stored = results.resume(len(texts), window) if results is not None else []
     if on_scored is not None:
-        on_scored(len(kept) * len(models))
+        on_scored(len(stored) * len(models))
     for start in range(0, len(texts), window):
-        rows = kept[start : start + window]
+        rows = stored[start : start + window]
         if not rows:
             columns = []
             for place, (model, ids) in enumerate(zip(models, begins, strict=True)):

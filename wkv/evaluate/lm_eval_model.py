@@ -1,9 +1,9 @@
-"""A model of wkv as EleutherAI's harness wants it. Importing this needs lm_eval.
+"""The adapter of a wkv model to EleutherAI's lm-evaluation-harness. Importing it needs lm_eval.
 
     from lm_eval import simple_evaluate
     simple_evaluate(WKVHarness(wkv.load("model.pth")), tasks=["piqa"])
 
-A context of any length is read whole: a recurrent model has no longest context. Source of the
+Contexts are never truncated, because a recurrent model has no maximum context length. Source of the
 interface: lm-evaluation-harness, lm_eval/api/model.py.
 """
 
@@ -21,10 +21,10 @@ from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling
 
 MAX_TOKENS = 256
-"""Of a task that names no limit, as in the harness."""
+"""Maximum number of generated tokens if a task does not set one, as in the harness."""
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""The names that tasks have for that limit."""
+"""Option names with which tasks set that limit."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class ChatForm:
 
 
 class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
-    """Answers the three kinds of requests that the harness makes.
+    """A language model of lm_eval that answers the three request types of the harness.
 
     Attributes:
         model: any loaded model.
-        batch_size: rows that pass the model together.
+        batch_size: number of rows per batch.
         begin: the ids that are read before each text, see `wkv.evaluate.lambada.begin_ids`.
-        chat: how conversations are written; None where tasks are not put as such.
+        chat: the conversation format of the model; None if tasks are not chats.
     """
 
     def __init__(
@@ -68,47 +68,48 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     @property
     def eot_token_id(self) -> int:
-        """The id that ends a document; 0 where the vocabulary has none."""
+        """The id that ends a document, or 0 if the vocabulary has none."""
         return self.model.tokenizer.end_of_text or 0
 
     @property
     def tokenizer_name(self) -> str:
-        """Of the vocabulary; the harness tells its caches apart by it."""
+        """The name of the vocabulary, by which the harness distinguishes its caches."""
         return self.model.tokenizer.name
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **ignored: object
     ) -> list[int]:
-        """Ids of a text; nothing is ever added here."""
+        """Return the ids of a text, without special tokens."""
         return self.model.tokenizer.encode(string)
 
     def apply_chat_template(
         self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as a text."""
+        """Format a conversation as text."""
         if self.chat is None:
-            raise NotImplementedError("no form of a chat was given; give chat=ChatForm(...)")
+            raise NotImplementedError("no chat format was given; pass chat=ChatForm(...)")
         return self.chat.render(chat_history, add_generation_prompt)
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log probability of whole texts, after the id that ends a document."""
+        """Return the log probabilities of whole texts, after the id that ends a document."""
         texts = [request.args[0] for request in requests]
-        pairs = [Pair(self._begun([self.prefix_token_id]), self.tok_encode(text)) for text in texts]
-        sums = [done.log_probability for done in self._scored(pairs, disable_tqdm)]
+        context = self._with_begin([self.prefix_token_id])
+        pairs = [Pair(context, self.tok_encode(text)) for text in texts]
+        sums = [done.log_probability for done in self._score(pairs, disable_tqdm)]
         for request, total in zip(requests, sums, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model says until one of a request's strings; the string is left out."""
+        """Return the generated texts, which end before one of a request's stop strings."""
         answers: dict[int, str] = {}
         with tqdm(total=len(requests), desc="Generating", disable=disable_tqdm) as bar:
-            for options, places in self._alike(requests):
+            for options, places in self._grouped(requests):
                 for start in range(0, len(places), self.batch_size):
                     chosen = places[start : start + self.batch_size]
-                    texts = self._said([requests[place].args[0] for place in chosen], options)
+                    texts = self._generate([requests[place].args[0] for place in chosen], options)
                     answers.update(zip(chosen, texts, strict=True))
                     bar.update(len(chosen))
         for place, request in enumerate(requests):
@@ -116,10 +117,10 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return [answers[place] for place in range(len(requests))]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Context and continuation as ids.
+        """Tokenize a context and its continuation.
 
-        In a chat the harness leaves out the blank before an answer, since other templates end
-        with a line; here a reply begins with its own.
+        In a chat the harness omits the blank before an answer, because other templates end with a
+        line break. In RWKV's format a reply starts with a blank, so it is added here.
         """
         if self._asks_for_reply(context) and not continuation[:1].isspace():
             continuation = " " + continuation
@@ -132,30 +133,30 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         disable_tqdm: bool = False,
         **ignored: object,
     ) -> list[tuple[float, bool]]:
-        """For each target after its context: its log probability, and whether greedy gives it."""
-        pairs = [Pair(self._begun(context), target) for _, context, target in requests]
-        scores = self._scored(pairs, disable_tqdm)
+        """Return, for each target, its log probability and whether greedy decoding returns it."""
+        pairs = [Pair(self._with_begin(context), target) for _, context, target in requests]
+        scores = self._score(pairs, disable_tqdm)
         answers = [(done.log_probability, done.is_greedy) for done in scores]
         for (texts, _, _), answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
 
-    def _scored(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[Score]:
-        """Score pairs in view of the user."""
+    def _score(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[Score]:
+        """Score pairs with a progress bar."""
         with tqdm(total=len(pairs), desc="Scoring", disable=disable_tqdm) as bar:
             return score(self.model, pairs, self.batch_size, bar.update)
 
-    def _begun(self, context: list[int]) -> list[int]:
-        """A context with the ids that are read before it, if it does not begin with them."""
-        begins = context[: len(self.begin)] == self.begin
-        return context if begins else [*self.begin, *context]
+    def _with_begin(self, context: list[int]) -> list[int]:
+        """Return a context that starts with the ids to read before each text."""
+        starts_with_it = context[: len(self.begin)] == self.begin
+        return context if starts_with_it else [*self.begin, *context]
 
     def _asks_for_reply(self, context: str) -> bool:
-        """Whether a context is a conversation that ends where a reply begins."""
+        """Return whether a context is a conversation that ends where a reply starts."""
         return self.chat is not None and context.endswith(":")
 
-    def _alike(self, requests: Sequence[Any]) -> Iterable[tuple[Mapping[str, Any], list[int]]]:
-        """Requests by their options, as places in order of the length of their texts."""
+    def _grouped(self, requests: Sequence[Any]) -> Iterable[tuple[Mapping[str, Any], list[int]]]:
+        """Group requests by their options; yields options and indices, sorted by text length."""
         groups: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
         for place, request in enumerate(requests):
             options = request.args[1]
@@ -164,8 +165,8 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             places.sort(key=lambda place: len(requests[place].args[0]))
             yield options, places
 
-    def _said(self, contexts: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-        """What the model says after each context, all with the same options of a task."""
+    def _generate(self, contexts: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+        """Return the text generated after each context, with the options of a task."""
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         if self.chat is not None:
@@ -185,11 +186,11 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
 
 def _sampling(options: Mapping[str, Any]) -> Sampling:
-    """The sampling that a task asks for: greedy, unless it says how to draw. No penalties."""
+    """Return a task's sampling parameters: greedy unless it enables sampling, without penalties."""
     temperature = float(options.get("temperature") or 0)
-    draws = options.get("do_sample", temperature > 0)
+    do_sample = options.get("do_sample", temperature > 0)
     return Sampling(
-        temperature=temperature if draws else 0,
+        temperature=temperature if do_sample else 0,
         top_p=float(options.get("top_p", 1)),
         top_k=max(0, int(options.get("top_k") or 0)),
         presence_penalty=0,

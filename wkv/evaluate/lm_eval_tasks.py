@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's harness, run on a model of wkv."""
+"""Running tasks of EleutherAI's lm-evaluation-harness on a wkv model."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,20 +28,20 @@ def run_tasks(
 
     Args:
         model: any loaded model.
-        tasks: names that lm_eval knows: tasks, groups or tags.
-        limit: only so many documents of each task, for a trial.
-        batch_size: rows that pass the model together.
-        num_fewshot: examples before each question; None: as each task has it.
-        begin: what is read before a text, see `wkv.evaluate.lambada.begin_ids`.
-        chat: put each task as a conversation of this form.
-        include_path: a folder with tasks of your own.
+        tasks: names of lm_eval tasks, groups or tags.
+        limit: maximum number of documents per task, for a quick trial.
+        batch_size: number of rows per batch.
+        num_fewshot: number of examples before each question; None: the default of each task.
+        begin: the ids to read before a text, see `wkv.evaluate.lambada.begin_ids`.
+        chat: format each document as a conversation in this format.
+        include_path: a folder with your own task definitions.
 
     Returns:
-        What lm_eval's `simple_evaluate` does: `results` by task, `versions`, `n-shot`, ...
+        The result of lm_eval's `simple_evaluate`: `results` by task, `versions`, `n-shot`, ...
 
     Raises:
         MissingExtraError: if lm_eval is not installed.
-        InputError: if a task is not known.
+        InputError: if a task is unknown.
     """
     check_installed()
     from lm_eval import simple_evaluate
@@ -53,11 +53,11 @@ def run_tasks(
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown or not tasks:
         raise InputError(
-            f"lm_eval knows no task {', '.join(unknown)!r}; `lm-eval ls tasks` lists them, and "
+            f"lm_eval has no task {', '.join(unknown)!r}; `lm-eval ls tasks` lists all tasks, and "
             "--include-path DIR adds a folder of your own"
         )
     harness = WKVHarness(model, batch_size=batch_size, begin=begin, chat=chat)
-    with _bars_on_terminals_only(), redirect_stdout(sys.stderr):  # it prints notices of its own
+    with _bars_on_terminals_only(), redirect_stdout(sys.stderr):  # lm_eval prints to stdout
         results: dict[str, Any] = simple_evaluate(
             model=harness,
             tasks=list(tasks),
@@ -72,7 +72,7 @@ def run_tasks(
 
 
 def table_of(results: dict[str, Any]) -> str:
-    """The results as the table that lm_eval prints, groups last."""
+    """Format the results as lm_eval's table, with groups last."""
     from lm_eval.utils import make_table
 
     tables = [make_table(results)]
@@ -82,32 +82,35 @@ def table_of(results: dict[str, Any]) -> str:
 
 
 def check_installed() -> None:
-    """Raise if lm_eval is not installed; imports nothing.
+    """Raise an error if lm_eval is not installed, without importing it.
 
     Raises:
-        MissingExtraError: holds the pip line.
+        MissingExtraError: with the pip command that installs it.
     """
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is None:
         raise MissingExtraError(
-            "tasks are those of EleutherAI's harness, and lm_eval is not installed; run: "
+            "--tasks requires lm_eval (EleutherAI's harness), which is not installed; run: "
             "pip install 'wkv[eval]'"
         )
 
 
 @contextmanager
 def _bars_on_terminals_only() -> Iterator[None]:
-    """Without the bars of tqdm where stderr is no terminal; libraries leave no other way."""
+    """Disable tqdm's progress bars if stderr is not a terminal.
+
+    tqdm itself is patched, because the libraries that use it have no option for that.
+    """
     from tqdm import tqdm
 
-    draw = tqdm.__init__
+    init = tqdm.__init__
 
-    def draw_on_terminal(bar: Any, *args: Any, disable: bool | None = None, **options: Any) -> None:
-        draw(bar, *args, disable=disable or None, **options)  # None: only on a terminal
+    def patched(bar: Any, *args: Any, disable: bool | None = None, **options: Any) -> None:
+        init(bar, *args, disable=disable or None, **options)  # None: only on a terminal
 
-    tqdm.__init__ = draw_on_terminal
+    tqdm.__init__ = patched
     try:
         yield
     finally:
-        tqdm.__init__ = draw
+        tqdm.__init__ = init

@@ -1,11 +1,11 @@
-"""The most memory that this process has held."""
+"""The peak memory use of this process."""
 
 import sys
 from pathlib import Path
 
 
 def peak_bytes() -> int | None:
-    """Most bytes of memory held since the start, mapped weights included; None where not told."""
+    """Return the peak memory use in bytes, including mapped weights, or None if it is unknown."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
@@ -21,7 +21,7 @@ def peak_bytes() -> int | None:
 
 
 def peak_gpu_bytes() -> int | None:
-    """Most bytes of memory that PyTorch held on all GPUs together; None without one."""
+    """Return the sum of PyTorch's peak memory use on all GPUs in bytes, or None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

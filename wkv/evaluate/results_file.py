@@ -1,8 +1,8 @@
-"""A file of results per document, so that a measurement that was cut off can go on.
+"""A file of results per document, with which an interrupted evaluation can be resumed.
 
-JSON lines: a header that says what was measured and how, then a line for each document, in the
-order of the documents, with a log probability and a truth value for each model. Floats are written
-so that they are read back exactly.
+It consists of JSON lines: a header that describes the evaluation, then one line per document, in
+their order, with a log probability and a boolean (correct or not) for each model. Floats are written
+with full precision.
 """
 
 import json
@@ -14,26 +14,26 @@ from wkv.errors import InputError
 from wkv.evaluate.scoring import Score
 
 MARK = "wkv eval"
-"""The name of the header, by which a result file is known."""
+"""The key of the header, which identifies a file as a result file."""
 
 Row = tuple[Score, ...]
 """The scores of one document, one for each model."""
 
 
 class ResultFile:
-    """Results of one measurement.
+    """The results of one evaluation in a file.
 
     Attributes:
-        path: the file; it need not exist yet.
-        header: what tells this measurement from others; its values are what JSON knows.
+        path: the file; it is created if it does not exist.
+        header: the properties that distinguish this evaluation from others, as JSON values.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """Name the file; one that is there must have the same header.
+        """Open or create the file; an existing file must have the same header.
 
         Raises:
-            InputError: if it is no result file or one of another measurement, and says how they
-                differ, or if it cannot be read or written.
+            InputError: if it is not a result file, belongs to another evaluation (the message names
+                the difference), or cannot be read or written.
         """
         self.path = path
         self.header = json.loads(json.dumps(header))
@@ -46,15 +46,15 @@ class ResultFile:
                     file.write(_line({MARK: self.header}))
                     return
         except OSError as error:
-            raise InputError(f"{path}: the results cannot be kept there ({error})") from error
+            raise InputError(f"{path}: the results cannot be saved there ({error})") from error
         self._compare(first)
 
     def resume(self, documents: int, window: int) -> list[Row]:
-        """The results that hold for a measurement of so many documents, taken window by window.
+        """Return the stored results for an evaluation of so many documents in windows.
 
-        Whole windows are kept, and what comes after them is cut off the file: so what is measured
-        next is batched as it would have been without a break. If the file has enough for all
-        documents, it stays as it is.
+        Results after the last complete window are removed from the file, so that the remaining
+        documents are batched as in an uninterrupted run. If the file has results for all documents,
+        it is not changed.
         """
         rows: list[Row] = []
         ends: list[int] = []
@@ -73,7 +73,7 @@ class ResultFile:
         return rows[: min(self._count, documents)]
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Write the results of the documents that follow those in the file."""
+        """Append the results of the next documents to the file."""
         with self.path.open("ab") as file:
             for row in rows:
                 self._count += 1
@@ -85,24 +85,21 @@ class ResultFile:
                 file.write(_line(entry))
 
     def _compare(self, first: bytes) -> None:
-        """Raise unless the first line of the file is this measurement's header."""
+        """Raise an InputError unless the first line of the file is this evaluation's header."""
         entry = _entry(first)
         found = entry.get(MARK) if isinstance(entry, dict) else None
         if not isinstance(found, dict):
-            raise InputError(
-                f"{self.path}: this is no result file of wkv eval; name another file, which need "
-                "not exist"
-            )
+            raise InputError(f"{self.path}: this is not a result file of wkv eval; name a new file")
         for name in dict.fromkeys((*self.header, *found)):
             ours, theirs = self.header.get(name), found.get(name)
             if ours != theirs:
                 raise InputError(
-                    f"{self.path}: these are results of another measurement: {name} is {theirs} "
-                    f"there and {ours} now; measure as before, or name another file"
+                    f"{self.path}: these are results of another evaluation: {name} is {theirs} "
+                    f"there and {ours} now; use the same options as before, or name another file"
                 )
 
     def _row(self, line: bytes, number: int) -> Row | None:
-        """The scores of a line; None if it is not whole."""
+        """Return the scores of a line, or None if the line is incomplete."""
         entry = _entry(line) if line.endswith(b"\n") else None
         if not isinstance(entry, dict) or entry.get("document") != number:
             return None
@@ -114,7 +111,7 @@ class ResultFile:
 
 
 def _entry(line: bytes) -> Any:
-    """What a line holds; None if it is no JSON."""
+    """Parse a line, and return None if it is not valid JSON."""
     try:
         return json.loads(line)
     except ValueError:
@@ -122,5 +119,5 @@ def _entry(line: bytes) -> Any:
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
-    """An entry as a line."""
+    """Format an entry as a line."""
     return json.dumps(entry, ensure_ascii=False).encode() + b"\n"

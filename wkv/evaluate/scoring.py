@@ -1,10 +1,10 @@
-"""How probable a model finds a continuation: what LAMBADA and the harness both measure.
+"""Log probabilities of continuations, which LAMBADA and the harness both measure.
 
     log p(target | context) = sum over i of log softmax(logits before target i)[target i]
 
-The logits of a context are never made, but for those after its last token: a context is read as a
-prefill, and only the target passes with all its logits, piece by piece where it is long. So memory
-depends on the batch and the vocabulary, not on the lengths.
+For the context only the logits after its last token are computed, as in a prefill. The logits of
+the target are computed in chunks. So memory use depends on the batch size and the vocabulary, but
+not on the lengths.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ from wkv.errors import InputError
 from wkv.inference.model import Model
 
 LOGITS_AT_ONCE = 2**24
-"""Logits of a batch that exist together: 64 MiB, as much again for their log softmax at most."""
-
+"""Logits of a batch in memory at the same time: 64 MiB, and as much for their log softmax."""
 
 WIDTH_STEP = 16
-"""Batches are padded to a multiple of it, or below it to a power of 2: oneDNN keeps what it has
-compiled for every shape, and with hundreds of widths that is more memory than a small model."""
+"""Batches are padded to a multiple of this width, or to a power of 2 if they are narrower. oneDNN
+caches compiled code for each shape, and for hundreds of widths that takes more memory than a small
+model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is read, at least one id, and what is to follow it; ids."""
+    """The token ids of a context, at least one, and of its continuation."""
 
     context: Sequence[int]
     target: Sequence[int]
@@ -35,11 +35,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a model says of a pair.
+    """The score of a pair.
 
     Attributes:
-        log_probability: natural log of the target's probability after the context; 0 for no target.
-        is_greedy: whether every id of the target was the most probable.
+        log_probability: natural log of the target's probability after the context; 0 if the target
+            is empty.
+        is_greedy: whether each id of the target was the most likely one.
     """
 
     log_probability: float
@@ -52,24 +53,23 @@ def score(
     batch_size: int,
     on_scored: Callable[[int], object] | None = None,
 ) -> list[Score]:
-    """Score pairs, each from the empty state, those of like length together.
+    """Score pairs, each from the empty state, in batches of similar length.
 
     Args:
         model: any loaded model.
-        pairs: in any order.
-        batch_size: rows that pass the model together; changes the scores by rounding only.
-        on_scored: told the number of pairs in each batch when it is done.
+        pairs: pairs in any order.
+        batch_size: number of pairs per batch; only affects rounding errors.
+        on_scored: called with the number of pairs of each finished batch.
 
     Returns:
-        A score for each pair, in their order.
+        A score for each pair, in the order of `pairs`.
 
     Raises:
-        InputError: for a context without ids, or ids that are not in the vocabulary.
+        InputError: if a context has no ids, or ids are not in the vocabulary.
     """
     if not all(pair.context for pair in pairs):
         raise InputError(
-            "a context has no ids, and without one nothing is predicted; begin it with an id, "
-            "such as 0"
+            "a context has no ids, so nothing can be predicted; start it with an id, such as 0"
         )
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].context), len(pairs[i].target)))
     scores: dict[int, Score] = {}
@@ -100,7 +100,7 @@ def _score_batch(model: Model, pairs: Sequence[Pair]) -> list[Score]:
 
 
 class _Total:
-    """The score of one target as it grows."""
+    """The running score of one target."""
 
     def __init__(self, target: Sequence[int]) -> None:
         self._target = target
@@ -110,18 +110,18 @@ class _Total:
 
     @property
     def is_done(self) -> bool:
-        """Whether all of the target was scored."""
+        """Whether the whole target was scored."""
         return self._scored == len(self._target)
 
     def next_ids(self, limit: int) -> Sequence[int]:
-        """What the model reads next: from the last scored id on, without the target's last one."""
+        """Return the ids to read next: from the last scored id on, except the target's last id."""
         first = self._scored - 1
         return self._target[first : min(first + limit, len(self._target) - 1)]
 
     def add(self, logits: Tensor) -> None:
-        """Score the next ids with the logits (T, V) before each."""
+        """Score the next ids, given the logits (T, V) before each of them."""
         wanted = self._target[self._scored : self._scored + len(logits)]
-        if not wanted:  # an empty target
+        if not wanted:  # the target is empty
             return
         ids = torch.tensor(wanted, device=logits.device)
         logs = torch.log_softmax(logits, dim=-1).gather(1, ids[:, None])[:, 0]
@@ -131,7 +131,7 @@ class _Total:
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-    """Rows as (B, T), padded on the right with id 0, and their lengths."""
+    """Return rows as a tensor (B, T), padded on the right with id 0, and their lengths."""
     lengths = [len(row) for row in rows]
     width = max(lengths)
     if width > WIDTH_STEP:

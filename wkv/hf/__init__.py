@@ -1,17 +1,17 @@
-"""RWKV in transformers: importing this tells its Auto classes of all generations.
+"""RWKV models for transformers. Importing this package registers them with the Auto classes.
 
     import wkv.hf
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained("folder of an exported model")
 
-That import has an effect is what it is for, as with any plugin of transformers. For RWKV-4 our
-class takes the place of transformers' own, which is wrong for batches that continue a state.
+The import has this side effect on purpose, like other plugins of transformers. For RWKV-4 our class
+replaces that of transformers, which computes wrong results for batches that continue a state.
 """
 
 from wkv.errors import MissingExtraError
 
 OLDEST = (5, 0)
-"""The first version whose generation and caches these classes fit."""
+"""The oldest version of transformers whose generation and cache interfaces these classes support."""
 
 _INSTALL = "pip install -U 'wkv[hf]'"
 
@@ -43,11 +43,11 @@ CLASSES = (
     (RWKV7Config, RWKV7Model, RWKV7ForCausalLM),
     (RWKV7aConfig, RWKV7aModel, RWKV7aForCausalLM),
 )
-"""Config, model without and with its head, by generation."""
+"""The config class, the model without head and the model with head of each generation."""
 
 
 def register() -> None:
-    """Tell transformers' Auto classes of all generations; importing `wkv.hf` has done it."""
+    """Register all generations with transformers' Auto classes; importing `wkv.hf` calls this."""
     for config, model, language_model in CLASSES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)

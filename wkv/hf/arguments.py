@@ -1,8 +1,8 @@
-"""Checks of the keyword arguments that transformers and other programs pass to `forward`.
+"""Check the keyword arguments that transformers and other programs pass to `forward`.
 
-Code beside a published checkpoint is used for years, under versions of transformers that did not
-exist when it was written. An argument that it ignores may be the one that carries the state, so
-every argument is either understood, known not to change the result, or refused.
+Code that is published with a checkpoint is used for years, with versions of transformers that did
+not exist when it was written. An unknown argument may be the one that carries the state. Every
+argument is therefore either supported, known not to change the result, or refused.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ WITHOUT_EFFECT = frozenset({"cache_position", "return_dict", "logits_to_keep", "
 """Arguments of other models that cannot change the result of a recurrent one."""
 
 PACKED = frozenset({"seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens"})
-"""Arguments that say where documents begin that lie one after the other in a row."""
+"""Arguments that give the starts of several documents that are packed into one row."""
 
 
 def report_untested_version() -> None:
@@ -29,22 +29,22 @@ def report_untested_version() -> None:
     if _number(transformers.__version__) > _number(newest):
         logging.get_logger("transformers").warning_once(
             f"The RWKV code of this model was tested with transformers {oldest} to {newest}; "
-            f"{transformers.__version__} is installed. What it does not understand it refuses."
+            f"{transformers.__version__} is installed. Unknown arguments will be refused."
         )
 
 
 def _number(version: str) -> tuple[int, int]:
-    """Major and minor version."""
+    """Return the major and minor version as numbers."""
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
 
 
 def chosen_cache(cache: RwkvCache | None, past_key_values: RwkvCache | None) -> RwkvCache:
-    """The cache under either name, or the empty one.
+    """Return the cache that was passed under either name, or an empty one.
 
     Raises:
         ValueError: if two different caches are given.
-        TypeError: if it is the cache of a model of another kind.
+        TypeError: if the cache is of another class than RwkvCache.
     """
     if cache is not None and past_key_values is not None and cache is not past_key_values:
         raise ValueError("cache and past_key_values are two names of one argument; give one")
@@ -52,7 +52,7 @@ def chosen_cache(cache: RwkvCache | None, past_key_values: RwkvCache | None) -> 
     if given is None:
         return RwkvCache()
     if not hasattr(given, "states"):
-        raise TypeError(f"a {type(given).__name__} was given; an RwkvCache holds a state")
+        raise TypeError(f"a {type(given).__name__} was given as cache; expected an RwkvCache")
     return given
 
 
@@ -70,7 +70,8 @@ def refuse_document_starts(kwargs: dict[str, Any], attention_mask: Tensor | None
     """Remove the arguments that describe positions.
 
     Raises:
-        ValueError: if a second document begins within a row: the state would leak into it.
+        ValueError: if a second document begins within a row, because the state of the first one
+            would leak into it.
     """
     positions = kwargs.pop("position_ids", None)
     given = [name for name in PACKED if kwargs.pop(name, None) is not None]
@@ -83,7 +84,7 @@ def refuse_document_starts(kwargs: dict[str, Any], attention_mask: Tensor | None
 
 
 def _restarts(positions: Tensor, attention_mask: Tensor | None) -> bool:
-    """Whether positions (B, T) go back at a token that follows another real token."""
+    """Check whether positions (B, T) decrease at a token that follows another real token."""
     if positions.dim() != 2 or positions.shape[1] < 2 or torch.compiler.is_compiling():
         return False
     back = positions[:, 1:] < positions[:, :-1]
@@ -95,10 +96,10 @@ def _restarts(positions: Tensor, attention_mask: Tensor | None) -> bool:
 
 
 def refuse_unknown(kwargs: Mapping[str, Any], model: str) -> None:
-    """Raise for arguments that are not known to have no effect.
+    """Refuse arguments, except those that are known not to change the result.
 
     Raises:
-        TypeError: names the arguments.
+        TypeError: if there is such an argument; the message names it.
     """
     unknown = [
         name
@@ -107,28 +108,29 @@ def refuse_unknown(kwargs: Mapping[str, Any], model: str) -> None:
     ]
     if unknown:
         raise TypeError(
-            f"{model} does not know the argument {', '.join(unknown)}. If your code does not pass "
-            "it, transformers does: this file is older than that version; a newer one comes with "
-            "a newer wkv (wkv convert OLD NEW --to hf)"
+            f"{model} does not know the argument {', '.join(unknown)}. If your code does not "
+            "pass it, transformers does, and this file is older than your transformers; renew the "
+            "directory with a newer wkv (wkv convert OLD NEW --to hf)"
         )
 
 
 def refuse_lost_cache(input_ids: Tensor, inputs: Mapping[str, Any]) -> None:
-    """Raise if only the newest tokens are to be read, and without the state of those before.
+    """Check that a forward pass with only the newest tokens also gets the state of earlier tokens.
 
     Args:
         input_ids: (B, T), all tokens so far.
         inputs: the arguments of the next forward pass.
 
     Raises:
-        RuntimeError: if the installed transformers passes caches in a way unknown to this file.
+        RuntimeError: if the state is missing, because the installed transformers passes caches in
+            a way that this file does not support.
     """
     ids = inputs.get("input_ids")
-    is_cut = ids is not None and ids.shape[1] < input_ids.shape[1]
+    is_truncated = ids is not None and ids.shape[1] < input_ids.shape[1]
     caches = (inputs.get(name) for name in CACHE_NAMES)
-    if is_cut and not any(cache is not None and cache.get_seq_length() for cache in caches):
+    if is_truncated and not any(cache is not None and cache.get_seq_length() for cache in caches):
         raise RuntimeError(
             "transformers has dropped the state of earlier tokens, so the text would be wrong: "
-            "the code beside this checkpoint is older than that version. Use an older "
+            "the code of this checkpoint is older than your transformers. Use an older "
             "transformers, or renew the directory with a newer wkv (wkv convert OLD NEW --to hf)"
         )

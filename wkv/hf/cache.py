@@ -1,7 +1,7 @@
-"""The state of a model in the form that transformers' generation expects of a cache.
+"""The state of a model as a cache, with the interface that transformers' generation expects.
 
-Its size does not grow with the text. It cannot be cut back to an earlier token either, so what
-needs that (assisted decoding, prompt lookup) is refused by transformers.
+Its size does not depend on the length of the text. It cannot be cut back to an earlier token, so
+transformers refuses generation methods that need this (assisted decoding, prompt lookup).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers has called a cache: `past_key_values` before 5.24, `cache` since then."""
+"""The names of a cache in transformers: `past_key_values` before 5.24, `cache` since then."""
 
 CACHE_NAME = next(
     name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)}
@@ -21,18 +21,19 @@ CACHE_NAME = next(
 """The name that the installed transformers uses in its outputs and passes to `forward`."""
 
 LayerState = tuple[Tensor, Tensor, Tensor]
-"""Time mix shift (B, D), recurrent state (generation's shape), channel mix shift (B, D)."""
+"""Time mix shift (B, D), recurrent state (shape by generation), channel mix shift (B, D)."""
 
 
 class RwkvCache(Cache):
-    """What a model has read so far: one `LayerState` a layer, and the number of tokens.
+    """The state of a model after the tokens so far, and their number.
 
-    A forward pass leaves the cache it is given as it is and returns a new one, so a prefix read
-    once may be continued many times.
+    A forward pass does not modify its cache but returns a new one. A prefix that was processed
+    once can therefore be continued many times.
 
     Attributes:
-        states: one LayerState a layer, float32; empty before the first token.
-        seen: tokens read, padding included, as the columns of an attention mask are counted.
+        states: one LayerState per layer, float32; empty before the first token.
+        seen: number of tokens so far, including padding, which is the number of columns of an
+            attention mask.
     """
 
     def __init__(self, states: Sequence[LayerState] = (), seen: int = 0) -> None:
@@ -41,86 +42,86 @@ class RwkvCache(Cache):
         self.seen = seen
 
     def __repr__(self) -> str:
-        """Layers, rows and tokens."""
+        """Show the numbers of layers, rows and tokens."""
         return f"RwkvCache({len(self)} layers, {self.batch_size} rows, {self.seen} tokens)"
 
     def __len__(self) -> int:
         return len(self.states)
 
     def clone(self) -> "RwkvCache":
-        """A copy that shares no memory with this cache."""
+        """Return a copy that shares no memory with this cache."""
         copy = RwkvCache(self.states, self.seen)
         copy._change(lambda tensor: tensor.clone())
         return copy
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens read so far; generation cuts them off the ids it is given."""
+        """Return the number of tokens so far, which generation removes from the ids it passes."""
         return self.seen
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """-1: there is no longest text."""
+        """Return -1, because the length of a text is not limited."""
         return -1
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
-        """-1, the older name of `get_max_length`."""
+        """Return -1; this is the older name of `get_max_length`."""
         return -1
 
     def has_previous_state(
         self, layer_idx: int | None = None, state_idx: int | None = None
     ) -> bool:
-        """Whether anything was read."""
+        """Check whether any token was processed."""
         return self.seen > 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Make row i a copy of what was row beam_idx[i]."""
+        """Replace row i by a copy of row beam_idx[i]."""
         self._change(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Put `repeats` copies of each row one after another."""
+        """Replace each row by `repeats` consecutive copies of it."""
         self._change(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows of these numbers, or those that a mask says."""
+        """Keep only the rows that the indices or a boolean mask select."""
         self._change(lambda tensor: tensor[indices.to(tensor.device)])
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset the cache to its initial, empty state."""
         self.states, self.seen = [], 0
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: what a state has absorbed cannot be taken out again.
+        """Refuse to crop, because tokens cannot be removed from a recurrent state.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "an RWKV state cannot be cut back to an earlier token; clone() the cache before the "
-            "tokens that may have to go"
+            "an RWKV state cannot be cut back to an earlier token; clone() the cache before "
+            "tokens that you may want to remove"
         )
 
     @property
     def batch_size(self) -> int:
-        """Rows, or -1 before the first token."""
+        """The number of rows, or -1 before the first token."""
         return len(self.states[0][0]) if self.states else -1
 
     @property
     def is_initialized(self) -> bool:
-        """Whether there are tensors."""
+        """Whether the cache contains tensors."""
         return bool(self.states)
 
     @property
     def is_linear(self) -> list[bool]:
-        """False for each layer: transformers then cuts off the tokens that were already read."""
+        """False for each layer, so that transformers removes tokens that were already processed."""
         return [False] * len(self.states)
 
     @property
     def is_croppable(self) -> bool:
-        """False, see `crop`."""
+        """Whether `crop` is supported, which is always False."""
         return False
 
     @property
     def is_compileable(self) -> bool:
-        """False: every pass makes a new cache, which a captured graph cannot."""
+        """Whether graphs can be captured: False, because each pass creates a new cache."""
         return False
 
     def _change(self, change: Callable[[Tensor], Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""The commands of transformers with RWKV in them: `python -m wkv.hf.launcher serve MODEL`.
+"""Run the commands of transformers with RWKV models: `python -m wkv.hf.launcher serve MODEL`.
 
-`transformers serve` looks the class of a model up by its name in the package transformers itself
-and nowhere else, so registering is not enough: the names are put there first.
+`transformers serve` looks up the class of a model by its name in the package transformers only, so
+registering it with the Auto classes is not enough. The classes are added to the package first.
 """
 
 import importlib
@@ -12,10 +12,10 @@ from wkv.hf import CLASSES
 
 
 def add_architectures() -> None:
-    """Make `transformers.RWKV7ForCausalLM` and so on our classes.
+    """Add our classes to transformers, as `transformers.RWKV7ForCausalLM` and so on.
 
-    The package replaces itself in sys.modules while it is imported; the entry there is what
-    its commands see.
+    The package replaces its entry in sys.modules while it is imported. Its commands use that entry,
+    so the classes are added there.
     """
     library = sys.modules["transformers"]
     for _, _, language_model in CLASSES:
@@ -23,10 +23,10 @@ def add_architectures() -> None:
 
 
 def main() -> None:
-    """Run a command of transformers with the arguments of this process.
+    """Run a command of transformers with the command line arguments of this process.
 
     Raises:
-        MissingExtraError: if what the commands need is not installed.
+        MissingExtraError: if a dependency of the commands is not installed.
     """
     add_architectures()
     try:

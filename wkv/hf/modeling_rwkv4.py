@@ -1,4 +1,6 @@
-"""RWKV-4 "Dove" for transformers, with the names and the config of its own `RwkvForCausalLM`.
+"""RWKV-4 "Dove" for transformers, compatible with the library's own `RwkvForCausalLM`.
+
+Tensor names and config fields are the same.
 
 Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
 
@@ -36,16 +38,17 @@ from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
 
 
 class RwkvConfig(PretrainedConfig):
-    """Sizes of an RWKV-4 model.
+    """The configuration of an RWKV-4 model.
 
     Args:
         vocab_size, hidden_size, num_hidden_layers: V, D, L.
         attention_hidden_size: A, width of the time mix; by default D.
         intermediate_size: F, width of the channel mix; by default 4 D.
-        context_length: tokens of a training text; any length can be read.
-        layer_norm_epsilon: of all norms.
-        rescale_every: of transformers' own class; 0, because a float32 stream does not overflow.
-        initializer_range: of new matrices.
+        context_length: context length of the training, in tokens; it limits nothing.
+        layer_norm_epsilon: eps of all norms.
+        rescale_every: a field of transformers' own class. It has no effect here, because the
+            float32 residual stream does not overflow.
+        initializer_range: standard deviation of new matrices.
     """
 
     model_type = "rwkv"
@@ -88,7 +91,7 @@ class RwkvConfig(PretrainedConfig):
 
 
 class RwkvTimeMix(nn.Module):
-    """The recurrent half of a layer."""
+    """The recurrent part of a layer."""
 
     def __init__(self, config: RwkvConfig, layer: int) -> None:
         super().__init__()
@@ -105,7 +108,7 @@ class RwkvTimeMix(nn.Module):
         self.output = Linear(A, D)
 
     def initialize(self) -> None:
-        """Decays from slow to fast over the channels, token shifts that fade with depth."""
+        """Set initial decays (slow to fast over the channels) and token shifts (by depth)."""
         A, q = len(self.time_decay), ramp(self.time_mix_key.numel()).view(1, 1, -1)
         fill(self.time_decay, -5 + 8 * ramp(A) ** (0.7 + 1.3 * self.depth))
         fill(self.time_first, math.log(0.3) + zigzag(A))
@@ -116,13 +119,13 @@ class RwkvTimeMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor, padding: Padding | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         p, last = token_shift(x, last, padding)
         r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
         k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
         v = self.value(torch.lerp(p, x, widen(self.time_mix_value)))
         log_decay = -torch.exp(widen(self.time_decay))
-        if padding is not None:  # padding neither decays nor counts
+        if padding is not None:  # padding neither decays the state nor contributes to it
             log_decay = log_decay * padding.real
             k = torch.where(padding.real > 0, k, MINUS_INFINITY)
         y, state = run(wkv4, log_decay, widen(self.time_first), k, v, state)
@@ -130,7 +133,7 @@ class RwkvTimeMix(nn.Module):
 
 
 class RwkvChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU and a gate."""
+    """The feed-forward part of a layer, with a squared ReLU and a gate."""
 
     def __init__(self, config: RwkvConfig, layer: int) -> None:
         super().__init__()
@@ -143,13 +146,13 @@ class RwkvChannelMix(nn.Module):
         self.value = Linear(F, D)
 
     def initialize(self) -> None:
-        """Token shifts that fade with depth."""
+        """Set initial token shifts, which depend on the depth of the layer."""
         q = ramp(self.time_mix_key.numel()).view(1, 1, -1)
         fill(self.time_mix_key, q**self.rest)
         fill(self.time_mix_receptance, q**self.rest)
 
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
         r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
         k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
@@ -165,7 +168,7 @@ class RwkvBlock(HubBlock):
 
 
 class RwkvPreTrainedModel(PretrainedRwkv):
-    """What holds for RWKV-4 with and without its head."""
+    """The base class of RWKV-4 with and without head."""
 
     config_class = RwkvConfig
     base_model_prefix = "rwkv"
@@ -191,14 +194,14 @@ class RwkvModel(Backbone, RwkvPreTrainedModel):
         super().__init__(config, lambda layer: RwkvBlock(config, layer), norm)
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """The empty sums, (B, 3, A): numerator, denominator, largest exponent."""
+        """Return the initial state (B, 3, A): numerator, denominator, largest exponent."""
         sums = X.new_zeros(len(X), 3, self.config.attention_hidden_size)
         sums[:, 2] = MINUS_INFINITY
         return sums
 
 
 class RwkvForCausalLM(CausalLM, RwkvPreTrainedModel):
-    """An RWKV-4 language model."""
+    """An RWKV-4 language model with head."""
 
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
 

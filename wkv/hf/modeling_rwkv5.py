@@ -1,4 +1,4 @@
-"""RWKV-5 "Eagle" for transformers, with the names of the hub's `Rwkv5ForCausalLM`.
+"""RWKV-5 "Eagle" for transformers, with the tensor names of the hub's `Rwkv5ForCausalLM`.
 
 Time mix, with x the token's input, p the previous token's and mix(m) = x m + p (1 - m):
 
@@ -6,8 +6,9 @@ Time mix, with x the token's input, p the previous token's and mix(m) = x m + p 
     y = r (u k v^T + S)  per head ;   S <- diag(w) S + k v^T      w = e^(-e^time_decay)
     out = O (norm(y) g)
 
-Three releases: 5.0 has no gate, and one decay and one bonus u = e^time_first per head; 5.1 has a
-gate and u = time_faaaa; 5.2 has one decay and one bonus per head and channel.
+Three releases have different parameters. 5.0 has no gate, and one decay and one bonus
+u = e^time_first per head. 5.1 has a gate, and u = time_faaaa. 5.2 has one decay and one bonus per
+head and channel.
 
 Channel mix: out = sigmoid(R mix(m_r)) V relu(K mix(m_k))^2.
 
@@ -42,19 +43,22 @@ from wkv.ops.wkv6 import wkv6
 
 
 class Rwkv5Config(PretrainedConfig):
-    """Sizes of an RWKV-5 model.
+    """The configuration of an RWKV-5 model.
 
     Args:
         vocab_size, hidden_size, num_hidden_layers: V, D, L.
         attention_hidden_size: A, width of the time mix; by default D.
         head_size: N, a divisor of A.
-        head_size_divisor: training divides the output of a head by it before its norm.
-        intermediate_size: F, width of the channel mix; by default 3.5 D in steps of 32.
-        rwkv_generation: "5.0", "5.1" or "5.2", see the top of the file.
-        context_length: there is no longest text; what others take for one.
-        layer_norm_epsilon: of all norms; that of a head is this times head_size_divisor squared.
-        rescale_every: of older classes; 0, because a float32 stream does not overflow.
-        initializer_range: of new matrices.
+        head_size_divisor: number by which training divides the output of a head before its norm.
+        intermediate_size: F, width of the channel mix; by default 3.5 D, rounded down to a
+            multiple of 32.
+        rwkv_generation: "5.0", "5.1" or "5.2", see the docstring of this module.
+        context_length: the maximum length that other programs assume; it limits nothing here.
+        layer_norm_epsilon: eps of the layer norms; that of the norm per head is
+            layer_norm_epsilon * head_size_divisor^2.
+        rescale_every: a field of older classes. It has no effect here, because the float32
+            residual stream does not overflow.
+        initializer_range: standard deviation of new matrices.
     """
 
     model_type = "rwkv5"
@@ -103,7 +107,7 @@ class Rwkv5Config(PretrainedConfig):
 
 
 class Rwkv5TimeMix(nn.Module):
-    """The recurrent half of a layer."""
+    """The recurrent part of a layer."""
 
     def __init__(self, config: Rwkv5Config, layer: int) -> None:
         super().__init__()
@@ -134,7 +138,7 @@ class Rwkv5TimeMix(nn.Module):
         self.ln_x = GroupNorm(A // N, A, eps)
 
     def initialize(self) -> None:
-        """Decays from slow to fast over the channels, token shifts that fade with depth."""
+        """Set initial decays (slow to fast over the channels) and token shifts (by depth)."""
         decays, q = self.time_decay, ramp(self.time_mix_key.numel()).view(1, 1, -1)
         position = ramp(decays.numel())
         decay = -6 + 5 * position ** (0.7 + 1.3 * self.depth)
@@ -150,7 +154,7 @@ class Rwkv5TimeMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor, padding: Padding | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
         r = self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))).unflatten(
@@ -162,7 +166,7 @@ class Rwkv5TimeMix(nn.Module):
         bonus = self.bonus().view(self.heads[0], -1)
         if padding is None:
             y, state = run(wkv5, r, log_decay, k, v, bonus, state)
-        else:  # padding neither decays nor writes: the decay depends on the token, as in RWKV-6
+        else:  # with padding the decay depends on the token, so the recurrence of RWKV-6 is used
             real = padding.real[..., None]
             y, state = run(wkv6, r, (log_decay * real).expand_as(k), k * real, v, bonus, state)
         y = self.ln_x(y)
@@ -171,12 +175,12 @@ class Rwkv5TimeMix(nn.Module):
         return self.output(y), last, state
 
     def bonus(self) -> Tensor:
-        """u, of the shape of the decays."""
+        """Return the bonus u, which has the shape of the decays."""
         return widen(self.time_faaaa) if self.gated else torch.exp(widen(self.time_first))
 
 
 class Rwkv5ChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU and a gate."""
+    """The feed-forward part of a layer, with a squared ReLU and a gate."""
 
     def __init__(self, config: Rwkv5Config, layer: int) -> None:
         super().__init__()
@@ -189,13 +193,13 @@ class Rwkv5ChannelMix(nn.Module):
         self.value = Linear(F, D)
 
     def initialize(self) -> None:
-        """Token shifts that fade with depth."""
+        """Set initial token shifts, which depend on the depth of the layer."""
         q = ramp(self.time_mix_key.numel()).view(1, 1, -1)
         fill(self.time_mix_key, q**self.rest)
         fill(self.time_mix_receptance, q**self.rest)
 
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
         r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
         k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
@@ -211,7 +215,7 @@ class Rwkv5Block(HubBlock):
 
 
 class Rwkv5PreTrainedModel(PretrainedRwkv):
-    """What holds for RWKV-5 with and without its head."""
+    """The base class of RWKV-5 with and without head."""
 
     config_class = Rwkv5Config
     base_model_prefix = "rwkv"
@@ -240,13 +244,13 @@ class Rwkv5Model(Backbone, Rwkv5PreTrainedModel):
         super().__init__(config, lambda layer: Rwkv5Block(config, layer), norm)
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """The empty state, (B, H, N, N), axes (value, key)."""
+        """Return the initial state (B, H, N, N), axes (value, key)."""
         A, N = self.config.attention_hidden_size, self.config.head_size
         return X.new_zeros(len(X), A // N, N, N)
 
 
 class Rwkv5ForCausalLM(CausalLM, Rwkv5PreTrainedModel):
-    """An RWKV-5 language model."""
+    """An RWKV-5 language model with head."""
 
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
 

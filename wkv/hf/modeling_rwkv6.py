@@ -1,4 +1,4 @@
-"""RWKV-6 "Finch" for transformers, with the names of the hub's `Rwkv6ForCausalLM`.
+"""RWKV-6 "Finch" for transformers, with the tensor names of the hub's `Rwkv6ForCausalLM`.
 
 Time mix, with x the token's input, p the previous token's and d = p - x:
 
@@ -42,20 +42,23 @@ from wkv.ops.wkv6 import wkv6
 
 
 class Rwkv6Config(PretrainedConfig):
-    """Sizes of an RWKV-6 model.
+    """The configuration of an RWKV-6 model.
 
     Args:
         vocab_size, hidden_size, num_hidden_layers: V, D, L.
         attention_hidden_size: A, width of the time mix; by default D.
         head_size: N, a divisor of A.
-        head_size_divisor: training divides the output of a head by it before its norm.
-        intermediate_size: F, width of the channel mix; by default 3.5 D in steps of 32.
-        lora_rank_tokenshift: rank of W1 and W2; by default 32, and 64 from D = 4096 on.
-        lora_rank_decay: rank of D1 and D2; by default 64, and 128 from D = 4096 on.
-        context_length: there is no longest text; what others take for one.
-        layer_norm_epsilon: of all norms; that of a head is this times head_size_divisor squared.
-        rescale_every: of older classes; 0, because a float32 stream does not overflow.
-        initializer_range: of new matrices.
+        head_size_divisor: number by which training divides the output of a head before its norm.
+        intermediate_size: F, width of the channel mix; by default 3.5 D, rounded down to a
+            multiple of 32.
+        lora_rank_tokenshift: rank of W1 and W2; by default 64 if D >= 4096, otherwise 32.
+        lora_rank_decay: rank of D1 and D2; by default 128 if D >= 4096, otherwise 64.
+        context_length: the maximum length that other programs assume; it limits nothing here.
+        layer_norm_epsilon: eps of the layer norms; that of the norm per head is
+            layer_norm_epsilon * head_size_divisor^2.
+        rescale_every: a field of older classes. It has no effect here, because the float32
+            residual stream does not overflow.
+        initializer_range: standard deviation of new matrices.
     """
 
     model_type = "rwkv6"
@@ -107,7 +110,7 @@ class Rwkv6Config(PretrainedConfig):
 
 
 class Rwkv6TimeMix(nn.Module):
-    """The recurrent half of a layer."""
+    """The recurrent part of a layer."""
 
     def __init__(self, config: Rwkv6Config, layer: int) -> None:
         super().__init__()
@@ -133,7 +136,10 @@ class Rwkv6TimeMix(nn.Module):
         self.ln_x = GroupNorm(A // N, A, eps)
 
     def initialize(self) -> None:
-        """Decays from slow to fast over the channels, token shifts by depth, low-rank parts 0."""
+        """Set initial decays (slow to fast over the channels), token shifts and low-rank maps.
+
+        Token shifts depend on the depth of the layer. The products of low-rank maps are zero.
+        """
         q = ramp(self.time_maa_x.numel()).view(1, 1, -1)
         for name in "xwk":
             fill(getattr(self, f"time_maa_{name}"), 1 - q**self.rest)
@@ -155,7 +161,7 @@ class Rwkv6TimeMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor, padding: Padding | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
         d = p - x
@@ -168,14 +174,14 @@ class Rwkv6TimeMix(nn.Module):
         low = torch.tanh(factor_product(x_w, self.time_decay_w1))
         raw_decay = self.time_decay + factor_product(low, self.time_decay_w2)
         log_decay = -torch.exp(raw_decay).view(heads)
-        if padding is not None:  # padding neither decays nor writes
+        if padding is not None:  # padding neither decays the state nor writes to it
             real = padding.real[..., None]
             log_decay, k = log_decay * real, k * real
         y, state = run(wkv6, r, log_decay, k, v, widen(self.time_faaaa), state)
         return self.output(self.ln_x(y) * g), last, state
 
     def token_mixes(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The five m_j, each (B, T, D), in the order w, k, v, r, g."""
+        """Return the five m_j, each (B, T, D), in the order w, k, v, r, g."""
         batch, tokens, _ = x.shape
         z = torch.tanh(factor_product(x, self.time_maa_w1)).view(batch * tokens, 5, -1)
         m = factor_product(z.transpose(0, 1), self.time_maa_w2)  # (5, B T, D)
@@ -183,7 +189,7 @@ class Rwkv6TimeMix(nn.Module):
 
 
 class Rwkv6ChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU and a gate."""
+    """The feed-forward part of a layer, with a squared ReLU and a gate."""
 
     def __init__(self, config: Rwkv6Config, layer: int) -> None:
         super().__init__()
@@ -196,13 +202,13 @@ class Rwkv6ChannelMix(nn.Module):
         self.value = Linear(F, D)
 
     def initialize(self) -> None:
-        """Token shifts that fade with depth."""
+        """Set initial token shifts, which depend on the depth of the layer."""
         q = ramp(self.time_maa_k.numel()).view(1, 1, -1)
         fill(self.time_maa_k, 1 - q**self.rest)
         fill(self.time_maa_r, 1 - q**self.rest)
 
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
         d = p - x
         r = torch.sigmoid(self.receptance(torch.addcmul(x, d, widen(self.time_maa_r))))
@@ -219,7 +225,7 @@ class Rwkv6Block(HubBlock):
 
 
 class Rwkv6PreTrainedModel(PretrainedRwkv):
-    """What holds for RWKV-6 with and without its head."""
+    """The base class of RWKV-6 with and without head."""
 
     config_class = Rwkv6Config
     base_model_prefix = "rwkv"
@@ -244,13 +250,13 @@ class Rwkv6Model(Backbone, Rwkv6PreTrainedModel):
         super().__init__(config, lambda layer: Rwkv6Block(config, layer), norm)
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """The empty state, (B, H, N, N), axes (value, key)."""
+        """Return the initial state (B, H, N, N), axes (value, key)."""
         A, N = self.config.attention_hidden_size, self.config.head_size
         return X.new_zeros(len(X), A // N, N, N)
 
 
 class Rwkv6ForCausalLM(CausalLM, Rwkv6PreTrainedModel):
-    """An RWKV-6 language model."""
+    """An RWKV-6 language model with head."""
 
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
 

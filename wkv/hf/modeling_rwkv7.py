@@ -1,16 +1,17 @@
-"""RWKV-7 "Goose" for transformers, with the names and the config of fla's `RWKV7ForCausalLM`.
+"""RWKV-7 "Goose" for transformers, with the tensor names and config of fla's `RWKV7ForCausalLM`.
 
 Time mix, with x the token's input, p the previous token's, d = p - x and x_c = x + d x_c(param):
 
     r = R x_r ;  k = K x_k ;  v = V x_v
     log w = -e^(-1/2) sigmoid(w_lora(x_w))
     a = sigmoid(a_lora(x_a)) ;  g = g_lora(x_g)
-    kappa = k k_k, per head of unit length ;  k <- k (1 + (a - 1) k_a)
+    kappa = k k_k, normalized to length 1 per head ;  k <- k (1 + (a - 1) k_a)
     v <- v + (v_first - v) sigmoid(v_lora(x_v))             (layers > 0; v_first: layer 0's v)
     S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r
     out = O ((norm(y) + (r . k r_k) v) g)
 
-    w_lora: tanh between its matrices; g_lora: a sigmoid, and no bias; a_lora, v_lora: nothing
+    between the two matrices: tanh in w_lora, sigmoid in g_lora, nothing in a_lora and v_lora
+    all but g_lora have a bias
 
 Channel mix: out = V relu(K x_k)^2.
 
@@ -44,33 +45,39 @@ from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
 from wkv.ops.wkv7 import wkv7
 
 DECAY_SCALE = math.exp(-0.5)
+"""The scale of log w. The strongest decay of a step is exp(-DECAY_SCALE) = 0.545."""
+
 KAPPA_NORM_FLOOR = 1e-12
+"""Lower limit of the length by which kappa is divided."""
+
 MIX_POWERS = {"r": 0.2, "g": 0.2, "w": 0.9, "a": 0.9, "k": 0.7, "v": 0.7}
+"""Exponents of the initial token shifts."""
 
 
 def default_rank(width: int, power: float, factor: float) -> int:
-    """The usual rank of a low-rank map, in steps of 32."""
+    """Return the default rank of a low-rank map, a multiple of 32."""
     return max(32, round(factor * width**power / 32) * 32)
 
 
 class RWKV7Config(PretrainedConfig):
-    """Sizes of an RWKV-7 model, under fla's names.
+    """The configuration of an RWKV-7 model, with the field names of fla.
 
     Args:
         vocab_size, hidden_size, num_hidden_layers: V, D, L.
         head_dim: N.
         num_heads: H; by default D / N.
-        intermediate_size: F, width of the channel mix; by default hidden_ratio D.
-        hidden_ratio: F / D where intermediate_size is not given.
+        intermediate_size: F, width of the channel mix; by default hidden_ratio * D.
+        hidden_ratio: F / D if intermediate_size is not given.
         decay_low_rank_dim, a_low_rank_dim, v_low_rank_dim, gate_low_rank_dim: ranks of w_lora,
             a_lora, v_lora and g_lora; by default those of official models of this width.
-        value_dim: width of the values of each layer; all H N.
-        norm_eps: of all norms; that of a head is this times N.
-        group_norm_eps: of the norm of a head, where it is not norm_eps N.
-        norm_first, norm_bias, hidden_act, attn: only the values that make an RWKV-7 are taken.
-        attn_mode, fuse_norm, fuse_cross_entropy: fla's ways to compute; kept and not used.
-        max_position_embeddings: there is no longest text; what others take for one.
-        initializer_range: of new matrices.
+        value_dim: width of the values of each layer, which must be H * N for every layer.
+        norm_eps: eps of the layer norms; by default that of the norm per head is norm_eps * N.
+        group_norm_eps: eps of the norm per head, if it is not norm_eps * N.
+        norm_first, norm_bias, hidden_act, attn: only the values of an RWKV-7 are accepted.
+        attn_mode, fuse_norm, fuse_cross_entropy: fla's choice of kernels; stored but not used.
+        max_position_embeddings: the maximum length that other programs assume; it limits nothing
+            here.
+        initializer_range: standard deviation of new matrices.
     """
 
     model_type = "rwkv7"
@@ -148,23 +155,23 @@ class RWKV7Config(PretrainedConfig):
 
 
 class LowRank(nn.Module):
-    """Two matrices with a small width between them: outer(act(inner(x))) + bias."""
+    """A product of two low-rank matrices: outer(act(inner(x))) + bias."""
 
     def __init__(self, n_in: int, rank: int, n_out: int, act: nn.Module, bias: bool = True) -> None:
         super().__init__()
         self.lora = nn.Sequential(Linear(n_in, rank), act, Linear(rank, n_out, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n_in) to (..., n_out)."""
+        """Map (..., n_in) to (..., n_out)."""
         return self.lora(x)
 
     def fill_bias(self, value: Tensor) -> None:
-        """Give the bias its initial value."""
+        """Set the initial value of the bias."""
         fill(self.lora.get_parameter("2.bias"), value)
 
 
 class RWKV7TimeMix(nn.Module):
-    """The recurrent half of a layer. Layer 0 has no v_lora: it defines v_first."""
+    """The recurrent part of a layer. Layer 0 has no v_lora, because it defines v_first."""
 
     def __init__(self, config: RWKV7Config, layer: int) -> None:
         super().__init__()
@@ -188,7 +195,7 @@ class RWKV7TimeMix(nn.Module):
         self.g_norm = GroupNorm(H, A, config.group_norm_eps or config.norm_eps * N)
 
     def initialize(self) -> None:
-        """Decays from slow to fast over the channels, token shifts that fade with depth."""
+        """Set initial decays (slow to fast over the channels), token shifts (by depth) and so on."""
         q = ramp(self.x_r.numel()).view(1, 1, -1)
         for name, power in MIX_POWERS.items():
             fill(getattr(self, f"x_{name}"), 1 - q ** (power * self.rest))
@@ -212,9 +219,9 @@ class RWKV7TimeMix(nn.Module):
         padding: Padding | None,
         v_first: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift and wkv states and v_first.
+        """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states and v_first.
 
-        `v_first` is None in layer 0, which makes it.
+        `v_first` is None for layer 0, which computes it.
         """
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
@@ -238,17 +245,17 @@ class RWKV7TimeMix(nn.Module):
 
         log_decay = log_decay.view(heads)
         removed, written = kappa * a.view(heads), k
-        if padding is not None:  # padding neither decays, removes nor writes
+        if padding is not None:  # padding neither decays the state, removes from it nor writes
             real = padding.real[..., None]
             log_decay, removed, written = log_decay * real, removed * real, k * real
         y, state = run(wkv7, r, log_decay, written, v, -kappa, removed, state)
 
-        now = (r * k * widen(self.r_k)).sum(-1, keepdim=True) * v
-        return self.o_proj((self.g_norm(y) + now.flatten(2)) * g), last, state, v_first
+        bonus = (r * k * widen(self.r_k)).sum(-1, keepdim=True) * v
+        return self.o_proj((self.g_norm(y) + bonus.flatten(2)) * g), last, state, v_first
 
 
 class RWKV7ChannelMix(nn.Module):
-    """The memoryless half of a layer, with a squared ReLU."""
+    """The feed-forward part of a layer, with a squared ReLU."""
 
     def __init__(self, config: RWKV7Config, layer: int) -> None:
         super().__init__()
@@ -259,18 +266,18 @@ class RWKV7ChannelMix(nn.Module):
         self.value = Linear(F, D)
 
     def initialize(self) -> None:
-        """A token shift that fades with depth."""
+        """Set the initial token shift, which depends on the depth of the layer."""
         fill(self.x_k, 1 - ramp(len(self.x_k)) ** (self.rest**4))
 
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state."""
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
         k = self.key(torch.addcmul(x, p - x, widen(self.x_k)))
         return self.value(torch.relu(k).square()), last
 
 
 class RWKV7Block(GradientCheckpointingLayer):
-    """A layer: time mix, then channel mix, each added to the residual stream."""
+    """A layer of time mix and channel mix, each of which is added to the residual stream."""
 
     def __init__(self, config: RWKV7Config, layer: int) -> None:
         super().__init__()
@@ -291,7 +298,7 @@ class RWKV7Block(GradientCheckpointingLayer):
         ffn_shift: Tensor,
         v_first: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Residual stream (B, T, D), state and layer 0's values in, the same out."""
+        """Update the residual stream (B, T, D) and the layer's state; return both and v_first."""
         if self.first:
             X = self.pre_norm(X)
         out, att_shift, wkv, v_first = self.attn(
@@ -303,7 +310,7 @@ class RWKV7Block(GradientCheckpointingLayer):
 
 
 class RWKV7PreTrainedModel(PretrainedRwkv):
-    """What holds for RWKV-7 with and without its head."""
+    """The base class of RWKV-7 with and without head."""
 
     config_class = RWKV7Config
     base_model_prefix = "model"
@@ -322,13 +329,13 @@ class RWKV7Model(Backbone, RWKV7PreTrainedModel):
         super().__init__(config, lambda layer: RWKV7Block(config, layer), norm)
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """The empty state, (B, H, N, N), axes (value, key)."""
+        """Return the initial state (B, H, N, N), axes (value, key)."""
         H, N = self.config.num_heads, self.config.head_dim
         return X.new_zeros(len(X), H, N, N)
 
 
 class RWKV7ForCausalLM(CausalLM, RWKV7PreTrainedModel):
-    """An RWKV-7 language model."""
+    """An RWKV-7 language model with head."""
 
     head_name = "lm_head"
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}

@@ -1,7 +1,7 @@
-"""RWKV-7a "DeepEmbed" for transformers: RWKV-7 whose channel mix also looks at the token itself.
+"""RWKV-7a "DeepEmbed" for transformers: RWKV-7 with a channel mix that depends on the token id.
 
-Each layer has a table of R x R matrices, one per token of the vocabulary, through which the
-channel mix's input passes to scale its hidden units:
+Each layer has a table of R x R matrices, one per token of the vocabulary. The matrix of the token
+maps the channel mix's input to factors for its hidden units:
 
     E = s_emb[token] + (LN(emb[token]; pre_norm) s_emb_x^T)     as an R x R matrix
     h = relu(K x_k)^2 ((x s1) E s2 + s0)                        x: the unmixed input
@@ -32,7 +32,7 @@ from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
 
 
 class RWKV7aConfig(RWKV7Config):
-    """Sizes of an RWKV-7a model: those of RWKV-7, and deep_embed_rank, R."""
+    """The configuration of an RWKV-7a model: that of RWKV-7, and deep_embed_rank, R."""
 
     model_type = "rwkv7a"
 
@@ -42,7 +42,7 @@ class RWKV7aConfig(RWKV7Config):
 
 
 class RWKV7aChannelMix(nn.Module):
-    """The memoryless half of a layer, with the token's own matrix."""
+    """The feed-forward part of a layer, whose hidden units are scaled by the token's matrix."""
 
     def __init__(self, config: RWKV7aConfig, layer: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class RWKV7aChannelMix(nn.Module):
         self.s0, self.s1, self.s2 = vector(1, 1, F), vector(D, R), vector(R, F)
 
     def initialize(self) -> None:
-        """At first as RWKV-7: the tokens' matrices scale by 1."""
+        """Set initial values with which the layer equals RWKV-7: all scales are 1."""
         fill(self.x_k, 1 - ramp(len(self.x_k)) ** (self.rest**4))
         fill(self.s0, 1.0)
         fill(self.s1, 0.0)
@@ -66,9 +66,9 @@ class RWKV7aChannelMix(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, ids: Tensor, embedded: Tensor, padding: Padding | None
     ) -> tuple[Tensor, Tensor]:
-        """(B, T, D) in, (B, T, D) out, with the new shift state.
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state.
 
-        `ids` are (B, T), `embedded` their embedding after pre_norm, (B, T, D).
+        `ids` are (B, T), and `embedded` is their embedding after pre_norm, (B, T, D).
         """
         p, last = token_shift(x, last, padding)
         h = torch.relu(self.key(torch.addcmul(x, p - x, widen(self.x_k)))).square()
@@ -78,7 +78,7 @@ class RWKV7aChannelMix(nn.Module):
 
 
 class RWKV7aBlock(GradientCheckpointingLayer):
-    """A layer: RWKV-7's time mix, then the channel mix, each added to the residual stream."""
+    """A layer of RWKV-7's time mix and this channel mix, each added to the residual stream."""
 
     def __init__(self, config: RWKV7aConfig, layer: int) -> None:
         super().__init__()
@@ -101,7 +101,11 @@ class RWKV7aBlock(GradientCheckpointingLayer):
         embedded: Tensor | None = None,
         v_first: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """Residual stream (B, T, D), state, and what layer 0 leaves to all in, the same out."""
+        """Update the residual stream (B, T, D) and the layer's state.
+
+        Returns both, followed by the tensors that are passed from block to block: ids, their
+        embedding and v_first.
+        """
         if self.first:
             embedded = X = self.pre_norm(X)
         out, att_shift, wkv, v_first = self.attn(
@@ -113,7 +117,7 @@ class RWKV7aBlock(GradientCheckpointingLayer):
 
 
 class RWKV7aPreTrainedModel(PretrainedRwkv):
-    """What holds for RWKV-7a with and without its head."""
+    """The base class of RWKV-7a with and without head."""
 
     config_class = RWKV7aConfig
     base_model_prefix = "model"
@@ -121,7 +125,7 @@ class RWKV7aPreTrainedModel(PretrainedRwkv):
     _keep_in_fp32_modules_strict = ["x_[rwkvag]$", "k_k", "k_a", "r_k", "s0", "bias", "norm"]
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Refuse a new size: every layer has a table of its own, which would stay behind.
+        """Refuse to resize, because the tables of the layers would keep their size.
 
         Raises:
             NotImplementedError: always.
@@ -140,23 +144,23 @@ class RWKV7aModel(Backbone, RWKV7aPreTrainedModel):
         super().__init__(config, lambda layer: RWKV7aBlock(config, layer), norm)
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """The empty state, (B, H, N, N), axes (value, key)."""
+        """Return the initial state (B, H, N, N), axes (value, key)."""
         H, N = self.config.num_heads, self.config.head_dim
         return X.new_zeros(len(X), H, N, N)
 
     def shared_at_start(self, input_ids: Tensor | None) -> tuple[Tensor, ...]:
-        """The ids, at which every layer looks.
+        """Return the ids, which every layer uses.
 
         Raises:
-            ValueError: if only embeddings were given.
+            ValueError: if only embeddings are given.
         """
         if input_ids is None:
-            raise ValueError("RWKV-7a looks at the ids themselves; give input_ids")
+            raise ValueError("RWKV-7a needs the ids, not only embeddings; give input_ids")
         return (input_ids,)
 
 
 class RWKV7aForCausalLM(CausalLM, RWKV7aPreTrainedModel):
-    """An RWKV-7a language model."""
+    """An RWKV-7a language model with head."""
 
     head_name = "lm_head"
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}

@@ -1,8 +1,9 @@
-"""What the transformers classes of all generations share: padding, token shift, norms, products.
+"""The parts that the transformers classes of all generations share.
 
-The rule for dtypes is that of wkv's own models. A matrix may have any dtype, and only its product
-runs in it; vectors, norms, the residual stream and the state are float32 (float64 after
-`model.double()`), also under autocast and when somebody has cast every weight to 16 bits.
+They are padding, token shift, norms and products. Dtypes are handled as in wkv's own models: a
+matrix may have any dtype, in which only its product is computed. Vectors, norms, the residual
+stream and the state are float32 (float64 after `model.double()`), also under autocast and if all
+weights were cast to 16 bits.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,12 @@ from torch.nn import functional as F
 
 
 class Padding(NamedTuple):
-    """Which tokens of a batch are real.
+    """A description of which tokens of a batch are real and which are padding.
 
     Attributes:
-        real: (B, T, 1), 1 at real tokens, 0 at padding, in the dtype of the residual stream.
-        previous: (B, T + 1) int64. Column t holds the position after the last real token before
-            t, or 0 if there is none before t in this call.
+        real: (B, T, 1), 1 for real tokens, 0 for padding, in the dtype of the residual stream.
+        previous: (B, T + 1) int64. Column t is the position of the last real token before t, plus
+            one, or 0 if there is none in this call.
     """
 
     real: Tensor
@@ -28,10 +29,12 @@ class Padding(NamedTuple):
 
 
 def padding_of(attention_mask: Tensor | None, X: Tensor) -> Padding | None:
-    """Read the mask of X (B, T, D), whose last T columns belong to it.
+    """Convert an attention mask, whose last T columns belong to X (B, T, D).
+
+    Padding may be anywhere in a row.
 
     Returns:
-        None if all tokens are real. Padding may lie anywhere in a row.
+        The padding, or None if all tokens are real.
 
     Raises:
         ValueError: if the mask is not (B, T or more).
@@ -57,7 +60,7 @@ def padding_of(attention_mask: Tensor | None, X: Tensor) -> Padding | None:
 
 
 def token_shift(x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-    """The input of the previous real token at each token, and the one to carry on.
+    """Return the input of the previous real token for each token, and the new shift state.
 
     Args:
         x: (B, T, D).
@@ -65,26 +68,27 @@ def token_shift(x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tenso
         padding: which tokens are real; None if all are.
 
     Returns:
-        (B, T, D) and (B, D).
+        (B, T, D), and (B, D), the input of the last real token.
     """
     joined = torch.cat([last[:, None], x], dim=1)
     if padding is not None:
         joined = joined.gather(1, padding.previous[..., None].expand_as(joined))
-    return joined[:, :-1], joined[:, -1].clone()  # a view would keep all of x alive in the state
+    # The state is a copy, because a view would keep all of x in memory.
+    return joined[:, :-1], joined[:, -1].clone()
 
 
 def widen(x: Tensor) -> Tensor:
-    """A tensor of 16 bits as float32, any other as it is."""
+    """Convert a 16-bit tensor to float32; return any other tensor unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def vector(*shape: int) -> nn.Parameter:
-    """A trainable tensor whose value comes from loading or from `fill`."""
+    """Create a parameter without values, which loading or `fill` sets later."""
     return nn.Parameter(torch.empty(*shape))
 
 
 def fill(parameter: nn.Parameter, value: Tensor | float) -> None:
-    """Give a parameter its initial value, unless loading has given it one."""
+    """Set the initial value of a parameter, unless it was loaded from a checkpoint."""
     if not getattr(parameter, "_is_hf_initialized", False):
         value = torch.as_tensor(value, dtype=parameter.dtype, device=parameter.device)
         with torch.no_grad():
@@ -92,44 +96,44 @@ def fill(parameter: nn.Parameter, value: Tensor | float) -> None:
 
 
 def factor_product(x: Tensor, factor: Tensor) -> Tensor:
-    """Multiply x by a low-rank factor, stored (in, out), in the factor's dtype; back in x's."""
+    """Multiply x by a low-rank factor (in, out) in the factor's dtype; the result has x's dtype."""
     return (x.to(factor.dtype) @ factor).to(x.dtype)
 
 
 def run(recurrence: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Call a recurrence out of reach of autocast, which would round the state."""
-    kind = inputs[0].device.type
-    known = torch.amp.is_autocast_available(kind)
-    with torch.autocast(kind, enabled=False) if known else nullcontext():
+    """Call a recurrence without autocast, which would round the state."""
+    device = inputs[0].device.type
+    has_autocast = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
         return recurrence(*inputs)
 
 
 class Linear(nn.Linear):
-    """x weight^T + bias: the product in the weight's dtype, the result in x's."""
+    """A linear layer x weight^T + bias that multiplies in the weight's dtype and returns x's."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool = False) -> None:
         super().__init__(n_in, n_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n_in) to (..., n_out)."""
+        """Map (..., n_in) to (..., n_out)."""
         y = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm of a float32 tensor by weights of any dtype."""
+    """A layer norm of float32 tensors with weights of any dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         bias = None if self.bias is None else widen(self.bias)
         return F.layer_norm(x, self.normalized_shape, widen(self.weight), bias, self.eps)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Norm of each head's N values, then a scale and a shift per channel, in float32."""
+    """A norm of each head's N values, followed by a scale and a shift per channel, in float32."""
 
     def forward(self, y: Tensor) -> Tensor:
-        """(B, T, H, N) to (B, T, H N)."""
+        """Map (B, T, H, N) to (B, T, H N)."""
         batch, tokens = y.shape[:2]
         flat = y.reshape(batch * tokens, -1)
         weight, bias = widen(self.weight), widen(self.bias)
@@ -137,16 +141,20 @@ class GroupNorm(nn.GroupNorm):
 
 
 def ramp(count: int) -> Tensor:
-    """(count,) values from 0 to 1."""
+    """Return (count,) values that increase linearly from 0 to 1."""
     return torch.linspace(0, 1, count, device="cpu")
 
 
 def zigzag(count: int) -> Tensor:
-    """(count,) values 0, 1/2, -1/2, 0, ... that set neighbors apart."""
+    """Return (count,) values 0, 1/2, -1/2, 0, ..., with which neighboring channels differ."""
     return ((torch.arange(count, device="cpu") + 1) % 3 - 1) * 0.5
 
 
-def check(fine: bool, found: str, expected: str) -> None:
-    """Raise a ValueError for a config that describes no model of this file."""
-    if not fine:
+def check(condition: bool, found: str, expected: str) -> None:
+    """Check a condition that the config of a model must fulfill.
+
+    Raises:
+        ValueError: if the condition is false.
+    """
+    if not condition:
         raise ValueError(f"this config says {found}; expected {expected}")

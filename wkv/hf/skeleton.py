@@ -1,11 +1,11 @@
-"""Embedding, blocks, output norm and head with all that transformers expects around them.
+"""The base classes of all generations: networks with the interface that transformers expects.
 
 A block is called as
 
     X, att_shift, wkv, ffn_shift, *shared = block(X, padding, att_shift, wkv, ffn_shift, *shared)
 
-`shared` is what one layer leaves to those above it. Everything is positional and nothing is
-changed in place, so gradient checkpointing may call a block twice.
+`shared` are the tensors that are passed from block to block. All arguments are positional and no
+tensor is changed in place, so that gradient checkpointing can call a block twice.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ from wkv.hf.cache import CACHE_NAME, CACHE_NAMES, RwkvCache
 from wkv.hf.parts import LayerNorm, Padding, padding_of, widen
 
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
-"""Arguments that transformers' loss function knows."""
+"""Arguments that are passed to transformers' loss function."""
 
 
 class PretrainedRwkv(PreTrainedModel):
-    """What holds for a model with and without its head."""
+    """The base class of models with and without head."""
 
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = list(CACHE_NAMES)
@@ -42,7 +42,7 @@ class PretrainedRwkv(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Matrices as transformers draws them; a module's vectors as its `initialize` says."""
+        """Initialize matrices as transformers does, and other parameters by `module.initialize`."""
         super()._init_weights(module)
         initialize = getattr(module, "initialize", None)
         if callable(initialize):
@@ -50,7 +50,7 @@ class PretrainedRwkv(PreTrainedModel):
 
 
 class HubBlock(GradientCheckpointingLayer):
-    """A layer of generations 4 to 6: time mix, then channel mix, each added to the stream."""
+    """A layer of generations 4 to 6: time mix and channel mix, each added to the residual stream."""
 
     def __init__(
         self, config: Any, layer: int, attention: nn.Module, feed_forward: nn.Module
@@ -72,7 +72,7 @@ class HubBlock(GradientCheckpointingLayer):
         wkv: Tensor,
         ffn_shift: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Residual stream (B, T, D) and state in, the same out."""
+        """Update the residual stream (B, T, D) and the state of the layer."""
         if self.first:
             X = self.pre_ln(X)
         out, att_shift, wkv = self.attention(self.ln1(X), att_shift, wkv, padding)
@@ -82,9 +82,9 @@ class HubBlock(GradientCheckpointingLayer):
 
 
 class Backbone(PretrainedRwkv):
-    """Ids in, the residual stream after the output norm and the state out.
+    """A network without head, which computes the normalized residual stream and the state.
 
-    A subclass names its parts as its checkpoints do, and gives the empty state of a layer.
+    A subclass sets the names of its parts to those in its checkpoints, and implements `new_wkv`.
     """
 
     blocks_name = "blocks"
@@ -102,19 +102,19 @@ class Backbone(PretrainedRwkv):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of the vocabulary."""
+        """Return the embedding."""
         return self.embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Change the table of the vocabulary."""
+        """Replace the embedding."""
         self.embeddings = value
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """The empty recurrent state of a layer for the rows of X (B, T, D), like X."""
+        """Return the initial recurrent state of a layer for X (B, T, D), with its device and dtype."""
         raise NotImplementedError
 
     def shared_at_start(self, input_ids: Tensor | None) -> tuple[Tensor, ...]:
-        """What the first block gets of what blocks share."""
+        """Return the initial values of the tensors that are passed from block to block."""
         return ()
 
     @can_return_tuple
@@ -129,26 +129,27 @@ class Backbone(PretrainedRwkv):
         cache: RwkvCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Read T tokens in each of B rows.
+        """Process T tokens in each of B rows.
 
         Args:
-            input_ids: (B, T) int64; or instead inputs_embeds, (B, T, D).
-            attention_mask: (B, T or more), 0 at padding, which may be anywhere and leaves no
-                trace; its last T columns belong to these tokens.
-            past_key_values: the state after earlier tokens; not changed.
+            input_ids: (B, T) int64; alternatively inputs_embeds, (B, T, D).
+            inputs_embeds: (B, T, D), the embeddings of the tokens.
+            attention_mask: (B, T or more), 0 for padding, which may be anywhere and does not
+                change the result; the last T columns belong to these tokens.
+            past_key_values: the state after earlier tokens; it is not modified.
             use_cache: whether to return the new state. By default the config decides, and no state
-                is returned while training. Gradients flow through the state only while training.
+                is returned during training. Gradients flow through the state only during training.
             output_hidden_states: whether to return the residual stream before each block.
             cache: the name of past_key_values since transformers 5.24.
             kwargs: arguments of other models. Those that cannot change the result are accepted,
                 all others are refused.
 
         Raises:
-            ValueError: for neither or both of ids and embeddings, a wrong mask, two caches, or
-                positions at which a second document begins.
-            TypeError: for the cache of a model of another kind, or an unknown argument.
+            ValueError: if neither or both of ids and embeddings are given, the mask has a wrong
+                shape, two caches are given, or a row contains several documents.
+            TypeError: if the cache is not an RwkvCache, or an argument is unknown.
         """
-        before = chosen_cache(cache, past_key_values)
+        previous = chosen_cache(cache, past_key_values)
         refuse_attentions(kwargs)
         refuse_document_starts(kwargs, attention_mask)
         refuse_unknown(kwargs, type(self).__name__)
@@ -161,30 +162,31 @@ class Backbone(PretrainedRwkv):
         X = widen(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)
         padding = padding_of(attention_mask, X)
         shift = X.new_zeros(len(X), X.shape[2])
-        empty = None if before.states else (shift, self.new_wkv(X), shift)
+        initial = None if previous.states else (shift, self.new_wkv(X), shift)
 
         shared = self.shared_at_start(input_ids)
-        after, hidden = [], []
+        new_states, hidden = [], []
         for layer, block in enumerate(self.get_submodule(self.blocks_name)):
             if output_hidden_states:
                 hidden.append(X)
-            state = empty or before.states[layer]
+            state = initial or previous.states[layer]
             X, att_shift, wkv, ffn_shift, *shared = block(X, padding, *state, *shared)
-            after.append((att_shift, wkv, ffn_shift))
-        if not self.training:  # else a loop of decoding would keep the graph of the whole text
-            after = [tuple(tensor.detach() for tensor in state) for state in after]
+            new_states.append((att_shift, wkv, ffn_shift))
+        if not self.training:  # otherwise decoding would keep the graph of all tokens in memory
+            new_states = [tuple(tensor.detach() for tensor in state) for state in new_states]
         X = self.get_submodule(self.norm_name)(X)
         return BaseModelOutputWithPast(
             last_hidden_state=X,
             hidden_states=(*hidden, X) if output_hidden_states else None,
-            **{CACHE_NAME: RwkvCache(after, before.seen + X.shape[1]) if use_cache else None},
+            **{CACHE_NAME: RwkvCache(new_states, previous.seen + X.shape[1]) if use_cache else None},
         )
 
 
 class CausalLM(PretrainedRwkv, GenerationMixin):
-    """A backbone and the head that predicts the next token.
+    """A language model: a backbone and the head that predicts the next token.
 
-    A subclass names the head as its checkpoints do; the backbone is at `base_model_prefix`.
+    A subclass sets the name of the head to that in its checkpoints. The name of the backbone is
+    `base_model_prefix`.
     """
 
     head_name = "head"
@@ -198,17 +200,17 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The head."""
+        """Return the head."""
         return self.get_submodule(self.head_name)
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Change the head."""
+        """Replace the head."""
         setattr(self, self.head_name, value)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """Begin generation from our own cache; transformers' default is none for this name."""
+        """Begin generation with an RwkvCache; transformers would create none for stateful models."""
         given = model_kwargs.get(CACHE_NAME)
         if given is not None:
             given._is_user_defined = True
@@ -218,16 +220,16 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
     def _get_initial_cache_position(
         self, seq_length: int, device: torch.device, model_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        """Number the first tokens; only transformers before 5.3 calls this.
+        """Return the positions of the first tokens; only transformers before 5.3 calls this.
 
-        Those versions expect all tokens again after a cache, and number none if they get only
-        the new ones.
+        After a cache, those versions expect all tokens again and return no positions if they get
+        only the new tokens. Here the new tokens get positions in this case too.
         """
         cache = model_kwargs.get(CACHE_NAME)
         seen = cache.get_seq_length() if cache is not None else 0
         if seen and seq_length <= seen:
             positions = torch.arange(seen, seen + seq_length, device=device)
-            model_kwargs["cache_position"] = positions  # in place: the caller goes on with it
+            model_kwargs["cache_position"] = positions  # in place, because the caller uses it later
             return model_kwargs
         kwargs: dict[str, Any] = super()._get_initial_cache_position(
             seq_length, device, model_kwargs
@@ -238,10 +240,10 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         self,
         input_ids: Tensor,
         *args: Any,
-        inputs_embeds: Tensor | None = None,  # named, because transformers looks for the name
+        inputs_embeds: Tensor | None = None,  # explicit, because transformers checks for the name
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The arguments of the next forward pass, as transformers prepares them.
+        """Prepare the arguments of the next forward pass as transformers does.
 
         Raises:
             RuntimeError: if transformers has dropped the cache of earlier tokens.
@@ -269,11 +271,12 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         """Predict the next token after each of T tokens in each of B rows.
 
         Args:
-            input_ids: and attention_mask, inputs_embeds, past_key_values, use_cache,
-                output_hidden_states and cache are the backbone's.
-            labels: (B, T), the ids themselves, -100 where nothing is to be predicted; the shift
-                by one is made here.
-            logits_to_keep: only for this many tokens at the end (0: all), or of these numbers.
+            input_ids, attention_mask, inputs_embeds, past_key_values, use_cache,
+                output_hidden_states, cache: passed to the backbone, see `Backbone.forward`.
+            labels: (B, T), the ids, with -100 for tokens that are not predicted. They are not
+                shifted: the loss shifts them by one.
+            logits_to_keep: number of tokens at the end for which logits are computed (0: all), or
+                the indices of these tokens.
             kwargs: those in LOSS_ARGUMENTS are passed to the loss, the others to the backbone.
 
         Returns:
@@ -291,9 +294,9 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
             **kwargs,
         )
         X = output.last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        tokens = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         head = self.get_output_embeddings()
-        logits = head(X[:, kept].to(head.weight.dtype)).to(X.dtype)
+        logits = head(X[:, tokens].to(head.weight.dtype)).to(X.dtype)
         loss = None
         if labels is not None:
             loss = self.loss_function(

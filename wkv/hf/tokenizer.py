@@ -1,7 +1,7 @@
-"""`RWKVTokenizer`: a tokenizer class of transformers over wkv's own longest match.
+"""The World tokenizer as a tokenizer class of transformers, `RWKVTokenizer`.
 
-It reads the folders that `wkv.convert.huggingface.tokenizer_files` writes, gives the ids that their
-tokenizer.json gives, and is faster. What it saves loads with and without wkv.
+It reads the folders that `wkv.convert.huggingface.tokenizer_files` writes, and returns the same ids
+as their tokenizer.json, but faster. Folders that it saves can be loaded with and without wkv.
 """
 
 import json
@@ -32,13 +32,14 @@ from wkv.tokenizers.world import (
 CONFIG_FILE = "tokenizer_config.json"
 
 NOT_TO_BE_SAVED = ("backend", "is_local", "local_files_only")
-"""What the base class writes about this process; it would mislead the next one."""
+"""Keys that the base class writes about the current process, which would mislead later ones."""
 
 
 class RWKVTokenizer(PreTrainedTokenizer):
-    """Greedy longest match over bytes; encoding adds nothing, decoding loses nothing.
+    """A tokenizer that finds the longest match over bytes.
 
-    Tokens are spelled as in tokenizer.json, a character for each byte.
+    Encoding adds no special tokens, and decoding keeps all spaces. Tokens are written as in
+    tokenizer.json, with one character per byte.
     """
 
     vocab_files_names: ClassVar = {"vocab_file": VOCABULARY_FILE}
@@ -48,13 +49,13 @@ class RWKVTokenizer(PreTrainedTokenizer):
     def __init__(
         self, vocab_file: str | Path | None = None, vocab_size: int | None = None, **options: Any
     ) -> None:
-        """Read a vocabulary file in World format; None is the official one.
+        """Read a vocabulary file in World format.
 
         Args:
-            vocab_file: the file.
-            vocab_size: rows of the model's embedding. None: those that the folder's configuration
-                names; without one 65536 for the official file, else the largest id plus one.
-            options: those of `PreTrainedTokenizer`.
+            vocab_file: the file; None selects the official vocabulary.
+            vocab_size: number of rows of the model's embedding. None: 65536 for the official
+                file, otherwise the largest id (of tokens and saved special tokens) plus one.
+            options: the arguments of `PreTrainedTokenizer`.
 
         Raises:
             TokenizerError: if the file is missing, damaged, or has more ids than `vocab_size`.
@@ -64,8 +65,8 @@ class RWKVTokenizer(PreTrainedTokenizer):
         path = official_vocabulary() if vocab_file is None else Path(vocab_file)
         self._entries = read_vocabulary(path)
         saved: dict[int, AddedToken] = options.pop("added_tokens_decoder", None) or {}
-        named = (token for token, name in saved.items() if str(name).startswith(SPECIAL))
-        self._rows = vocab_size or max([*self._entries, *named]) + 1
+        special_ids = (token for token, name in saved.items() if str(name).startswith(SPECIAL))
+        self._rows = vocab_size or max([*self._entries, *special_ids]) + 1
         names = special_names(self._entries, self._rows)
         self._world = WorldTokenizer(self._entries, self._rows)
         self._tokens = [""] * self._rows
@@ -86,15 +87,15 @@ class RWKVTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, tokens that were added later left out."""
+        """The number of ids, without tokens that were added later."""
         return self._rows
 
     def get_vocab(self) -> dict[str, int]:
-        """Token to id."""
+        """Return the ids of all tokens, including tokens that were added later."""
         return {**self._id_of_token, **self._added_tokens_encoder}
 
     def tokenize(self, text: str, **options: Any) -> list[str]:
-        """The tokens of a text, at once where no special token's name is in it."""
+        """Split a text into tokens. A text without names of special tokens takes a faster path."""
         if any(name in text for name in self._added_tokens_encoder):
             tokens: list[str] = super().tokenize(text, **options)
             return tokens
@@ -104,7 +105,7 @@ class RWKVTokenizer(PreTrainedTokenizer):
         return list(map(self._tokens.__getitem__, self._world.encode(text)))
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
-        """The ids of tokens, or of one token."""
+        """Return the ids of tokens, or the id of one token."""
         if not isinstance(tokens, str):
             try:
                 return list(map(self._id_of_token.__getitem__, tokens))
@@ -120,13 +121,13 @@ class RWKVTokenizer(PreTrainedTokenizer):
         return self._tokens[index]
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """The text of tokens; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of tokens; bytes that are not UTF-8 become U+FFFD."""
         added = self._added_tokens_encoder
         pieces = (token.encode() if token in added else unspell(token) for token in tokens)
         return b"".join(pieces).decode("utf-8", "replace")
 
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
-        """The text of ids, with the names of special tokens unless they are skipped."""
+        """Return the text of ids, with the names of special tokens unless they are skipped."""
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         added: dict[int, AddedToken] = self._added_tokens_decoder
         pieces = []
@@ -140,7 +141,7 @@ class RWKVTokenizer(PreTrainedTokenizer):
     def _save_pretrained(
         self, save_directory: str | Path, file_names: tuple[str, ...], **options: Any
     ) -> tuple[str, ...]:
-        """Save tokenizer.json as well, and name the class that loads without wkv."""
+        """Save tokenizer.json too, and set the tokenizer class to one that works without wkv."""
         folder = Path(save_directory)
         configuration = folder / CONFIG_FILE
         content = json.loads(configuration.read_text(encoding="utf-8"))
@@ -155,7 +156,7 @@ class RWKVTokenizer(PreTrainedTokenizer):
     def save_vocabulary(
         self, save_directory: str | Path, filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Write the vocabulary file in World format; returns its path."""
+        """Write the vocabulary file in World format, and return its path."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         path = Path(save_directory) / (prefix + VOCABULARY_FILE)
         write_vocabulary(self._entries, path)

@@ -162,7 +162,7 @@ class _Counted:
 
 
 def _check(entry: Entry, partial: Path, on_hub: str | None, report: Report) -> None:
-    """Compare the checksum of what came with what is known; what is wrong does not stay."""
+    """Compare the checksum of a downloaded file with the expected one; delete a wrong file."""
     expected = entry.sha256 or on_hub
     if expected is None:
         return

@@ -1,7 +1,7 @@
-"""A loaded model: ids and a state in, logits and a new state out.
+"""A loaded model: `forward` takes ids and a state, and returns logits and a new state.
 
-This is the seam between what computes (a network of `wkv.models`, or the native engine's) and all
-that is above: generation, chat, evaluation and serving use only what is here.
+This is the interface between the engines (a PyTorch network of `wkv.models`, or the native engine)
+and everything above: generation, chat, evaluation and serving use only this module.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from wkv.strategy.products import products_for, threads_for
 from wkv.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 512
-"""Tokens, over all rows, that pass the network together; bounds memory on long inputs."""
+"""Largest number of tokens, over all rows, in one pass of the network; limits memory."""
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -29,34 +29,34 @@ Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
 class Network(Protocol):
-    """What computes: `wkv.models.parts.Skeleton` says what each of these is."""
+    """The interface of a network that computes; see `wkv.models.parts.Skeleton`."""
 
     @property
     def config(self) -> Any:
-        """Generation and sizes."""
+        """The generation and the sizes."""
         ...
 
     def __call__(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Ids (B, T) and a state to the residual stream (B, T, D) and the new state."""
+        """Return the residual stream (B, T, D) of ids (B, T) after a state, and the new state."""
         ...
 
     def logits(self, X: Tensor) -> Tensor:
-        """Residual stream (..., D) to logits (..., V) float32."""
+        """Return the logits (..., V) float32 of a residual stream (..., D)."""
         ...
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
-        """The empty state for `batch` rows."""
+        """Return the empty state for `batch` rows."""
         ...
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The weights by their official names."""
+        """Return the weights by their official names."""
         ...
 
 
-class NativeNetwork(Network, Protocol):
-    """What the native engine tells of itself; see `wkv.native.network`."""
+class NativeEngine(Network, Protocol):
+    """The interface of the native engine, `wkv.native.network.NativeNetwork`."""
 
     weight_bytes: int
     kernels: str
@@ -68,21 +68,22 @@ class Model:
     """An RWKV model of any generation.
 
     Attributes:
-        config: generation and sizes.
-        network: what computes; on PyTorch a module with the official attribute names.
-        engine: "torch", or "native".
-        kernels: which of the CPU's instructions the engine uses, such as "avx512_bf16".
-        threads: that compute, on a CPU.
-        weight_bytes: of all weights but the embedding, which a token reads a row of.
-        strategy: device and dtype, and why they were picked.
-        path: the checkpoint it came from.
-        identity: digest of its tensors; states carry it.
-        layout: of the checkpoint, "pth" or "safetensors".
+        config: the generation and the sizes.
+        network: the network; on PyTorch a module with the official attribute names.
+        engine: "torch" or "native".
+        kernels: the instruction set that the engine uses on a CPU, such as "avx512_bf16".
+        threads: number of threads on a CPU.
+        weight_bytes: size of all weights that a token needs: all but the embedding, of which it
+            needs one row.
+        strategy: device and dtype, and the reason for the choice.
+        path: the checkpoint.
+        identity: digest of samples of the tensors; states contain it.
+        layout: format of the checkpoint, "pth" or "safetensors".
     """
 
     def __init__(
         self,
-        network: Skeleton | NativeNetwork,
+        network: Skeleton | NativeEngine,
         *,
         strategy: Strategy,
         path: Path,
@@ -113,7 +114,7 @@ class Model:
         self._initial_wkv = initial_wkv
 
     def __repr__(self) -> str:
-        """Generation, sizes and strategy."""
+        """Return the generation, the sizes and the strategy."""
         config = self.config
         return (
             f"<RWKV-{config.generation} L{config.n_layer} D{config.n_embd} "
@@ -122,10 +123,10 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, made when it is first used.
+        """The tokenizer; it is created on first use.
 
         Raises:
-            TokenizerError: if none is known for the vocabulary, or it cannot be had.
+            TokenizerError: if none is known for the vocabulary, or it could not be downloaded.
         """
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
@@ -133,11 +134,11 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs; of several devices, that of the first layer."""
+        """The device of the model; if there are several, the device of the first layer."""
         return self.strategy.device
 
     def new_state(self, batch_size: int = 1) -> State:
-        """The empty state, or the tuned initial state of a checkpoint that has one."""
+        """Return the empty state, or the tuned initial state of a checkpoint that has one."""
         layers = self.network.new_layers(batch_size)
         if self._initial_wkv is not None:
             layers = tuple(
@@ -154,14 +155,15 @@ class Model:
         all_logits: bool = False,
         lengths: Sequence[int] | Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Read tokens and predict the next. Prefill and decode are this one call.
+        """Read tokens and predict the next one; used for prefill and decode alike.
 
         Args:
             ids: a list of T ids or a tensor (T,), for one row; a tensor (B, T) for a batch.
-            state: what was read before, for as many rows; None is the empty state. Not changed.
-            all_logits: the logits after every token instead of after the last.
-            lengths: for a batch, how many tokens of each row are real (at least 1); the rest of
-                the row, on the right, is padding of any valid id. Rows are as if run alone.
+            state: the state to continue from, with the same number of rows; None is the empty
+                state. It is not changed.
+            all_logits: return the logits after every token, instead of after the last one.
+            lengths: for a batch, the number of tokens in each row without padding (at least 1).
+                Padding is on the right and consists of any valid id. It does not change a result.
 
         Returns:
             Logits float32, (V,) or, with all_logits, (T, V); for a batch (B, V) or (B, T, V),
@@ -188,7 +190,7 @@ class Model:
         return (logits[0] if single else logits), new_state
 
     def hidden(self, ids: Ids, state: State | None = None) -> tuple[Tensor, State]:
-        """The residual stream after each token, before the head.
+        """Return the residual stream after each token, before the head.
 
         Arguments and errors are those of `forward`, without padding.
 
@@ -197,20 +199,20 @@ class Model:
         """
         tokens, single = self._check_ids(ids)
         state = self._check_state(state, len(tokens))
-        layers, pieces = state.layers, []
+        layers, chunks = state.layers, []
         with self._settings(tokens.numel()), torch.no_grad():
             step = max(1, TOKENS_AT_ONCE // len(tokens))
             for start in range(0, tokens.shape[1], step):
                 X, layers = self.network(tokens[:, start : start + step], layers)
-                pieces.append(X.float().clone())
-        X = torch.cat(pieces, dim=1)
+                chunks.append(X.float().clone())
+        X = torch.cat(chunks, dim=1)
         seen = tuple(count + tokens.shape[1] for count in state.tokens_seen)
         new_state = State(layers, seen, state.generation, state.identity)
         return (X[0] if single else X), new_state
 
     @property
     def skip_zeros(self) -> bool:
-        """Whether weights that meet a zero are left unread; the native engine's, to measure it."""
+        """Whether weights that are multiplied by zero are not read. Settable for measurements."""
         return bool(getattr(self.network, "skip_zeros", False))
 
     @skip_zeros.setter
@@ -221,8 +223,8 @@ class Model:
 
     @contextmanager
     def _settings(self, rows: int) -> Iterator[None]:
-        """PyTorch's threads and products as a call with so many rows wants them."""
-        if self.engine == "native":  # whose threads PyTorch's would disturb
+        """Set PyTorch's threads and matrix products for a call with a number of rows."""
+        if self.engine == "native":  # PyTorch's threads would slow down the engine's threads
             with at_most(1):
                 yield
             return
@@ -240,30 +242,30 @@ class Model:
         counts: Tensor | None,
         all_logits: bool,
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Pass (B, T) ids through the network piece by piece."""
+        """Pass ids (B, T) through the network in chunks."""
         batch, total = tokens.shape
         step = max(1, TOKENS_AT_ONCE // batch)
-        pieces: list[Tensor] = []
+        chunks: list[Tensor] = []
         last: Tensor | None = None
         for start in range(0, total, step):
-            piece = tokens[:, start : start + step]
-            lengths = None if counts is None else (counts - start).clamp(0, piece.shape[1])
-            X, layers = self.network(piece, layers, lengths)
+            chunk = tokens[:, start : start + step]
+            lengths = None if counts is None else (counts - start).clamp(0, chunk.shape[1])
+            X, layers = self.network(chunk, layers, lengths)
             if all_logits:
-                pieces.append(self.network.logits(X))
+                chunks.append(self.network.logits(X))
             elif lengths is None:
                 last = X[:, -1]
-            else:  # the row's last real token may lie in any piece
+            else:  # the last token of a row may be in any chunk
                 lengths = lengths.to(X.device)
                 at_end = X[torch.arange(batch, device=X.device), (lengths - 1).clamp(min=0)]
                 last = at_end if last is None else torch.where(lengths[:, None] > 0, at_end, last)
         if all_logits:
-            return torch.cat(pieces, dim=1), layers
+            return torch.cat(chunks, dim=1), layers
         assert last is not None
         return self.network.logits(last), layers
 
     def _check_ids(self, ids: Ids) -> tuple[Tensor, bool]:
-        """Ids as (B, T) int64, and whether they were one row without a batch."""
+        """Return ids as (B, T) int64, and whether they were a single row without a batch."""
         try:
             tokens = ids if isinstance(ids, Tensor) else torch.tensor(list(ids))
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -291,20 +293,20 @@ class Model:
     def _check_lengths(
         self, lengths: Sequence[int] | Tensor | None, tokens: Tensor
     ) -> Tensor | None:
-        """Lengths as (B,) int64 on the device, or None if nothing is padding."""
+        """Return lengths as (B,) int64 on the device, or None if there is no padding."""
         if lengths is None:
             return None
         batch, total = tokens.shape
         try:
             counts = torch.as_tensor(lengths)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(f"lengths must be integers, one a row ({error})") from error
+            raise InputError(f"lengths must be integers, one per row ({error})") from error
         if counts.dtype not in INTEGERS:
-            raise InputError(f"lengths are {counts.dtype}, expected integers, one a row")
+            raise InputError(f"lengths are {counts.dtype}, expected integers, one per row")
         counts = counts.to(torch.int64)
         if counts.shape != (batch,):
             raise InputError(
-                f"{counts.numel()} lengths were given for {batch} rows; give one a row"
+                f"{counts.numel()} lengths were given for {batch} rows; give one per row"
             )
         if int(counts.min()) < 1 or int(counts.max()) > total:
             raise InputError(
@@ -313,7 +315,7 @@ class Model:
         return None if bool((counts == total).all()) else counts.to(self.device)
 
     def _check_state(self, state: State | None, batch: int) -> State:
-        """The state, or the empty one."""
+        """Check a state; returns the empty state for None."""
         if state is None:
             return self.new_state(batch)
         if not isinstance(state, State):

@@ -4,6 +4,7 @@ Blocks know nothing about devices. If a strategy has several devices, hooks move
 block to its device.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from wkv.checkpoint import Checkpoint
+from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.packing import rounded
 from wkv.errors import StrategyError
+from wkv.models import GENERATIONS
 from wkv.models.int8 import PARTS, Int8Linear, quantize
-from wkv.models.parts import Linear, Skeleton, is_matrix
+from wkv.models.parts import Config, Linear, Shapes, Skeleton, is_matrix
 from wkv.strategy import Placement, Strategy
 from wkv.strategy.products import factor_for, linear_for
 
@@ -33,8 +36,8 @@ STREAMABLE = re.compile(r".*\.(receptance|key|value|output)\.weight")
 """Matrices that stay in main memory if their layer is streamed; gate and head do not."""
 
 
-def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skeleton:
-    """Load the weights into a network on the meta device, and return it ready to run.
+def load_torch_network(config: Config, checkpoint: Checkpoint, strategy: Strategy) -> Skeleton:
+    """Build the PyTorch network of a checkpoint and load its weights.
 
     Matrices get the placement's dtype or int8, vectors float32. Tensors that need no conversion
     stay memory-mapped.
@@ -42,6 +45,10 @@ def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skele
     Raises:
         StrategyError: if the file has int8 matrices where the strategy has another dtype.
     """
+    with torch.device("meta"):
+        network = GENERATIONS[config.generation].network(config)
+    if is_folded(checkpoint):
+        network.blocks[0].ln0 = nn.Identity()
     _quantize_modules(network, checkpoint, strategy)
     tensors = dict(_tensors(network, checkpoint, strategy))
     network.load_state_dict(tensors, assign=True)
@@ -53,18 +60,18 @@ def fill(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> Skele
     return network.requires_grad_(False).eval()
 
 
-def layer_bytes(network: Skeleton, strategy: Strategy) -> list[int]:
+def layer_bytes(shapes: Shapes, strategy: Strategy) -> list[int]:
     """Return the size in bytes of each of the L + 1 layers, without tables that stay on the CPU."""
     sizes = [0] * len(strategy.layers)
-    for name, tensor in network.state_dict().items():
+    for name, shape in shapes.items():
         if name.startswith("emb.") or name.endswith(TABLE):
             continue
-        placement, shape = strategy.of(name), tuple(tensor.shape)
+        placement = strategy.of(name)
         width = placement.dtype.itemsize if is_matrix(name, shape) else torch.float32.itemsize
         if placement.quantized and QUANTIZABLE.fullmatch(name.removesuffix(".weight")):
             width = torch.int8.itemsize
         layer = int(name.split(".")[1]) if name.startswith("blocks.") else -1
-        sizes[layer] += width * tensor.numel()
+        sizes[layer] += width * math.prod(shape)
     return sizes
 
 

@@ -6,6 +6,7 @@ The result depends neither on the order of the tensors nor on the name of the fi
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wkv.errors import CheckpointError
 from wkv.models import parts, rwkv4, rwkv5, rwkv6, rwkv7, rwkv7a
@@ -14,22 +15,29 @@ from wkv.models.parts import Config, Shapes
 
 @dataclass(frozen=True)
 class Generation:
-    """The functions that derive a generation's config from tensor shapes and build its network."""
+    """The functions of a generation.
+
+    Attributes:
+        read_config: derives the config from the shapes of a checkpoint's tensors.
+        tensor_shapes: returns the shapes that a model of this config has.
+        network: builds the PyTorch network of a config.
+    """
 
     read_config: Callable[[Shapes], Config]
+    tensor_shapes: Callable[[Any], dict[str, tuple[int, ...]]]
     network: Callable[..., parts.Skeleton]
 
 
-_RWKV5 = Generation(rwkv5.config_from_shapes, rwkv5.RWKV5)
+_RWKV5 = Generation(rwkv5.config_from_shapes, rwkv5.tensor_shapes, rwkv5.RWKV5)
 
 GENERATIONS: Mapping[str, Generation] = {
-    "4": Generation(rwkv4.config_from_shapes, rwkv4.RWKV4),
+    "4": Generation(rwkv4.config_from_shapes, rwkv4.tensor_shapes, rwkv4.RWKV4),
     "5.0": _RWKV5,
     "5.1": _RWKV5,
     "5.2": _RWKV5,
-    "6": Generation(rwkv6.config_from_shapes, rwkv6.RWKV6),
-    "7": Generation(rwkv7.config_from_shapes, rwkv7.RWKV7),
-    "7a": Generation(rwkv7a.config_from_shapes, rwkv7a.RWKV7a),
+    "6": Generation(rwkv6.config_from_shapes, rwkv6.tensor_shapes, rwkv6.RWKV6),
+    "7": Generation(rwkv7.config_from_shapes, rwkv7.tensor_shapes, rwkv7.RWKV7),
+    "7a": Generation(rwkv7a.config_from_shapes, rwkv7a.tensor_shapes, rwkv7a.RWKV7a),
 }
 
 REFUSED = (

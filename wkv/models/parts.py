@@ -76,6 +76,25 @@ def is_matrix(name: str, shape: Sequence[int]) -> bool:
     return not elementwise and sum(size > 1 for size in shape) > 1
 
 
+def network_shapes(
+    config: Config, block_shapes: Callable[[int], dict[str, tuple[int, ...]]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a network, by its official name.
+
+    Args:
+        config: the sizes.
+        block_shapes: returns the shapes of `att` and `ffn` in a layer.
+    """
+    D, V = config.n_embd, config.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (V, D)}
+    for layer in range(config.n_layer):
+        norms = ("ln0", "ln1", "ln2") if layer == 0 else ("ln1", "ln2")
+        block = {f"{norm}.{part}": (D,) for norm in norms for part in ("weight", "bias")}
+        for name, shape in {**block, **block_shapes(layer)}.items():
+            shapes[f"blocks.{layer}.{name}"] = shape
+    return shapes | {"ln_out.weight": (D,), "ln_out.bias": (D,), "head.weight": (V, D)}
+
+
 def vector(*shape: int) -> nn.Parameter:
     """Create a parameter without values, which loading or initialization sets later."""
     return nn.Parameter(torch.empty(*shape))

@@ -24,6 +24,29 @@ def config_from_shapes(shapes: Shapes) -> Config:
     return Config(generation="4", **parts.sizes(shapes))
 
 
+def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a model."""
+    D, A, F = config.n_embd, config.dim_att, config.dim_ffn
+    mix = (1, 1, D)
+    block: dict[str, tuple[int, ...]] = {
+        "att.time_decay": (A,),
+        "att.time_first": (A,),
+        "att.time_mix_k": mix,
+        "att.time_mix_v": mix,
+        "att.time_mix_r": mix,
+        "att.key.weight": (A, D),
+        "att.value.weight": (A, D),
+        "att.receptance.weight": (A, D),
+        "att.output.weight": (D, A),
+        "ffn.time_mix_k": mix,
+        "ffn.time_mix_r": mix,
+        "ffn.key.weight": (F, D),
+        "ffn.receptance.weight": (D, D),
+        "ffn.value.weight": (D, F),
+    }
+    return parts.network_shapes(config, lambda _: block)
+
+
 class TimeMix(nn.Module):
     """The recurrent part of a layer."""
 

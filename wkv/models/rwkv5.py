@@ -55,6 +55,34 @@ def config_from_shapes(shapes: Shapes) -> Config:
     )
 
 
+def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a model."""
+    D, A, F = config.n_embd, config.dim_att, config.dim_ffn
+    mix, per_head = (1, 1, D), (config.n_head, config.decay_size)
+    is_gated = config.generation != "5.0"
+    block: dict[str, tuple[int, ...]] = {
+        "att.time_decay": per_head,
+        ("att.time_faaaa" if is_gated else "att.time_first"): per_head,
+        "att.time_mix_k": mix,
+        "att.time_mix_v": mix,
+        "att.time_mix_r": mix,
+        **({"att.time_mix_g": mix} if is_gated else {}),
+        "att.receptance.weight": (A, D),
+        "att.key.weight": (A, D),
+        "att.value.weight": (A, D),
+        **({"att.gate.weight": (A, D)} if is_gated else {}),
+        "att.output.weight": (D, A),
+        "att.ln_x.weight": (A,),
+        "att.ln_x.bias": (A,),
+        "ffn.time_mix_k": mix,
+        "ffn.time_mix_r": mix,
+        "ffn.key.weight": (F, D),
+        "ffn.receptance.weight": (D, D),
+        "ffn.value.weight": (D, F),
+    }
+    return parts.network_shapes(config, lambda _: block)
+
+
 class TimeMix(nn.Module):
     """The recurrent part of a layer of 5.1 and 5.2."""
 

@@ -48,6 +48,31 @@ def config_from_shapes(shapes: Shapes) -> Config:
     )
 
 
+def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a model."""
+    D, A, F = config.n_embd, config.dim_att, config.dim_ffn
+    M, R, mix = config.mix_rank, config.decay_rank, (1, 1, D)
+    block: dict[str, tuple[int, ...]] = {
+        **{f"att.time_maa_{name}": mix for name in "xwkvrg"},
+        "att.time_maa_w1": (D, 5 * M),
+        "att.time_maa_w2": (5, M, D),
+        "att.time_decay": (1, 1, A),
+        "att.time_decay_w1": (D, R),
+        "att.time_decay_w2": (R, A),
+        "att.time_faaaa": (config.n_head, config.head_size),
+        **{f"att.{name}.weight": (A, D) for name in ("receptance", "key", "value", "gate")},
+        "att.output.weight": (D, A),
+        "att.ln_x.weight": (A,),
+        "att.ln_x.bias": (A,),
+        "ffn.time_maa_k": mix,
+        "ffn.time_maa_r": mix,
+        "ffn.key.weight": (F, D),
+        "ffn.receptance.weight": (D, D),
+        "ffn.value.weight": (D, F),
+    }
+    return parts.network_shapes(config, lambda _: block)
+
+
 class TimeMix(nn.Module):
     """The recurrent part of a layer."""
 

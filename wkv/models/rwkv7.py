@@ -67,6 +67,35 @@ def config_from_shapes(shapes: Shapes) -> Config:
     )
 
 
+def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a model."""
+    D, F = config.n_embd, config.dim_ffn
+    ffn: dict[str, tuple[int, ...]] = {
+        "ffn.x_k": (1, 1, D),
+        "ffn.key.weight": (F, D),
+        "ffn.value.weight": (D, F),
+    }
+    return parts.network_shapes(config, lambda layer: time_mix_shapes(config, layer) | ffn)
+
+
+def time_mix_shapes(config: Config, layer: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the time mix of a layer."""
+    D, A = config.n_embd, config.dim_att
+    ranks = {"w": config.decay_rank, "a": config.a_rank}
+    if layer > 0:
+        ranks["v"] = config.value_rank
+    shapes: dict[str, tuple[int, ...]] = {f"att.x_{name}": (1, 1, D) for name in "rwkvag"}
+    for name, rank in ranks.items():
+        shapes[f"att.{name}0"] = (1, 1, A)
+        shapes[f"att.{name}1"], shapes[f"att.{name}2"] = (D, rank), (rank, A)
+    shapes["att.g1"], shapes["att.g2"] = (D, config.gate_rank), (config.gate_rank, A)
+    shapes["att.k_k"] = shapes["att.k_a"] = (1, 1, A)
+    shapes["att.r_k"] = (config.n_head, config.head_size)
+    shapes |= {f"att.{name}.weight": (A, D) for name in ("receptance", "key", "value")}
+    shapes["att.output.weight"] = (D, A)
+    return shapes | {"att.ln_x.weight": (A,), "att.ln_x.bias": (A,)}
+
+
 class TimeMix(nn.Module):
     """The recurrent part of a layer. Layer 0 has no v0, v1 and v2, because it defines v_first."""
 

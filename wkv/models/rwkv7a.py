@@ -37,6 +37,22 @@ def config_from_shapes(shapes: Shapes) -> Config:
     return Config(**{**same, "generation": "7a"}, deep_rank=shapes["blocks.0.ffn.s1"][1])
 
 
+def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a model."""
+    D, F, R = config.n_embd, config.dim_ffn, config.deep_rank
+    ffn: dict[str, tuple[int, ...]] = {
+        "ffn.x_k": (1, 1, D),
+        "ffn.s0": (1, 1, F),
+        "ffn.s1": (D, R),
+        "ffn.s2": (R, F),
+        "ffn.key.weight": (F, D),
+        "ffn.value.weight": (D, F),
+        "ffn.s_emb.weight": (config.vocab_size, R * R),
+        "ffn.s_emb_x.weight": (R * R, D),
+    }
+    return parts.network_shapes(config, lambda layer: rwkv7.time_mix_shapes(config, layer) | ffn)
+
+
 class ChannelMix(nn.Module):
     """The feed-forward part of a layer, whose hidden units are scaled by the token's matrix."""
 

@@ -1,1 +1,1 @@
-"""How conversations are written for a model: templates, thinking, tools and presets."""
+"""Prompt formats: templates, thinking, tools and sampling presets of a model."""

@@ -1,7 +1,7 @@
-"""Sets of sampling values that are known to work, each with its source, and which one a model gets.
+"""Recommended sampling parameters with their sources, and the default choice for each model.
 
-A preset also says whether ChatRWKV's rules for newlines apply (`wkv.chat.newline_rules`), and
-whether a reply ends at the first blank line or where the user's next turn would begin.
+A preset also selects whether ChatRWKV's rules for newlines apply (`wkv.chat.newline_rules`), and
+whether a reply ends at the first blank line or at the beginning of the user's next turn.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from functools import cache
 
 from wkv import demo
 from wkv.errors import InputError
-from wkv.inference.load import describe, identity
+from wkv.inference.describe import describe, identity
 from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling
 from wkv.tokenizers.choose import PILE_VOCAB_SIZES
@@ -20,21 +20,21 @@ MAX_REPLY = 1000
 
 @dataclass(frozen=True)
 class Preset:
-    """How replies are drawn.
+    """Parameters for the generation of replies.
 
     Attributes:
-        name: what the user types.
-        sampling: without a seed.
-        source: who recommends it.
-        scheduled: newlines come neither too early nor too late, and marks do not repeat.
-        at_blank_line: a reply ends at a blank line; None leaves that to the model's family.
-        max_tokens: of one reply.
+        name: the name that a user types.
+        sampling: the sampling parameters, without a seed.
+        source: where the values are recommended.
+        has_newline_rules: whether ChatRWKV's rules for newlines and repeated punctuation apply.
+        at_blank_line: whether a reply ends at a blank line; None: it depends on the model's family.
+        max_tokens: the largest number of tokens of a reply.
     """
 
     name: str
     sampling: Sampling
     source: str
-    scheduled: bool = False
+    has_newline_rules: bool = False
     at_blank_line: bool | None = None
     max_tokens: int = MAX_REPLY
 
@@ -63,7 +63,7 @@ CHATRWKV = Preset(
         count_digits=True,
     ),
     "ChatRWKV, chat.py",
-    scheduled=True,
+    has_newline_rules=True,
     at_blank_line=True,
     max_tokens=999,
 )
@@ -80,33 +80,35 @@ PRESETS = {preset.name: preset for preset in (CHAT, CHATRWKV, CREATIVE, PRECISE,
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of a name.
+    """Return the preset with a name.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such preset.
     """
     try:
         return PRESETS[name.lower()]
     except KeyError:
-        raise InputError(f"{name!r} is no preset; expected one of {', '.join(PRESETS)}") from None
+        raise InputError(
+            f"{name!r} is not a preset; expected one of {', '.join(PRESETS)}"
+        ) from None
 
 
 def preset_for(model: Model) -> Preset:
-    """How a model's replies are drawn unless the user says otherwise."""
+    """Return the default preset of a model."""
     if is_built_in(model):
         return EXACT
     return CHATRWKV if is_raven(model) or model.config.generation not in ("7", "7a") else CHAT
 
 
 def ends_at_blank_line(model: Model, preset: Preset) -> bool:
-    """Whether a reply ends at a blank line; replies of RWKV-7 have paragraphs."""
+    """Return whether a reply ends at a blank line. Replies of RWKV-7 have paragraphs."""
     if preset.at_blank_line is not None:
         return preset.at_blank_line
     return is_built_in(model) or preset_for(model) is CHATRWKV
 
 
 def is_built_in(model: Model) -> bool:
-    """Whether this is the model that comes with wkv, be it converted to another form."""
+    """Return whether this is the model that is part of wkv, possibly converted."""
     if model.path == demo.WEIGHTS:
         return True
     if model.config.vocab_size in (WORLD_VOCAB_SIZE, *PILE_VOCAB_SIZES):
@@ -116,10 +118,10 @@ def is_built_in(model: Model) -> bool:
 
 @cache
 def _built_in_identity() -> str:
-    """Taken once: every reply asks."""
+    """Return the identity of the built-in model; computed once, because every reply needs it."""
     return identity(describe())
 
 
 def is_raven(model: Model) -> bool:
-    """Whether this is a model with the 20B vocabulary, such as Raven."""
+    """Return whether a model has the 20B vocabulary, like Raven."""
     return model.config.vocab_size in PILE_VOCAB_SIZES

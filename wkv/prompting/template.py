@@ -1,4 +1,4 @@
-"""Rendering of conversations for a model: speakers, separators and the beginning of a reply.
+"""Rendering of conversations as a model's prompt: speakers, separators, beginning of a reply.
 
     System: {text}
 
@@ -8,8 +8,8 @@
 
 A blank line separates turns. Messages of users contain no blank line, and no space follows the last
 colon, because a reply begins with its own. The chat, the server and the evaluation render with this
-module; `chat_template.jinja` says the same in Jinja, and a test compares both. Source: RWKV-LM,
-RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
+module. `chat_template.jinja` is the same format in Jinja, and a test compares both. Source:
+RWKV-LM, RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
 """
 
 import re
@@ -77,11 +77,11 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Message:
-    """A message of a conversation.
+    """One message of a conversation.
 
     Attributes:
-        role: "system", "user" or "assistant". The result of a tool is a user's message, a call is
-            an assistant's.
+        role: "system", "user" or "assistant". The result of a tool is a user's message, and a call
+            is an assistant's message.
         text: the content.
         reasoning: an assistant's thoughts before the text. They are not rendered again.
     """
@@ -195,17 +195,17 @@ def clean(message: str) -> str:
     return cleaned
 
 
-def left_to_read(turn: str, ahead: str) -> str:
+def left_to_read(turn: str, read_ahead: str) -> str:
     """Return the part of the separator and a turn that a state has not read yet.
 
     Args:
         turn: the next turn.
-        ahead: the text that the state has read after the last reply: nothing if the reply was cut
-            off, the separator, or the separator and the name of the next speaker.
+        read_ahead: the text that the state has read after the last reply: nothing if the reply was
+            cut off, the separator, or the separator and the name of the next speaker.
     """
-    name = ahead.lstrip("\n")
+    name = read_ahead.lstrip("\n")
     if not name:
-        return SEPARATOR[len(ahead) :] + turn
+        return SEPARATOR[len(read_ahead) :] + turn
     if turn.startswith(name):
         return turn[len(name) :]
-    return SEPARATOR + turn  # another turn was begun; it stays as it is
+    return SEPARATOR + turn  # the model began a turn of another speaker, which stays in the state

@@ -1,4 +1,4 @@
-"""Telling a model's thoughts from its answer, piece by piece: `<think>...</think>` at the start."""
+"""Separation of a model's thoughts (`<think>...</think>` at the start) from its answer."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of what a model says.
+class ThoughtPiece:
+    """A piece of a reply that is either thoughts or answer.
 
     Attributes:
-        text: without the tags.
-        is_thought: it stands inside of them.
+        text: the text, without the tags.
+        is_thought: whether the text is between the tags.
     """
 
     text: str
@@ -21,17 +21,20 @@ class Piece:
 
 
 class Thoughts:
-    """Splits a reply that comes in pieces. Blanks that begin thoughts or answer are dropped."""
+    """A parser that splits a streamed reply into thoughts and answer.
+
+    Blanks at the beginning of the thoughts and of the answer are removed.
+    """
 
     def __init__(self) -> None:
         self._held = ""
         self._at_start = True
-        self._inside: bool | None = None  # None: not known yet
+        self._inside: bool | None = None  # None: undecided, the reply may still begin with a tag
 
-    def push(self, text: str) -> list[Piece]:
-        """What can be shown after this piece; it may be empty."""
+    def push(self, text: str) -> list[ThoughtPiece]:
+        """Add text and return the pieces that can be displayed now, possibly none."""
         self._held += text
-        pieces: list[Piece] = []
+        pieces: list[ThoughtPiece] = []
         if self._inside is None:
             begun = self._held.lstrip()
             if len(begun) < len(OPEN) and OPEN.startswith(begun):
@@ -50,15 +53,15 @@ class Thoughts:
         self._held = ""
         return pieces
 
-    def flush(self) -> list[Piece]:
-        """What was held back until the end."""
+    def flush(self) -> list[ThoughtPiece]:
+        """Return the text that was held back; call it at the end of the reply."""
         text, self._held = self._held, ""
         return self._shown(text, bool(self._inside))
 
-    def _shown(self, text: str, is_thought: bool) -> list[Piece]:
+    def _shown(self, text: str, is_thought: bool) -> list[ThoughtPiece]:
         if self._at_start:
             text = text.lstrip()
         if not text:
             return []
         self._at_start = False
-        return [Piece(text, is_thought)]
+        return [ThoughtPiece(text, is_thought)]

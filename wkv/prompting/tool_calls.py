@@ -1,13 +1,14 @@
-"""Finds the calls in a reply while it is being written; everything else is text.
+"""Streaming parser that finds the tool calls in a reply; everything else is text.
 
-A call is written as JSON, in a fence or bare at the very beginning, one or a list of them:
+Calls are JSON, either in a fence, or without a fence at the beginning of the reply. There may be
+one call or a list of calls:
 
     ```json
     {"name": "weather", "arguments": {"city": "Paris"}}
     ```
 
-It is handed out when it is complete and not before: what looks like a call may turn out to be text,
-and no client should begin to act on half a call. Blanks around a call belong to it.
+A call is reported when it is complete and not before: a text that resembles a call may turn out
+not to be one, and no client should act on half a call. Blanks around a call belong to it.
 """
 
 import json
@@ -21,29 +22,29 @@ from wkv.inference.sequence import overlap
 FENCE = "```json"
 FENCE_END = "```"
 BLANKS = " \t\r\n"
-DEEPEST = 64
+MAX_DEPTH = 64
 
 KEYS = frozenset({"name", "arguments", "parameters", "function", "type", "id"})
-"""What an object may have that is a call."""
+"""Keys that may occur in a call; an object with any other key is text."""
 
 OUTSIDE_STRINGS = frozenset('{}[]:,"+-.0123456789eEtrufalsn' + BLANKS)
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """Text that is no part of a call."""
+    """Text that is not part of a call."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """A call begins.
+    """The beginning of a call.
 
     Attributes:
-        index: its number in the reply.
-        id: what its result will be given under.
-        name: of the tool.
+        index: number of the call in the reply.
+        id: identifier that the client returns with the result.
+        name: name of the tool.
     """
 
     index: int
@@ -53,7 +54,7 @@ class CallBegun:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """Text of a call's arguments, a JSON object, as it was written."""
+    """The arguments of a call: a JSON object, exactly as the model wrote it."""
 
     index: int
     fragment: str
@@ -63,12 +64,18 @@ CallEvent = TextPiece | CallBegun | CallArguments
 
 
 def new_call_id() -> str:
-    """A name for a call that no other has."""
+    """Return a unique id for a call."""
     return f"call_{secrets.token_hex(12)}"
 
 
 class ToolCallParser:
-    """Takes a reply in pieces, and tells text from calls. However it is cut, the same comes out."""
+    """A parser that separates text and calls in a streamed reply.
+
+    The result does not depend on how the reply is split into pieces.
+
+    Attributes:
+        calls: number of complete calls so far.
+    """
 
     def __init__(
         self,
@@ -77,39 +84,39 @@ class ToolCallParser:
         assistant_prefix: str = "",
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
-        """Begin a reply.
+        """Prepare a parser for one reply.
 
         Args:
-            names: of the tools; what calls anything else is text.
+            names: names of the tools; a call of any other name is text.
             assistant_prefix: beginning of the reply that the prompt contains; see
                 `wkv.prompting.tools.call_prefix`.
-            new_id: gives each call its id.
+            new_id: returns an id for each call.
         """
         self.calls = 0
         self._names = names
         self._new_id = new_id
         self._pending = assistant_prefix
-        self._may_begin = True  # a bare call, here
-        self._fenced = False  # what was last was a call whose fence is open
+        self._may_begin = True  # whether a call without a fence may begin here
+        self._fenced = False  # whether the fence of the last call is still open
         self._span: JsonSpan | None = None
 
     def push(self, text: str) -> list[CallEvent]:
-        """What a piece of the reply completes."""
+        """Add text and return the events that it completes."""
         self._pending += text
-        return self._settled(final=False)
+        return self._parse(final=False)
 
     def flush(self) -> list[CallEvent]:
-        """What is left when the reply has ended."""
-        return self._settled(final=True)
+        """Return the remaining events; call it at the end of the reply."""
+        return self._parse(final=True)
 
-    def _settled(self, *, final: bool) -> list[CallEvent]:
+    def _parse(self, *, final: bool) -> list[CallEvent]:
         events: list[CallEvent] = []
         while self._pending and self._step(events, final):
             pass
         return events
 
     def _step(self, events: list[CallEvent], final: bool) -> bool:
-        """Settle what the beginning of the pending text is; false if that takes more text."""
+        """Parse the beginning of the pending text; returns False if more text is needed."""
         if not self._may_begin:
             return self._find_fence(events, final)
         rest = self._pending.lstrip(BLANKS)
@@ -127,20 +134,20 @@ class ToolCallParser:
         return True
 
     def _find_fence(self, events: list[CallEvent], final: bool) -> bool:
-        """Hand out text up to a fence, or to what could become one."""
+        """Report text up to a fence, or up to a possible beginning of one."""
         text = self._pending
         place = text.find(FENCE)
         if place >= 0:
             return self._try_call(place, events, final)
         keep = 0 if final else overlap(text, FENCE)
-        said = text[: len(text) - keep]
+        shown = text[: len(text) - keep]
         if not final:
-            said = said.rstrip(BLANKS)
-        self._say(said, len(said), events)
+            shown = shown.rstrip(BLANKS)
+        self._emit_text(shown, len(shown), events)
         return False
 
     def _try_call(self, place: int, events: list[CallEvent], final: bool) -> bool:
-        """Hand out what begins at a place of the pending text: calls, or what only looked so."""
+        """Report the calls at a position of the pending text, or that position as plain text."""
         text = self._pending
         fenced = text.startswith(FENCE, place)
         begin = place + len(FENCE) if fenced else place
@@ -150,23 +157,23 @@ class ToolCallParser:
         self._span = None
         calls = calls_in(text[begin : span.end], self._names) if span.end else []
         if calls:
-            self._say(text[:place].rstrip(BLANKS), span.end, events)
-            self._call(calls, events)
+            self._emit_text(text[:place].rstrip(BLANKS), span.end, events)
+            self._emit_calls(calls, events)
             self._fenced = self._fenced or fenced
         else:
             taken = begin if fenced else begin + 1
-            self._say(text[:taken], taken, events)
+            self._emit_text(text[:taken], taken, events)
             self._fenced = False
         self._may_begin = bool(calls)
         return True
 
-    def _say(self, text: str, taken: int, events: list[CallEvent]) -> None:
-        """Hand out text, and take as many characters off the pending text."""
+    def _emit_text(self, text: str, taken: int, events: list[CallEvent]) -> None:
+        """Report text, and remove `taken` characters from the pending text."""
         if text:
             events.append(TextPiece(text))
         self._pending = self._pending[taken:]
 
-    def _call(self, calls: list[tuple[str, str]], events: list[CallEvent]) -> None:
+    def _emit_calls(self, calls: list[tuple[str, str]], events: list[CallEvent]) -> None:
         for name, arguments in calls:
             events.append(CallBegun(self.calls, self._new_id(), name))
             events.append(CallArguments(self.calls, arguments))
@@ -174,25 +181,25 @@ class ToolCallParser:
 
 
 class JsonSpan:
-    """Looks for the end of a JSON object or list in growing text, reading each character once.
+    """A scanner for the end of a JSON object or list in growing text; it reads each character once.
 
-    It gives up at the first character that shows that it is no JSON, or at a first key that no
-    call has, so that text does not wait for long.
+    The scan fails at the first character that is not valid JSON, or if the first key is not in
+    KEYS, so that ordinary text is not held back for long.
 
     Attributes:
-        end: where it ends; 0 while that is not known, or if it has none.
+        end: position after the JSON value; 0 if it is unknown or the text is not JSON.
     """
 
     def __init__(self, begin: int) -> None:
         self.end = 0
         self._at = begin
         self._depth = 0
-        self._string = -1  # where the string began that is being read
+        self._string = -1  # start of the current string; -1 outside strings
         self._escaped = False
         self._is_first = True
 
     def look(self, text: str) -> bool:
-        """Read on; true when it is known where it ends, or that it has no end."""
+        """Read the new text; returns True if the end was found or the text is not JSON."""
         while self._at < len(text):
             character = text[self._at]
             inside = self._string >= 0
@@ -205,7 +212,7 @@ class JsonSpan:
         return False
 
     def _inside(self, text: str, character: str) -> bool:
-        """Whether it may go on after a character of a string."""
+        """Read a character of a string; returns whether the text may still be a call."""
         if self._escaped:
             self._escaped = False
         elif character == "\\":
@@ -217,7 +224,7 @@ class JsonSpan:
         return character >= " "
 
     def _outside(self, character: str) -> bool:
-        """Whether it may go on after a character outside of strings."""
+        """Read a character outside strings; returns whether the text may still be a call."""
         if self._depth == 0 and character not in BLANKS + "{[":
             return False
         if character == '"':
@@ -226,11 +233,11 @@ class JsonSpan:
             self._depth += 1
         elif character in "}]":
             self._depth -= 1
-        return character in OUTSIDE_STRINGS and self._depth <= DEEPEST
+        return character in OUTSIDE_STRINGS and self._depth <= MAX_DEPTH
 
 
 def calls_in(text: str, names: Collection[str]) -> list[tuple[str, str]]:
-    """The names and arguments of the calls that a JSON text holds; none if it is anything else."""
+    """Return the names and arguments of the calls in a JSON text; empty if it is anything else."""
     text = text.strip(BLANKS)
     try:
         DECODER.decode(text)
@@ -243,32 +250,32 @@ def calls_in(text: str, names: Collection[str]) -> list[tuple[str, str]]:
 def _call_of(text: str, names: Collection[str]) -> tuple[str, str]:
     members = _members(text)
     if not members.keys() <= KEYS:
-        raise ValueError("a call has no such keys")
+        raise ValueError("unknown keys in a call")
     if "function" in members:
         members = _members(members["function"][1])
     name, _ = members.get("name", (None, ""))
     value, raw = members.get("arguments") or members.get("parameters") or (None, "")
     if isinstance(value, str):
         raw, value = value, DECODER.decode(value)
-        raw.encode()  # half a surrogate pair cannot be sent
+        raw.encode()  # raises for half a surrogate pair, which cannot be sent
     if not isinstance(value, dict) or not isinstance(name, str) or name not in names:
-        raise ValueError("no call of a tool that is known")
+        raise ValueError("not a call of a known tool")
     return name, raw
 
 
 def _members(text: str) -> dict[str, tuple[Any, str]]:
-    """The members of an object, each with how it was written."""
+    """Return the members of an object: each key with its value and the text of the value."""
     if text[0] != "{":
-        raise ValueError("no object")
+        raise ValueError("not an object")
     values = list(_values(text))
     return {key: value for (key, _), value in zip(values[::2], values[1::2], strict=True)}
 
 
 def _values(text: str) -> Iterator[tuple[Any, str]]:
-    """What stands in valid JSON, an object (keys and values in turn) or a list, as it was written.
+    """Yield the elements of a JSON list, or alternating keys and values of an object, with text.
 
-    Numbers would change if they were read and written again, and so would the blanks that the
-    model knows its call by.
+    The original text is needed because parsing and writing again would change numbers and blanks,
+    and the cached state after the call would not be found.
     """
     at = 1
     while True:
@@ -282,7 +289,7 @@ def _values(text: str) -> Iterator[tuple[Any, str]]:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 DECODER = json.JSONDecoder(parse_constant=_refuse)

@@ -1,4 +1,4 @@
-"""Tools that a request offers, which of them must be called, and the calls it tells of."""
+"""Types for tools: the functions that a request offers, the choice among them, and calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +15,9 @@ class Tool:
 
     Attributes:
         name: letters, digits, _ and -.
-        description: what it does, or "".
-        parameters: JSON schema of its arguments, an object.
-        strict: whether the schema must be followed to the letter; else what of it cannot be
-            followed is ignored.
+        description: a text for the model, or "".
+        parameters: JSON schema of the arguments, an object.
+        strict: refuse keywords of the schema that are not supported, instead of ignoring them.
     """
 
     name: str
@@ -29,11 +28,11 @@ class Tool:
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Whether tools are called: "none", "auto" (the model chooses), "required", or "named".
+    """The choice whether and which tools are called.
 
     Attributes:
-        mode: one of these.
-        name: the tool that must be called, where it is named.
+        mode: "none", "auto" (the model chooses), "required" (any tool) or "named" (one tool).
+        name: the tool that must be called, if the mode is "named".
     """
 
     mode: str
@@ -41,15 +40,15 @@ class ToolChoice:
 
     @property
     def is_forced(self) -> bool:
-        """Whether the reply must be a call."""
+        """Whether the reply must be a tool call."""
         return self.mode in ("required", "named")
 
     @classmethod
     def of(cls, value: Any, tools: Sequence[Tool]) -> "ToolChoice":
-        """What a request's `tool_choice` says; None: auto, if there are tools.
+        """Parse the `tool_choice` of a request; None means "auto" if there are tools.
 
         Raises:
-            InputError: if it is none of the known, or names no tool.
+            InputError: if the value is unknown, or names a tool that does not exist.
         """
         if value is None:
             return cls("auto" if tools else "none")
@@ -69,7 +68,7 @@ class ToolChoice:
         return cls(value)
 
     def offered(self, tools: Sequence[Tool]) -> tuple[Tool, ...]:
-        """The tools that may be called."""
+        """Return the tools that may be called."""
         if self.mode == "none":
             return ()
         return tuple(tool for tool in tools if self.mode != "named" or tool.name == self.name)
@@ -77,7 +76,7 @@ class ToolChoice:
 
 @dataclass(frozen=True)
 class Call:
-    """A call that was made: the tool's name, and its arguments as JSON text."""
+    """A call of a tool: its name, and the arguments as JSON text."""
 
     name: str
     arguments: str

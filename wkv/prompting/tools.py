@@ -1,4 +1,4 @@
-"""How a prompt tells a model of tools, of calls and of what came of them.
+"""Rendering of tools, tool calls and their results in a prompt.
 
     System: Tools:
     - weather(city: string, unit?: "C" | "F"): The weather now.
@@ -13,8 +13,8 @@
     User: Function output:
     {"temperature": 3}
 
-Source: RWKV-LM, RWKV7-G1x-templates.txt. All functions give what a turn says, without the
-speaker's name and without a blank line, which would end the turn.
+Source: RWKV-LM, RWKV7-G1x-templates.txt. All functions return the text of a turn without the
+speaker's name, and without blank lines, which would end the turn.
 """
 
 import json
@@ -25,25 +25,25 @@ from wkv.prompting.template import clean
 from wkv.prompting.tool_calls import FENCE, FENCE_END
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
 
-LONGEST_TYPE = 120
+MAX_TYPE_LENGTH = 120
 
 
 def tools_system(tools: Sequence[Tool], *, may_answer: bool = False, parallel: bool = False) -> str:
-    """What the system's turn says of tools.
+    """Return the part of the system message that lists the tools.
 
-    The last line is what the models were trained on, unless the model may also answer in words, or
-    call several tools at once.
+    The last line is the one from the models' training, unless the model may also answer in words
+    or call several tools at once.
     """
-    how = ["Return only a JSON function call"]
+    instructions = ["Return only a JSON function call"]
     if parallel:
-        how.append("or a JSON list of them")
+        instructions.append("or a JSON list of them")
     if may_answer:
-        how.append("or answer in words if no tool helps")
-    return "\n".join(["Tools:", *map(_line, tools), ", ".join(how) + "."])
+        instructions.append("or answer in words if no tool helps")
+    return "\n".join(["Tools:", *map(_line, tools), ", ".join(instructions) + "."])
 
 
 def _line(tool: Tool) -> str:
-    """A tool's signature and description, on one line."""
+    """Return a tool's signature and description on one line."""
     properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
     properties = properties if isinstance(properties, dict) else {}
     required = required if isinstance(required, list) else []
@@ -56,7 +56,7 @@ def _line(tool: Tool) -> str:
 
 
 def _type(schema: Any) -> str:
-    """A short name of what a schema allows."""
+    """Return a short name of the type that a schema describes."""
     schema = schema if isinstance(schema, dict) else {}
     kinds = schema.get("type")
     parts = schema.get("anyOf") or schema.get("oneOf")
@@ -75,7 +75,7 @@ def _type(schema: Any) -> str:
         text = schema["$ref"].rsplit("/", 1)[-1]
     else:
         text = str(kinds or "any")
-    return text if len(text) <= LONGEST_TYPE else text[:LONGEST_TYPE] + "..."
+    return text if len(text) <= MAX_TYPE_LENGTH else text[:MAX_TYPE_LENGTH] + "..."
 
 
 def _either(names: Iterable[str]) -> str:
@@ -83,18 +83,18 @@ def _either(names: Iterable[str]) -> str:
 
 
 def call_prefix(choice: ToolChoice) -> str:
-    """What the prompt begins the reply with, after the colon: a fence, where tools must be called.
+    """Return the beginning of the reply in the prompt: a fence if a tool must be called, or "".
 
-    The newline after it is left for the model, as it was trained.
+    The newline after the fence is left for the model to write, as in its training.
     """
     return f" {FENCE}" if choice.is_forced else ""
 
 
 def call_text(calls: Sequence[Call]) -> str:
-    """A reply that was calls, as the model writes them.
+    """Return the text of a reply that consists of calls, in the format that the model writes.
 
-    Arguments that came from the model stand as they were, so that a state that has read them is
-    found again. Those that are no JSON object become a JSON string.
+    Arguments that are a JSON object are copied character by character, so that the cached state
+    after them is found again. Other arguments become a JSON string.
     """
     texts = [f'{{"name": "{call.name}", "arguments": {_arguments(call)}}}' for call in calls]
     body = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
@@ -111,5 +111,5 @@ def _arguments(call: Call) -> str:
 
 
 def result_text(content: str) -> str:
-    """What came of a call: the message of a user's turn. Nothing is null."""
+    """Return the user's message with the result of a call; an empty result becomes `null`."""
     return f"Function output:\n{clean(content) if content.strip() else 'null'}"

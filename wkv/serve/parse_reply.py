@@ -7,7 +7,7 @@ from typing import Any
 from wkv.batching import TextEvent
 from wkv.inference.sampling import SampledToken
 from wkv.prompting.template import Message
-from wkv.prompting.thinking import Piece as Part
+from wkv.prompting.thinking import ThoughtPiece as Part
 from wkv.prompting.thinking import Thoughts
 from wkv.prompting.tool_calls import CallBegun, CallEvent, TextPiece, ToolCallParser
 from wkv.prompting.tool_types import Call

@@ -1,1 +1,1 @@
-"""Training RWKV-7 from scratch: rows, initial weights, optimizer, loop, a fast CPU recurrence."""
+"""Train RWKV-7 from scratch: data, initial weights, optimizer, loop and a fast CPU recurrence."""

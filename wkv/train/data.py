@@ -1,7 +1,7 @@
-"""Rows of token ids to train on, each a function of its number alone.
+"""Sources of training rows (sequences of token ids), each of which depends only on its number.
 
-Because row i is always the same row, a run that is resumed at step s sees the batches that it
-would have seen without the pause, however many processes share them.
+Because row i is always the same row, a run that is resumed at step s gets the same batches as a run
+without interruption, for any number of processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,17 @@ from wkv.errors import TrainingError
 
 END_OF_TEXT = 0
 PARAGRAPH_SHARE = 0.3
-"""Share of the prose rows that begin at a paragraph, after an end-of-text token."""
+"""Share of the prose rows that begin with an end-of-text token and the start of a paragraph."""
 
 Segment = tuple[str, float]
-"""A piece of a document and the weight of its tokens in the loss: 0 for what is only read."""
+"""A part of a document, and the weight of its tokens in the loss: 0 for text that is only input."""
 
 
 class Row(NamedTuple):
-    """T + 1 ids, the weight of each as a target, and the name under which its loss is reported."""
+    """A training row: T + 1 ids, the loss weight of each id as a target, and a source name.
+
+    The loss is reported separately for each source.
+    """
 
     ids: Sequence[int]
     weights: Sequence[float]
@@ -33,25 +36,38 @@ class Row(NamedTuple):
 
 
 class Rows(Protocol):
-    """A source of rows."""
+    """An unlimited source of training rows."""
 
     @property
     def context(self) -> int:
-        """Tokens per row, T."""
+        """The number of tokens per row, T."""
         ...
 
     def row(self, number: int) -> Row:
-        """The row of that number; numbers have no end."""
+        """Return the row of a number; every number from 0 is valid."""
         ...
 
 
 class Prose:
-    """Windows over texts: every epoch cuts them anew and takes each piece once, in random order."""
+    """A source of windows over texts.
+
+    Each epoch splits the texts at new offsets, and uses each window once, in random order.
+    """
 
     def __init__(
         self, texts: Sequence[np.ndarray], context: int, seed: int, paragraph_token: int | None
     ) -> None:
-        """Texts are arrays of ids; `paragraph_token` is the id after which a paragraph begins."""
+        """Prepare the windows.
+
+        Args:
+            texts: arrays of ids.
+            context: tokens per row, T.
+            seed: seed of offsets and order.
+            paragraph_token: id after which a paragraph begins, or None.
+
+        Raises:
+            TrainingError: if no text has 2 T tokens.
+        """
         self.texts, self.context, self.seed = texts, context, seed
         self.windows = [(len(text) - context) // context for text in texts]
         self.windows_per_epoch = sum(max(0, count) for count in self.windows)
@@ -61,28 +77,31 @@ class Prose:
                 f"rows of {context} need {2 * context}; give more text or a smaller --context"
             )
         self.paragraphs = [np.flatnonzero(text == paragraph_token) + 1 for text in texts]
-        self._epoch = lru_cache(maxsize=2)(self._cut)
+        self._epoch = lru_cache(maxsize=2)(self._starts)
 
-    def _cut(self, epoch: int) -> list[tuple[int, int]]:
-        """All (text, start) of an epoch, shuffled; the first start of each text is random."""
+    def _starts(self, epoch: int) -> list[tuple[int, int]]:
+        """Return the (text, start) of all windows of an epoch, shuffled.
+
+        The start of the first window of each text is random.
+        """
         random = Random(f"{self.seed}/epoch/{epoch}")
-        cuts = []
+        starts = []
         for number, count in enumerate(self.windows):
             offset = random.randrange(self.context)
-            cuts += [(number, offset + self.context * window) for window in range(count)]
-        random.shuffle(cuts)
-        return cuts
+            starts += [(number, offset + self.context * window) for window in range(count)]
+        random.shuffle(starts)
+        return starts
 
     def row(self, number: int) -> Row:
-        """See `Rows`."""
-        epoch, place = divmod(number, self.windows_per_epoch)
-        which, start = self._epoch(epoch)[place]
-        text, size = self.texts[which], self.context + 1
+        """Return the row of a number, see `Rows.row`."""
+        epoch, window = divmod(number, self.windows_per_epoch)
+        index, start = self._epoch(epoch)[window]
+        text, size = self.texts[index], self.context + 1
         ids = text[start : start + size].tolist()
         if Random(f"{self.seed}/prose/{number}").random() < PARAGRAPH_SHARE:
-            next_paragraph = np.searchsorted(self.paragraphs[which], start)
-            if next_paragraph < len(self.paragraphs[which]):
-                begin = self.paragraphs[which][next_paragraph]
+            next_paragraph = np.searchsorted(self.paragraphs[index], start)
+            if next_paragraph < len(self.paragraphs[index]):
+                begin = self.paragraphs[index][next_paragraph]
                 if begin + self.context <= len(text):
                     ids = [END_OF_TEXT, *text[begin : begin + self.context].tolist()]
         return Row(ids, [1.0] * size, "prose")
@@ -90,11 +109,13 @@ class Prose:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows packed with generated documents, an end-of-text token after each.
+    """A source of rows that are filled with generated documents, each followed by end-of-text.
 
     Attributes:
-        write: makes a document from a random generator.
-        encode: text to ids.
+        write: generates a document with a random generator.
+        encode: converts text to ids.
+        context: tokens per row, T.
+        seed: seed of the random generators.
     """
 
     write: Callable[[Random], Sequence[Segment]]
@@ -103,7 +124,10 @@ class Packed:
     seed: int
 
     def row(self, number: int) -> Row:
-        """See `Rows`. Half of the rows begin with end-of-text, as a conversation may or may not."""
+        """Return the row of a number, see `Rows.row`.
+
+        Half of the rows begin with end-of-text, because a conversation may begin with or without.
+        """
         random = Random(f"{self.seed}/packed/{number}")
         size = self.context + 1
         ids = [END_OF_TEXT] if random.random() < 0.5 else []
@@ -120,7 +144,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Two sources of rows, the first with a fixed share, spread evenly."""
+    """A mixture of two sources, whose first source provides a fixed share of the rows, evenly."""
 
     first: Rows
     second: Rows
@@ -128,17 +152,17 @@ class Mixture:
 
     @property
     def context(self) -> int:
-        """Tokens per row."""
+        """The number of tokens per row."""
         return self.first.context
 
     def row(self, number: int) -> Row:
-        """See `Rows`."""
+        """Return the row of a number, see `Rows.row`."""
         before, after = int(number * self.share), int((number + 1) * self.share)
         return self.first.row(before) if after > before else self.second.row(number - before)
 
 
 class Batch(NamedTuple):
-    """Inputs (B, T), targets and weights (B, T), and each row's source."""
+    """A batch: inputs, targets and loss weights, (B, T) each, and the source of each row."""
 
     inputs: Tensor
     targets: Tensor
@@ -147,7 +171,7 @@ class Batch(NamedTuple):
 
 
 def batch(rows: Rows, first: int, count: int) -> Batch:
-    """Rows `first` to `first + count - 1` as tensors."""
+    """Return the rows `first` to `first + count - 1` as tensors."""
     chosen = [rows.row(number) for number in range(first, first + count)]
     ids = torch.tensor([row.ids for row in chosen])
     weights = torch.tensor([row.weights for row in chosen])

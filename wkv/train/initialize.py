@@ -1,4 +1,4 @@
-"""The initial weights of RWKV-7, as its official training script sets them.
+"""Set the initial weights of RWKV-7 as its official training script does.
 
     l = layer, L = layers, depth = l / (L - 1), rest = 1 - l / L, q[i] = i / D
 
@@ -16,23 +16,25 @@ from wkv.train.settings import check_whole
 
 HEAD_SIZE = 64
 MIX_POWERS = {"x_r": 0.2, "x_g": 0.2, "x_w": 0.9, "x_a": 0.9, "x_k": 0.7, "x_v": 0.7}
+"""Exponents of the initial token shifts."""
+
 EMBEDDING_RANGE = 1e-4
-"""Tiny, because ln0 follows at once: directions are learned fast while the norm is small."""
+"""Range of the embedding. It is tiny because ln0 follows: small vectors change direction fast."""
 
 
 def new_config(
     vocab_size: int, n_layer: int, n_embd: int, *, rank: int = 32, gate_rank: int = 64
 ) -> Config:
-    """Sizes of a new model: heads of 64, a channel mix of four times the width.
+    """Return the config of a new model, with heads of size 64 and a channel mix of 4 D.
 
     Raises:
-        TrainingError: if a size is impossible.
+        TrainingError: if a size is not allowed.
     """
     check_whole("layers", n_layer)
     check_whole("width", n_embd)
     if n_embd % HEAD_SIZE:
         raise TrainingError(
-            f"--width {n_embd} cannot be cut into heads of {HEAD_SIZE}; "
+            f"--width {n_embd} cannot be divided into heads of {HEAD_SIZE}; "
             f"give a multiple of {HEAD_SIZE}"
         )
     return Config(
@@ -53,7 +55,7 @@ def new_config(
 
 @torch.no_grad()
 def initialize(model: RWKV7, seed: int) -> None:
-    """Give every tensor of the model its initial value, the same for the same seed."""
+    """Set the initial value of every tensor of the model; equal seeds give equal values."""
     source = torch.Generator().manual_seed(seed)
     config = model.config
     assert isinstance(config, Config)
@@ -74,7 +76,11 @@ def initialize(model: RWKV7, seed: int) -> None:
 
 
 def _initialize_time_mix(att: TimeMix, layer: int, config: Config, source: torch.Generator) -> None:
-    """Mixes by depth, decays from slow to fast over the channels, low-rank maps that are zero."""
+    """Initialize a time mix.
+
+    Token shifts depend on the depth of the layer, decays go from slow to fast over the channels,
+    and the products of low-rank maps are zero.
+    """
     A, N, L = config.dim_att, config.head_size, config.n_layer
     depth, rest = layer / max(1, L - 1), 1 - layer / L
     for name, power in MIX_POWERS.items():
@@ -107,11 +113,11 @@ def _initialize_time_mix(att: TimeMix, layer: int, config: Config, source: torch
 
 
 def _mix(channels: int, power: float) -> Tensor:
-    """1 - q^power over the channels, (1, 1, D)."""
+    """Return 1 - q^power for all channels, (1, 1, D)."""
     q = torch.arange(channels, dtype=torch.float32) / channels
     return (1 - q**power).view(1, 1, channels)
 
 
 def _orthogonal(weight: Tensor, gain: float, source: torch.Generator) -> None:
-    """Fill with a random (semi-)orthogonal matrix times gain."""
+    """Set a weight to a random (semi-)orthogonal matrix times `gain`."""
     nn.init.orthogonal_(weight, gain=gain, generator=source)

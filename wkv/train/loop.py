@@ -1,10 +1,11 @@
-"""The training loop: one process or several that share each step's rows and add up their gradients.
+"""The training loop, for one process or several that share the rows of each step.
 
-The calling process is number 0; it starts the others, writes the folder and follows signals.
-It alone finds that a run has diverged, and the others end with it.
-What a step computes depends on the step's number and the weights alone, so a run of a given
-number of steps can be stopped and resumed with the same result. A run of a given number of
-minutes fits its schedule to the clock instead.
+Several processes add up their gradients. The calling process is number 0: it starts the others,
+writes the files, handles signals and detects divergence, and the others end when it ends.
+
+A step depends only on its number and the weights, so a run with a given number of steps can be
+stopped and resumed with the same result. The schedule of a run with a given number of minutes
+depends on the clock instead.
 """
 
 import contextlib
@@ -31,25 +32,29 @@ from wkv.train.run_folder import RunFolder, can_plot
 from wkv.train.settings import Plan, check_same
 
 Z_LOSS = 1e-4
-"""Weight of the squared log-sum-exp, which keeps the logits from drifting."""
+"""Weight of the squared log-sum-exp in the loss, which prevents the logits from drifting."""
 
 LAST_RATE = 0.01
-"""The learning rate falls in a straight line to this share of its peak."""
+"""The share of its peak to which the learning rate decreases linearly."""
 
 TARGET_STEP = 512
-"""Targets are padded to a multiple of this, so that only a few shapes are ever compiled."""
+"""Targets are padded to a multiple of this number, so that only a few shapes are compiled."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process needs.
+    """The description of a training run, from which each process creates its part.
 
     Attributes:
-        make_rows: must be picklable and give equal rows everywhere; called when the vocabulary
-            file is written.
-        source: what the rows and the model are made of, under the names of the options; a run
-            is resumed only with the same.
-        vocabulary: the tokens to write as the folder's vocabulary file when the run starts.
+        config: sizes of the model.
+        make_rows: returns the source of rows. It must be picklable and return equal rows in each
+            process; it is called after the vocabulary file was written.
+        plan: the settings of the run.
+        folder: the folder of the run.
+        resume: whether to continue from the folder's checkpoint.
+        source: origin of the rows and sizes of the model, by option name. A run can be resumed
+            only with equal values.
+        vocabulary: tokens that are written to the folder's vocabulary file when a run starts.
     """
 
     config: Config
@@ -62,15 +67,22 @@ class Job:
 
 
 Report = Callable[[dict[str, Any], float], None]
-"""Told each line of the log and the share of the run that is done, in [0, 1]."""
+"""A callback for each line of the log and the completed share of the run, in [0, 1]."""
 
 
 def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
-    """Train until the plan is fulfilled or a signal (SIGINT, SIGTERM) asks to stop.
+    """Train until the plan is complete or the process receives SIGINT or SIGTERM.
 
-    The folder then holds the checkpoint and the exported model. `notify` gets what the user
-    should know. Returns whether the plan was fulfilled. A run that fails before its first
-    checkpoint leaves no files, so that it can be started again.
+    Afterwards the folder contains the checkpoint and the exported model. A run that fails before
+    its first checkpoint leaves no files, so that it can be started again.
+
+    Args:
+        job: the description of the run.
+        report: called for each line of the log.
+        notify: called with messages for the user.
+
+    Returns:
+        Whether the plan is complete.
 
     Raises:
         TrainingError: if the folder or the data cannot be used, or the run diverges.
@@ -85,7 +97,7 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
         with contextlib.ExitStack() as stack:
             torch.set_num_threads(job.plan.threads)
             stack.callback(torch.set_num_threads, threads)
-            team = stack.enter_context(lead(job.plan.processes, partial(_assist, job)))
+            team = stack.enter_context(lead(job.plan.processes, partial(_train_as_helper, job)))
             stop = stack.enter_context(_stop_signal())
             return _Trainer(job, team, notify).run(stop, report)
     except BaseException:
@@ -94,15 +106,15 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
         raise
 
 
-def _assist(job: Job, team: Team) -> None:
-    """What a helper process does."""
+def _train_as_helper(job: Job, team: Team) -> None:
+    """Run the training loop in a helper process."""
     torch.set_num_threads(job.plan.threads)
     _Trainer(job, team, lambda message: None).run(threading.Event(), lambda entry, progress: None)
 
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; outside the main thread nothing sets it."""
+    """Yield an event that SIGINT or SIGTERM sets. Outside the main thread nothing sets it."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -117,7 +129,7 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 
 class _Trainer:
-    """One process's model, optimizer and place in the run."""
+    """The training loop of one process: its model, optimizer and current step."""
 
     def __init__(self, job: Job, team: Team, notify: Callable[[str], None]) -> None:
         self.plan, self.folder, self.team = job.plan, job.folder, team
@@ -145,12 +157,12 @@ class _Trainer:
 
     def _load(self) -> None:
         state = self.folder.load()
-        where, config = self.folder.checkpoint, asdict(self.model.config)
-        check_same(where, state["plan"], self.record)
+        path, config = self.folder.checkpoint, asdict(self.model.config)
+        check_same(path, state["plan"], self.record)
         if state["config"] != config:
             raise TrainingError(
-                f"{where} is of a model with {state['config'].get('vocab_size')} ids, but "
-                f"{self.folder.vocabulary} gives {config['vocab_size']}; restore that file"
+                f"{path} is of a model with {state['config'].get('vocab_size')} ids, but "
+                f"{self.folder.vocabulary} has {config['vocab_size']}; restore that file"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state(state["optimizer"])
@@ -172,23 +184,23 @@ class _Trainer:
             }
             self.folder.save(state, self.model)
 
-    def _diverged(self, what: str) -> TrainingError:
-        kept = self.folder.checkpoint
-        advice = f"resume from {kept}" if kept.exists() else "start again"
+    def _diverged(self, cause: str) -> TrainingError:
+        checkpoint = self.folder.checkpoint
+        advice = f"resume from {checkpoint}" if checkpoint.exists() else "start again"
         return TrainingError(
-            f"the run has diverged: {what} no longer finite after step {self.step}; "
+            f"the run has diverged: {cause} no longer finite after step {self.step}; "
             f"{advice} with a lower --learning-rate than {self.plan.learning_rate:g}"
         )
 
     def _progress(self) -> float:
-        """The share of the plan that is done, by this process's count or clock."""
+        """Return the completed share of the plan, by this process's step or clock."""
         if self.plan.minutes is not None:
             return self.seconds / (60 * self.plan.minutes)
         assert self.plan.steps is not None
         return self.step / self.plan.steps
 
     def run(self, stop: threading.Event, report: Report) -> bool:
-        """Step until done; see `train`."""
+        """Train until the plan is complete or `stop` is set; see `train`."""
         clock = saved = time.monotonic()
         warming_up = True
         while True:
@@ -200,7 +212,7 @@ class _Trainer:
                 return progress >= 1
             self._one_step(progress)
             now = time.monotonic()
-            if not warming_up:  # the first step compiles, which is no time of the schedule
+            if not warming_up:  # the first step compiles, which the schedule does not count
                 self.seconds += now - clock
             warming_up = False
             clock = now
@@ -211,7 +223,7 @@ class _Trainer:
                 saved = now
 
     def _log(self, report: Report, progress: float) -> None:
-        """Write the next line of the log."""
+        """Append a line to the log and report it."""
         tokens = self.step * self.plan.rows * self.plan.context
         entry = self.tally.entry(self.step, tokens, self.seconds, self.rate, self.norm)
         if self.team.rank == 0:
@@ -219,7 +231,7 @@ class _Trainer:
             report(entry, min(progress, 1.0))
 
     def _agree(self, stop: threading.Event) -> tuple[float, bool]:
-        """Process 0's progress and whether it was asked to stop, known to all."""
+        """Return process 0's progress and whether it should stop, the same in every process."""
         message = torch.zeros(2, dtype=torch.float64)
         if self.team.rank == 0:
             message[0], message[1] = self._progress(), float(stop.is_set())
@@ -227,7 +239,7 @@ class _Trainer:
         return message[0].item(), bool(message[1])
 
     def _one_step(self, progress: float) -> None:
-        """Forward, backward, update."""
+        """Run one training step: forward pass, backward pass and update of the weights."""
         first = self.step * self.plan.rows + self.team.rank * self.rows_each
         rows = batch(self.rows, first, self.rows_each)
         self.gradient.zero_()
@@ -243,14 +255,14 @@ class _Trainer:
         self.rate = self.plan.learning_rate * warm * max(LAST_RATE, 1 - progress)
         self.norm = self.optimizer.step(self.rate)
         if not math.isfinite(self.norm) and self.team.rank == 0:
-            # The helpers have changed nothing either, and end with process 0.
+            # The helpers have not updated their weights either, and end with process 0.
             raise self._diverged("the gradient is")
         self.step += 1
         self.tally.add(rows, chosen, losses, weights)
 
 
 def _flat_gradient(model: RWKV7) -> Tensor:
-    """Give every parameter a gradient that is a view into one tensor, and return that tensor."""
+    """Set each parameter's gradient to a view of one flat tensor, and return that tensor."""
     parameters = list(model.parameters())
     flat = torch.zeros(sum(parameter.numel() for parameter in parameters))
     start = 0
@@ -261,9 +273,12 @@ def _flat_gradient(model: RWKV7) -> Tensor:
 
 
 def _targets(rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Places, ids and weights of the targets that count, padded to a multiple of TARGET_STEP.
+    """Select the targets with a weight above 0, padded to a multiple of TARGET_STEP.
 
-    The head is the widest matrix of a small model; places whose loss is not wanted skip it.
+    The head is the largest matrix of a small model, so it is computed for these targets only.
+
+    Returns:
+        Positions in the flattened batch, ids, and weights, (K,) each; padding has weight 0.
     """
     weights = rows.weights.flatten()
     chosen = torch.nonzero(weights)[:, 0]
@@ -274,7 +289,7 @@ def _targets(rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _loss(model: RWKV7, X: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean cross entropy plus the z-loss; and the cross entropy of each target (K,)."""
+    """Return the weighted mean cross entropy plus z-loss, and the cross entropies of targets (K,)."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.logits(X)
     total = logits.logsumexp(-1)
@@ -284,13 +299,13 @@ def _loss(model: RWKV7, X: Tensor, targets: Tensor, weights: Tensor) -> tuple[Te
 
 
 class _Tally:
-    """Mean losses of each source of rows since the last line of the log."""
+    """The mean losses of each source of rows since the last line of the log."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, rows: Batch, chosen: Tensor, losses: Tensor, weights: Tensor) -> None:
-        """Count a step."""
+        """Add the losses of a step."""
         row_of = chosen // rows.inputs.shape[1]
         pairs = torch.stack([losses * weights, weights], dim=1)
         per_row = torch.zeros(len(rows.sources), 2).index_add_(0, row_of, pairs)
@@ -300,7 +315,7 @@ class _Tally:
     def entry(
         self, step: int, tokens: int, seconds: float, rate: float, norm: float
     ) -> dict[str, Any]:
-        """A line of the log; starts anew."""
+        """Return a line of the log, and reset the sums."""
         loss = {
             source: round((pair[0] / pair[1]).item(), 4)
             for source, pair in sorted(self.sums.items())

@@ -1,7 +1,7 @@
-"""Make a small vocabulary in World format from text: all bytes, and the whole words that save most.
+"""Create a small vocabulary in World format: all single bytes, and the most useful whole words.
 
-Words carry their leading space; there are no suffix pieces, so a word that is rare, or stands in
-quotes, is spelled in bytes. Digits stay single, and only a blank line holds a newline.
+Words include their leading space. There are no suffix tokens, so a rare word, or a word in quotes,
+is encoded as bytes. Digits are single tokens, and only the blank line token contains newlines.
 """
 
 import re
@@ -12,9 +12,9 @@ from pathlib import Path
 from wkv.tokenizers import world
 
 CANDIDATE = re.compile(
-    r"[A-Z][A-Z ]*[A-Z]:"  # who speaks in a play
-    r"| [A-Za-z]+(?:'[a-z]+)?"  # a word inside a sentence
-    r"|[A-Z][a-z]+"  # a word that begins a line
+    r"[A-Z][A-Z ]*[A-Z]:"  # the name of a speaker in a play
+    r"| [A-Za-z]+(?:'[a-z]+)?"  # a word within a sentence
+    r"|[A-Z][a-z]+"  # a word at the beginning of a line
     r"| ?[^A-Za-z0-9\s]{2,}| [^A-Za-z0-9\s]"  # punctuation
     r"|\n\n"
 )
@@ -24,21 +24,23 @@ SINGLE_BYTES = 256
 def make_vocabulary(
     texts: Iterable[tuple[str, int]], size: int, always: Sequence[str] = ("\n\n",)
 ) -> list[bytes]:
-    """The tokens of ids 1, 2, ...: all bytes, then the most useful candidates in order of bytes.
+    """Return the tokens of ids 1, 2, ...: all single bytes, then the most useful candidates.
+
+    The most useful candidates are those that save the most bytes. They are sorted bytewise.
 
     Args:
-        texts: text and how often it counts.
-        size: number of ids, that of id 0 (which has no text) included; at least 257.
-        always: tokens that are taken whatever they save.
+        texts: texts, each with the factor by which it is counted.
+        size: number of ids, including id 0 (which has no bytes); at least 257.
+        always: tokens that are always included.
     """
     counts: Counter[str] = Counter()
     for text, weight in texts:
         for piece in CANDIDATE.findall(text):
             if len(piece) > 1:
                 counts[piece] += weight
-    room = size - 1 - SINGLE_BYTES
-    saved = sorted(counts, key=lambda piece: (-counts[piece] * (len(piece.encode()) - 1), piece))
-    chosen = [*always, *(piece for piece in saved if piece not in always)][:room]
+    free_ids = size - 1 - SINGLE_BYTES
+    ranked = sorted(counts, key=lambda piece: (-counts[piece] * (len(piece.encode()) - 1), piece))
+    chosen = [*always, *(piece for piece in ranked if piece not in always)][:free_ids]
     return [bytes([byte]) for byte in range(SINGLE_BYTES)] + sorted(
         piece.encode() for piece in chosen
     )

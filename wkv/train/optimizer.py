@@ -1,11 +1,11 @@
-"""Muon for the matrices inside the blocks, Adam for everything else.
+"""The optimizer: Muon for the matrices inside the blocks, Adam for all other parameters.
 
-Muon moves a matrix by its momentum with all singular values set to about one:
+Muon updates a matrix by its momentum, whose singular values are all set to about one:
 
     M <- momentum M + G
     W <- (1 - rate decay) W - rate 0.2 sqrt(max(rows, columns)) orthogonal(G + momentum M)
 
-The factor gives its steps the size of Adam's, so both share one learning rate.
+The factor makes the updates as large as those of Adam, so both use the same learning rate.
 
 Sources: Muon, Keller Jordan's post of 2024 (the coefficients of the iteration); "Muon is scalable
 for LLM training", arXiv 2502.16982 (the factor); RWKV-7's train_temp (which tensors decay, w0 twice
@@ -28,7 +28,14 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Settings:
-    """What the optimizer is told; the learning rate comes with every step."""
+    """The settings of the optimizer, except for the learning rate, which each step receives.
+
+    Attributes:
+        weight_decay: decoupled weight decay of all matrices.
+        momentum: momentum of Muon.
+        betas: decay rates of Adam's averages.
+        clip: largest norm of the gradient; longer gradients are scaled down to it.
+    """
 
     weight_decay: float = 0.1
     momentum: float = 0.95
@@ -38,7 +45,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place among those that train together, and how they add a tensor up."""
+    """This process's position in a group of processes that train together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        add_up: sums a tensor over all processes, in place.
+    """
 
     rank: int = 0
     size: int = 1
@@ -46,7 +59,10 @@ class Team:
 
 
 class Optimizer:
-    """Updates parameters in place from their `.grad`, which must be the same in every process."""
+    """The optimizer, which updates parameters in place from their `.grad`.
+
+    The gradients must be the same in every process.
+    """
 
     def __init__(
         self, named: Iterable[tuple[str, nn.Parameter]], settings: Settings, team: Team
@@ -70,9 +86,9 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> float:
-        """Clip the gradient, update every parameter, return the gradient's norm before clipping.
+        """Clip the gradient, update every parameter, and return the norm before clipping.
 
-        If the norm is not finite, nothing is changed.
+        If the norm is not finite, no parameter is changed.
         """
         gradients = [gradient_of(parameter) for parameter in self.parameters]
         norms = torch.stack(torch._foreach_norm(gradients))
@@ -89,7 +105,7 @@ class Optimizer:
         return norm
 
     def state(self) -> dict[str, Any]:
-        """All that a later `load_state` needs to go on as if nothing had happened."""
+        """Return the state of the optimizer, with which `load_state` can continue exactly."""
         return {
             "step_count": self.step_count,
             "muon": [stack.momentum for stack in self.muon],
@@ -97,7 +113,7 @@ class Optimizer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Restore a state that `state` returned."""
         self.step_count = state["step_count"]
         for stack, momentum in zip(self.muon, state["muon"], strict=True):
             stack.momentum.copy_(momentum)
@@ -107,7 +123,7 @@ class Optimizer:
 
 
 class AdamTensor:
-    """Adam with decoupled weight decay for one tensor."""
+    """The Adam optimizer with decoupled weight decay for one tensor."""
 
     def __init__(self, parameter: nn.Parameter, speed: float, decay: float) -> None:
         self.parameter, self.speed, self.decay = parameter, speed, decay
@@ -115,7 +131,7 @@ class AdamTensor:
         self.square = torch.zeros_like(parameter, requires_grad=False)
 
     def step(self, learning_rate: float, settings: Settings, count: int) -> None:
-        """One update; `count` is 1 for the first."""
+        """Update the tensor; `count` is the number of this update, from 1."""
         gradient, (beta1, beta2) = gradient_of(self.parameter), settings.betas
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
@@ -127,7 +143,7 @@ class AdamTensor:
 
 
 class MuonStack:
-    """Muon for all matrices of one shape; the processes share out the orthogonalisation."""
+    """The Muon optimizer for all matrices of one shape; processes share the orthogonalization."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
@@ -135,7 +151,7 @@ class MuonStack:
         self.scale = MUON_SCALE * math.sqrt(max(parameters[0].shape))
 
     def step(self, learning_rate: float, settings: Settings, team: Team) -> None:
-        """One update of every matrix in the stack."""
+        """Update every matrix of the stack."""
         gradient = torch.stack([gradient_of(parameter) for parameter in self.parameters])
         self.momentum.mul_(settings.momentum).add_(gradient)
         direction = gradient.add_(self.momentum, alpha=settings.momentum)
@@ -149,7 +165,7 @@ class MuonStack:
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """The gradient, which must be there."""
+    """Return the gradient of a parameter, which must exist."""
     assert parameter.grad is not None
     return parameter.grad
 
@@ -157,7 +173,7 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
 def orthogonal(matrices: Tensor) -> Tensor:
     """Set the singular values of each matrix to about one (0.7 to 1.2), in bfloat16.
 
-        X <- a X + (b A + c A A) X,  A = X X^T, five times from X / |X|
+        X <- a X + (b A + c A A) X,  A = X X^T, five times, beginning with X / |X|
 
     Args:
         matrices: (n, rows, columns) float32.

@@ -1,8 +1,8 @@
-"""Processes that train together: number 0 starts the others and does not outlive them.
+"""Start and connect processes that train together. Process 0 starts the helpers and ends them.
 
-Any two of them may have to wait long for each other, as a run may be paused (SIGSTOP) for hours;
-but a process that ends closes its connections, which the others notice at once. Only while the
-connections are being made would nobody notice, so number 0 then looks after the helpers itself.
+The timeout between connected processes is long, because a run may be paused (SIGSTOP) for hours. A
+process that ends closes its connections, which the others notice at once. Before the connections
+exist nothing would be noticed, so process 0 checks during this time that the helpers are alive.
 """
 
 import contextlib
@@ -22,25 +22,27 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # not nam
 from wkv.errors import TrainingError
 from wkv.train.optimizer import Team
 
-PATIENCE = timedelta(hours=12)
-"""How long a process waits for another that is connected to it."""
+TIMEOUT = timedelta(hours=12)
+"""The time for which a process waits for a connected process."""
 
-MEETING = timedelta(minutes=5)
-"""How long all processes may take to start."""
+START_TIMEOUT = timedelta(minutes=5)
+"""The time in which all processes must start."""
 
-LAST_WORDS = 30.0
-"""Seconds between a lost connection and the end of the process that was behind it."""
+EXIT_TIMEOUT = 30.0
+"""Seconds for which process 0 waits for the exit of a helper after losing the connection to it."""
 
 Work = Callable[[Team], object]
-"""What a helper does; must be picklable."""
+"""The function that each helper calls; it must be picklable."""
 
 
 @contextlib.contextmanager
 def lead(size: int, work: Work) -> Iterator[Team]:
-    """Be process 0 of a team of that size, whose helpers do `work`; end when all have ended.
+    """Start a team of `size` processes with this process as number 0, and end it afterwards.
+
+    Each helper calls `work`. At the end, process 0 waits until all helpers have ended.
 
     Raises:
-        TrainingError: if a helper is lost.
+        TrainingError: if a helper ends too early.
     """
     if size == 1:
         yield Team()
@@ -52,8 +54,8 @@ def lead(size: int, work: Work) -> Iterator[Team]:
             try:
                 yield team
             except BaseException as error:
-                lost = _ended(helpers, LAST_WORDS) if isinstance(error, RuntimeError) else []
-                _kill(helpers)  # before they can complain that process 0 is gone
+                lost = _ended(helpers, EXIT_TIMEOUT) if isinstance(error, RuntimeError) else []
+                _kill(helpers)  # before they can report that process 0 is gone
                 if lost:
                     raise _loss(lost) from error
                 raise
@@ -63,12 +65,12 @@ def lead(size: int, work: Work) -> Iterator[Team]:
 
 @contextlib.contextmanager
 def _helpers(size: int, work: Work, folder: Path) -> Iterator[list[BaseProcess]]:
-    """Processes 1 to size - 1; none of them is left at the end."""
+    """Start the processes 1 to size - 1, and kill those that are left at the end."""
     spawn = multiprocessing.get_context("spawn")
     helpers: list[BaseProcess] = []
     try:
         for rank in range(1, size):
-            helper = spawn.Process(target=_help, args=(rank, size, folder, work), daemon=True)
+            helper = spawn.Process(target=_run_helper, args=(rank, size, folder, work), daemon=True)
             helper.start()
             helpers.append(helper)
         yield helpers
@@ -76,14 +78,14 @@ def _helpers(size: int, work: Work, folder: Path) -> Iterator[list[BaseProcess]]
         _kill(helpers)
 
 
-def _help(rank: int, size: int, folder: Path, work: Work) -> None:
-    """What a helper process does. Process 0 decides when to stop."""
+def _run_helper(rank: int, size: int, folder: Path, work: Work) -> None:
+    """Connect a helper process and call `work`. Signals are ignored: process 0 decides the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     store = _store(folder, size)
     store.set(str(rank), "here")
-    store.wait(["0"], MEETING)
-    # Process 0 meets the same error and tells the user.
+    store.wait(["0"], START_TIMEOUT)
+    # Process 0 gets the same error and reports it to the user.
     with contextlib.suppress(TrainingError), _connected(rank, size, store) as team:
         work(team)
 
@@ -93,26 +95,24 @@ def _store(folder: Path, size: int) -> FileStore:
 
 
 def _meet(store: FileStore, helpers: Sequence[BaseProcess]) -> None:
-    """Wait until all helpers are there, and say so to them."""
+    """Wait until all helpers have started, and notify them."""
     names = [str(rank) for rank in range(1, len(helpers) + 1)]
-    last_moment = time.monotonic() + MEETING.total_seconds()
+    deadline = time.monotonic() + START_TIMEOUT.total_seconds()
     while not store.check(names):
         if lost := _ended(helpers, 0.05):
             raise _loss(lost)
-        if time.monotonic() > last_moment:
+        if time.monotonic() > deadline:
             raise TrainingError(
                 f"the {len(helpers) + 1} processes did not all start within "
-                f"{MEETING.total_seconds():.0f} seconds; give fewer --processes"
+                f"{START_TIMEOUT.total_seconds():.0f} seconds; give fewer --processes"
             )
     store.set("0", "here")
 
 
 @contextlib.contextmanager
 def _connected(rank: int, size: int, store: FileStore) -> Iterator[Team]:
-    """Join the group of processes that share the store."""
-    distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE
-    )
+    """Join the process group of the store, and leave it at the end."""
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield Team(rank, size, distributed.all_reduce)
     finally:
@@ -120,13 +120,13 @@ def _connected(rank: int, size: int, store: FileStore) -> Iterator[Team]:
 
 
 def _ended(helpers: Sequence[BaseProcess], seconds: float) -> list[BaseProcess]:
-    """The helpers that have ended, or end within that time."""
+    """Return the helpers that have ended, after waiting until one ends or the time is over."""
     wait([helper.sentinel for helper in helpers], seconds)
     return [helper for helper in helpers if not helper.is_alive()]
 
 
 def _kill(helpers: Sequence[BaseProcess]) -> None:
-    """End them; they do not listen to SIGTERM."""
+    """Kill the helpers, which ignore SIGTERM, and wait for their end."""
     for helper in helpers:
         helper.kill()
         helper.join()
@@ -135,6 +135,6 @@ def _kill(helpers: Sequence[BaseProcess]) -> None:
 def _loss(lost: Sequence[BaseProcess]) -> TrainingError:
     codes = ", ".join(str(helper.exitcode) for helper in lost)
     return TrainingError(
-        f"{len(lost)} of the helper processes ended too early (exit code {codes}), perhaps for "
-        "want of memory; go on from the last checkpoint, if there is one, with fewer --processes"
+        f"{len(lost)} of the helper processes ended too early (exit code {codes}), perhaps because "
+        "memory ran out; resume from the last checkpoint, if any, with fewer --processes"
     )

@@ -1,4 +1,4 @@
-"""Show a run: a bar on a terminal, plain lines anywhere else."""
+"""Show the progress of a training run: a progress bar on a terminal, otherwise lines of text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from wkv.train.loop import Report
 
 
 def describe(entry: dict[str, Any], progress: float) -> str:
-    """A line of the log in words."""
+    """Describe an entry of the log as a line of text."""
     losses = "  ".join(f"{source} {loss:.3f}" for source, loss in entry["loss"].items())
     seconds = entry["seconds"]
     speed = f"  {entry['tokens'] / seconds:.0f} tokens/s" if seconds else ""
@@ -20,7 +20,7 @@ def describe(entry: dict[str, Any], progress: float) -> str:
 
 @contextmanager
 def shown(stream: TextIO) -> Iterator[Report]:
-    """A report for `wkv.train.loop.train` that writes to the stream."""
+    """Yield a `report` callback for `wkv.train.loop.train` that writes to the stream."""
     if not stream.isatty():
 
         def write_line(entry: dict[str, Any], progress: float) -> None:

@@ -1,10 +1,10 @@
-"""The folder of a training run: checkpoint, exported model, loss log and loss plot.
+"""Read and write the folder of a training run.
 
-checkpoint.pt       everything a resumed run needs; replaced in one move, so never half written
-model.safetensors   the weights in bfloat16 under their official names
-model.vocab.txt     the vocabulary, where the run has one of its own
-log.jsonl           one line every few steps
-loss.png            the losses of the log
+checkpoint.pt       everything that a resumed run needs; it is replaced atomically
+model.safetensors   the exported model: weights in bfloat16 under their official names
+model.vocab.txt     the vocabulary, if the run has created one
+log.jsonl           the loss log, one line every few steps
+loss.png            a plot of the losses in the log
 """
 
 import json
@@ -23,77 +23,81 @@ from wkv.errors import TrainingError
 from wkv.train.make_vocabulary import write_vocabulary
 
 PARTS = {"plan", "config", "model", "optimizer", "step", "seconds"}
-"""What a checkpoint holds: dicts, tensors and numbers only, so it loads with `weights_only`."""
+"""Keys of a checkpoint. Values are dicts, tensors and numbers, which `weights_only` can load."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Reads and writes the files of a run."""
+    """The folder of a training run, with methods that read and write its files."""
 
     path: Path
 
     @property
     def checkpoint(self) -> Path:
-        """Where the checkpoint lies."""
+        """The path of the checkpoint."""
         return self.path / "checkpoint.pt"
 
     @property
     def log(self) -> Path:
-        """Where the loss log lies."""
+        """The path of the loss log."""
         return self.path / "log.jsonl"
 
     @property
     def model(self) -> Path:
-        """Where the exported model lies."""
+        """The path of the exported model."""
         return self.path / "model.safetensors"
 
     @property
     def vocabulary(self) -> Path:
-        """Where the model's vocabulary lies; `wkv.load` finds it there."""
+        """The path of the model's vocabulary, where `wkv.load` finds it."""
         return self.path / "model.vocab.txt"
 
     @property
     def plotted(self) -> Path:
-        """Where the loss plot lies."""
+        """The path of the loss plot."""
         return self.path / "loss.png"
 
     @property
     def files(self) -> list[Path]:
-        """All files of a run."""
+        """The paths of all files of a run."""
         return [self.checkpoint, self.model, self.vocabulary, self.log, self.plotted]
 
     def check(self, resume: bool) -> None:
-        """Check that there is a run to resume, or nothing that would be lost.
+        """Check that there is a run to resume, or, for a new run, that no file would be overwritten.
 
         Raises:
-            TrainingError: if it is the other way round.
+            TrainingError: if there is no checkpoint to resume, or a new run would overwrite files.
         """
         if self.path.exists() and not self.path.is_dir():
             raise TrainingError(f"{self.path} is a file; give a folder for the run")
         has_checkpoint = self.checkpoint.exists()
         if resume and not has_checkpoint:
             raise TrainingError(
-                f"{self.path} holds no checkpoint.pt to resume from; leave out --resume to start"
+                f"{self.path} has no checkpoint.pt to resume from; omit --resume to start a run"
             )
         found = [path.name for path in self.files if path.exists()]
         if not resume and has_checkpoint:
             raise TrainingError(
-                f"{self.path} holds a run already; give --resume to go on, or another folder"
+                f"{self.path} already contains a run; give --resume to continue it, or another folder"
             )
         if not resume and found:
             raise TrainingError(
-                f"{self.path} holds {' and '.join(found)}, which the run would overwrite; "
-                "move that away, or give another folder"
+                f"{self.path} contains {' and '.join(found)}, which the run would overwrite; "
+                "move the files away, or give another folder"
             )
 
     def prepare(self, resume: bool, vocabulary: Sequence[bytes] = ()) -> None:
-        """Make the folder with vocabulary and empty log, after the same check."""
+        """Create the folder with a vocabulary and an empty log, after calling `check`.
+
+        Raises:
+            TrainingError: as `check`, and if the folder cannot be created.
+        """
         self.check(resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(
-                f"the folder {self.path} cannot be made ({error.strerror}); give another one"
+                f"the folder {self.path} cannot be created ({error.strerror}); give another one"
             ) from error
         if not resume:
             self.log.write_text("")
@@ -101,7 +105,7 @@ class RunFolder:
                 write_vocabulary(vocabulary, self.vocabulary)
 
     def clear(self) -> None:
-        """Remove the files of a run that came to nothing."""
+        """Remove the files of a run that failed before its first checkpoint."""
         for path in self.files:
             path.unlink(missing_ok=True)
 
@@ -119,24 +123,24 @@ class RunFolder:
         """Read the checkpoint.
 
         Raises:
-            TrainingError: if it is damaged, or not of this version of wkv.
+            TrainingError: if it is damaged, or another version of wkv has written it.
         """
         try:
             state = torch.load(self.checkpoint, weights_only=True)
-        except Exception as error:  # a damaged pickle makes the unpickler raise errors of any kind
+        except Exception as error:  # for a damaged pickle the unpickler can raise any type of error
             raise TrainingError(
                 f"{self.checkpoint} is damaged ({type(error).__name__}), so the run cannot be "
                 "resumed; restore the file, or start in another folder"
             ) from error
         if not isinstance(state, dict) or not set(state) >= PARTS:
             raise TrainingError(
-                f"{self.checkpoint} is not of this version of wkv, expected was a checkpoint with "
+                f"{self.checkpoint} is not of this version of wkv, which expects a checkpoint with "
                 f"{', '.join(sorted(PARTS))}; start in another folder"
             )
         return state
 
     def rewind(self, step: int) -> None:
-        """Drop what the log holds beyond a step.
+        """Remove the entries of the log after a step.
 
         Raises:
             TrainingError: if the log is damaged.
@@ -146,7 +150,11 @@ class RunFolder:
         _replace(self.log, lambda path: path.write_text(text))
 
     def entries(self) -> list[dict[str, Any]]:
-        """The log so far, but for a last line that a crash has cut short."""
+        """Return the entries of the log, without a last line that a crash has left incomplete.
+
+        Raises:
+            TrainingError: if the log is damaged.
+        """
         try:
             text = self.log.read_text(encoding="utf-8")
             entries = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -160,12 +168,12 @@ class RunFolder:
         return entries
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Add a line to the log."""
+        """Append an entry to the log."""
         with self.log.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def plot(self) -> None:
-        """Draw the losses of each source over the tokens seen, where matplotlib is at hand."""
+        """Plot the losses of each source against the number of tokens, if matplotlib is installed."""
         if not can_plot():
             return
         from matplotlib.figure import Figure
@@ -187,12 +195,12 @@ class RunFolder:
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is installed."""
+    """Check whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside the target, then move it there."""
-    beside = target.with_name(target.name + ".part")
-    write(beside)
-    os.replace(beside, target)
+    """Write a file atomically: to a temporary file in the same folder, which replaces the target."""
+    partial = target.with_name(target.name + ".part")
+    write(partial)
+    os.replace(partial, target)

@@ -1,4 +1,4 @@
-"""How to train: the numbers of a run, checked, and which of them a resumed run may change."""
+"""The settings of a training run: their limits, and which of them a resumed run may change."""
 
 import math
 from collections.abc import Mapping
@@ -20,33 +20,40 @@ LIMITS = {
     "seed": (0, LARGEST),
     "layers": (1, 1024),
     "width": (64, 2**16),
-    "vocab_size": (257, 2**20),  # id 0 and all bytes, at least
+    "vocab_size": (257, 2**20),  # at least id 0 and all single bytes
 }
-"""The least and the largest value of whole numbers."""
+"""The smallest and largest values of options that are whole numbers."""
 
 POSITIVE = ("minutes", "learning_rate", "save_seconds")
+"""Fields of a plan that must be greater than 0."""
+
 NOT_SAVED = ("threads", "save_seconds", "log_steps", "compile")
-"""Fields of a plan that do not bear upon the result."""
+"""Fields of a plan that do not affect the result."""
 
 CHANGEABLE = ("steps", "minutes", "learning_rate", "processes")
-"""What a resumed run may be told anew. Anything else would repeat rows, or is of another model."""
+"""Options that a resumed run may change. Others would repeat rows, or need another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How to train. Either `steps` or `minutes` is given.
+    """The settings of a training run. Exactly one of `steps` and `minutes` is given.
 
     Attributes:
+        steps: length of the run in steps.
+        minutes: length of the run in minutes.
         context: tokens per row, T.
         rows: rows per step, over all processes.
-        warmup: steps in which the learning rate rises.
-        processes, threads: how many processes, and threads in each.
-        save_seconds: time between two checkpoints.
+        learning_rate: peak of the learning rate.
+        warmup: number of steps in which the learning rate increases.
+        processes, threads: number of processes, and number of threads in each of them.
+        save_seconds: seconds between two checkpoints.
         log_steps: steps between two lines of the log.
-        compile: whether to use torch.compile when there is a C++ compiler.
+        seed: seed of the initial weights and the rows.
+        compile: whether to use torch.compile if there is a C++ compiler.
+        optimizer: settings of the optimizer.
 
     Raises:
-        TrainingError: if a number is out of its range.
+        TrainingError: if a number is out of range.
     """
 
     steps: int | None = None
@@ -64,10 +71,10 @@ class Plan:
     optimizer: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Check all fields."""
         if (self.steps is None) == (self.minutes is None):
             raise TrainingError(
-                "a run has a length in steps or in minutes; give exactly one of them"
+                "the length of a run is given in steps or in minutes; give exactly one of them"
             )
         for part in fields(self):
             value = getattr(self, part.name)
@@ -77,22 +84,22 @@ class Plan:
                 raise TrainingError(f"{option(part.name)} is {value}; give a number above 0")
         if self.rows % self.processes:
             raise TrainingError(
-                f"--rows {self.rows} cannot be shared evenly by --processes {self.processes}; "
+                f"--rows {self.rows} cannot be divided evenly among --processes {self.processes}; "
                 "change one of the two numbers"
             )
 
     def record(self) -> dict[str, Any]:
-        """The fields that define the result, as a checkpoint holds them."""
+        """Return the fields that determine the result, as a checkpoint stores them."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_SAVED}
 
 
 def option(name: str) -> str:
-    """How a user names a field; the data are an argument without a name."""
+    """Return the command line option of a field; the data is the positional argument DATA."""
     return "DATA" if name == "data" else "--" + name.replace("_", "-")
 
 
 def check_whole(name: str, value: int) -> None:
-    """Check a whole number against LIMITS.
+    """Check that an option is a whole number within its LIMITS.
 
     Raises:
         TrainingError: if it is out of range.
@@ -107,9 +114,10 @@ def check_whole(name: str, value: int) -> None:
 def choose(
     given: Mapping[str, Any], saved: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The value of every option in `defaults`: given (not None), else saved, else the default.
+    """Choose the value of every option in `defaults`: the given one, else the saved one, else that.
 
-    The length, `steps` or `minutes`, is one choice: a given one replaces the other.
+    None means that a value is not given. `steps` and `minutes` are alternatives: if one of them is
+    given or saved, it replaces the other.
     """
     layers = [
         {name: value for name, value in layer.items() if name in defaults and value is not None}
@@ -123,11 +131,11 @@ def choose(
     return chosen
 
 
-def check_same(where: object, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Check that a resumed run is the one that was saved.
+def check_same(path: object, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that the options of a resumed run equal the saved ones, except those in CHANGEABLE.
 
     Raises:
-        TrainingError: names what differs and may not.
+        TrainingError: if others differ; the message names them.
     """
     differing = [
         f"{option(name)} {saved.get(name)}, not {value}"
@@ -136,6 +144,6 @@ def check_same(where: object, saved: Mapping[str, Any], wanted: Mapping[str, Any
     ]
     if differing:
         raise TrainingError(
-            f"{where} was trained with {'; '.join(differing)}; "
-            "resume with the same, or start in another folder"
+            f"{path} was trained with {'; '.join(differing)}; "
+            "resume with the same options, or start in another folder"
         )

@@ -1,4 +1,4 @@
-"""Train on plain text: read it, make a vocabulary for it, cut it into rows."""
+"""Prepare training on plain text: read it, create a vocabulary for it, and split it into rows."""
 
 import hashlib
 from collections.abc import Iterable
@@ -18,17 +18,17 @@ from wkv.train.settings import Plan, check_whole
 
 
 def read_texts(data: Path) -> list[str]:
-    """The text of a file, or of all .txt files in a folder.
+    """Read a text file, or all .txt files in a folder.
 
     Raises:
         TrainingError: if there is no text, or it is not UTF-8.
     """
-    # A run may write into its folder of texts; its vocabulary is none of them.
+    # The folder of texts may also be the folder of the run, whose vocabulary is not a text.
     texts = (path for path in data.glob("*.txt") if not path.name.endswith(".vocab.txt"))
     paths = sorted(texts) if data.is_dir() else [data]
     if not paths:
         raise TrainingError(
-            f"{data} holds no .txt files; give a text file or a folder of .txt files"
+            f"{data} contains no .txt files; give a text file or a folder of .txt files"
         )
     return [_read(path) for path in paths]
 
@@ -48,7 +48,7 @@ def _read(path: Path) -> str:
 
 
 def fingerprint(texts: Iterable[str]) -> str:
-    """Tells texts from others."""
+    """Return a checksum that identifies texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
@@ -57,7 +57,7 @@ def fingerprint(texts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class TextRows:
-    """Makes the rows of a text; a value, so that every process can make the same."""
+    """A picklable function that returns the rows of a text, equal in every process."""
 
     data: Path
     vocabulary: Path
@@ -65,7 +65,7 @@ class TextRows:
     seed: int
 
     def __call__(self) -> Prose:
-        """Windows over all texts."""
+        """Return a source of windows over all texts."""
         tokenizer = WorldTokenizer(self.vocabulary)
         texts = [np.array(tokenizer.encode(text)) for text in read_texts(self.data)]
         return Prose(texts, self.context, self.seed, tokenizer.encode("\n\n")[-1])
@@ -74,10 +74,10 @@ class TextRows:
 def text_job(
     data: Path, out: Path, plan: Plan, *, layers: int, width: int, vocab_size: int, resume: bool
 ) -> Job:
-    """A job that trains a new model on text, with a vocabulary made for it.
+    """Create a job that trains a new model on text, with a new vocabulary for this text.
 
     Raises:
-        TrainingError: if a size is impossible, there is no text, or the folder cannot be used.
+        TrainingError: if a size is not allowed, there is no text, or the folder cannot be used.
     """
     check_whole("vocab_size", vocab_size)
     folder = RunFolder(out)

@@ -16,7 +16,7 @@ from wkv.convert.checks import check_publishable
 from wkv.convert.gguf.target import KINDS, RULES, gguf_tensors, kind_of, metadata
 from wkv.convert.gguf.verify import check_file, compare_with_llama
 from wkv.errors import InputError, MissingExtraError, TokenizerError
-from wkv.inference.load import Description, describe
+from wkv.inference.describe import Description, describe
 from wkv.tokenizers import choose_tokenizer, open_tokenizer
 from wkv.tokenizers.choose import IN_DIRECTORIES
 from wkv.tokenizers.world import WorldTokenizer
@@ -100,7 +100,7 @@ def write_gguf(
     path = new_file(destination, ".gguf", description.checkpoint, overwrite=overwrite)
     dtype = dtype or DTYPES.get(description.finest_dtype, "fp32")
     fields = metadata(description.config, _name_of(description.checkpoint.path), dtype, vocabulary)
-    used = description.network.state_dict()
+    used = description.shapes
     official = {name: description.checkpoint[name] for name in used}
     tensors = gguf_tensors(description.config.generation, official)
     with unfinished(path) as folder:

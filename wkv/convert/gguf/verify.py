@@ -11,7 +11,8 @@ from torch import Tensor
 
 from wkv.convert.gguf.target import BLOCK, official_tensors
 from wkv.convert.verify import TEXT, check_equal, check_logits, check_tokens
-from wkv.inference.load import Description, build_model, strategy_for
+from wkv.inference.describe import Description
+from wkv.inference.load import build_model, strategy_for
 from wkv.tokenizers.world import WorldTokenizer
 
 
@@ -33,7 +34,7 @@ def check_file(
 
     reader = GGUFReader(path)
     wrong = [key for key, value in fields.items() if not _same_field(reader, key, value)]
-    missing = set(description.network.state_dict())
+    missing = set(description.shapes)
     for tensor in reader.tensors:
         shape = tuple(int(size) for size in reversed(tensor.shape))
         values = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type)))

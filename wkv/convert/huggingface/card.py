@@ -34,7 +34,7 @@ def card(config: Config, target: Target, source: Provenance, context: int, dtype
     heads = f"{config.n_head} heads of {config.head_size}" if config.n_head else "no heads"
     facts = [
         f"- RWKV-{config.generation}: {config.n_layer} layers of {config.n_embd} channels, {heads}",
-        f"- vocabulary of {config.vocab_size} ids, trained on {context} tokens at a time",
+        f"- vocabulary of {config.vocab_size} ids, trained with a context of {context} tokens",
         f"- {dtype}, the names of the `{target.layout}` layout, class `{target.stem}ForCausalLM`",
         f"- license of the weights: {source.license}"
         + (

@@ -33,7 +33,7 @@ from wkv.convert.huggingface.tokenizer_choice import (
 )
 from wkv.convert.huggingface.verify import Verification, verify_directory
 from wkv.errors import InputError
-from wkv.inference.load import Description, describe
+from wkv.inference.describe import Description, describe
 from wkv.models.parts import is_matrix
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -152,10 +152,10 @@ def _write_weights(
     if options.dtype is not None and options.dtype not in DTYPES:
         raise InputError(f"dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
     checkpoint = description.checkpoint
-    used = description.network.state_dict()
+    used = description.shapes
     tensors: dict[str, Tensor] = {}
-    for name, parameter in used.items():
-        shape = official_shape(tuple(parameter.shape))
+    for name, network_shape in used.items():
+        shape = official_shape(network_shape)
         tensor = checkpoint[name].reshape(shape)
         if options.dtype is not None and is_matrix(name, shape):
             tensor = _cast(name, tensor, DTYPES[options.dtype])

@@ -9,7 +9,7 @@ from wkv.convert.huggingface.tokenizer_files import (
     write_tokenizer,
 )
 from wkv.errors import TokenizerError
-from wkv.inference.load import Description
+from wkv.inference.describe import Description
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.tokenizer_json import padding_id

@@ -15,7 +15,8 @@ from wkv.convert.checkpoint_file import mapped_strategy
 from wkv.convert.huggingface.target import Target
 from wkv.convert.verify import N_TOKENS, TEXT, check_logits, check_tokens, verify
 from wkv.errors import TokenizerError
-from wkv.inference.load import Description, build_model, describe
+from wkv.inference.describe import Description, describe
+from wkv.inference.load import build_model
 from wkv.inference.model import Model
 from wkv.strategy.choose import MOST_OF_MEMORY, memory_bytes
 from wkv.strategy.language import DTYPES, Segment

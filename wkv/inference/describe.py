@@ -1,0 +1,188 @@
+"""Describe a checkpoint: generation, sizes and tensors, without reading its weights."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wkv import demo, hub
+from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
+from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
+from wkv.errors import CheckpointError
+from wkv.models import GENERATIONS, Config, read_config
+from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
+from wkv.models.parts import is_matrix
+
+MAX_LISTED = 4
+"""Number of wrong tensors that an error names; further ones are only counted."""
+
+IDENTITY_VALUES = 16
+"""Values of each tensor that a model's identity depends on; few, so that little is read."""
+
+UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2")
+"""Tensors of most RWKV-7 files that are never used: layer 0 defines the value that they mix in."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A checkpoint as far as it is known without reading its weights.
+
+    Attributes:
+        checkpoint: the opened file.
+        config: generation and sizes.
+        shapes: the shapes of the network's tensors by official name. A file may lack or have
+            axes of size 1.
+        tuned: names of tuned initial states, `blocks.l.att.time_state`; usually none.
+    """
+
+    checkpoint: Checkpoint
+    config: Config
+    shapes: Mapping[str, tuple[int, ...]]
+    tuned: tuple[str, ...]
+
+    @property
+    def n_params(self) -> int:
+        """The number of parameters in the file, without tuned initial states and int8 scales."""
+        others = {*self.tuned, *self.scales}
+        shapes = self.checkpoint.shapes
+        return sum(math.prod(shapes[name]) for name in shapes if name not in others)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """The names of the offsets and scales of int8 matrices; usually none."""
+        return tuple(name for name in self.checkpoint if SCALE.fullmatch(name))
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of one row's state in bytes."""
+        config = self.config
+        if config.n_head is None or config.head_size is None:
+            recurrent = 3 * config.dim_att
+        else:
+            recurrent = config.n_head * config.head_size**2
+        numbers = config.n_layer * (2 * config.n_embd + recurrent)
+        return torch.float32.itemsize * numbers
+
+    @property
+    def finest_dtype(self) -> torch.dtype:
+        """The most precise dtype of the matrices in the file."""
+        return max(self.dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """The dtypes of the matrices in the file, including int8."""
+        shapes, dtypes = self.checkpoint.shapes, self.checkpoint.dtypes
+        return frozenset(dtypes[name] for name in shapes if is_matrix(name, shapes[name]))
+
+
+def describe(path: str | Path | None = None) -> Description:
+    """Open a checkpoint and describe it, without reading its weights.
+
+    Args:
+        path: a file, a directory, or a name of the catalog; None is the built-in model.
+
+    Raises:
+        CheckpointError: if it is not an RWKV checkpoint that wkv supports; names the file.
+        CatalogError: if the name is unknown, or its file is not on this machine.
+    """
+    checkpoint = official(open_checkpoint(demo.WEIGHTS if path is None else hub.resolve(path)))
+    try:
+        config = read_config(checkpoint.shapes)
+        if checkpoint.layout in FOLDER_LAYOUTS:
+            config = with_config_file(config, checkpoint.path, checkpoint.layout)
+        return describe_as(checkpoint, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+
+
+def describe_as(checkpoint: Checkpoint, config: Config) -> Description:
+    """Describe an opened checkpoint with a given config; checks that every tensor fits.
+
+    Raises:
+        CheckpointError: lists tensors that are missing, unexpected or misshapen.
+    """
+    shapes = GENERATIONS[config.generation].tensor_shapes(config)
+    if is_folded(checkpoint):
+        del shapes["blocks.0.ln0.weight"], shapes["blocks.0.ln0.bias"]
+    tuned = tuple(
+        name for name in checkpoint if name.endswith(".att.time_state") and config.generation != "4"
+    )
+    expected = shapes | _int8_parts(checkpoint, shapes)
+    complaints = _mismatches(checkpoint, expected, {*tuned, *UNUSED})
+    if complaints:
+        raise CheckpointError(
+            f"the tensors are not those of RWKV-{config.generation} with {config.n_layer} layers "
+            f"of {config.n_embd} channels: {'; '.join(complaints)}; the file is incomplete, "
+            "damaged or of a variant that wkv does not know"
+        )
+    return Description(checkpoint, config, shapes, tuned)
+
+
+def identity(description: Description) -> str:
+    """Return a digest that identifies a model, in whatever file and float dtype it is stored.
+
+    It covers the generation and the first 16 values of every tensor as float32, not all values, so
+    two models that differ elsewhere only have the same identity. A packed file carries the identity
+    of the model that it was made from.
+    """
+    if description.checkpoint.identity is not None:
+        return description.checkpoint.identity
+    digest = hashlib.sha256(description.config.generation.encode())
+    for name in sorted(set(description.checkpoint) - {*description.tuned, *UNUSED}):
+        values = description.checkpoint[name].reshape(-1)[:IDENTITY_VALUES].float()
+        digest.update(name.encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _int8_parts(
+    checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the offsets and scales that a file's int8 matrices need."""
+    return {
+        f"{name}_{part}": (shape[0] if part in OUTPUT_PARTS else shape[1],)
+        for name, shape in expected.items()
+        if checkpoint.dtypes.get(name) == torch.int8 and len(shape) == 2
+        for part in PARTS
+    }
+
+
+def _mismatches(
+    checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], allowed: set[str]
+) -> list[str]:
+    """Return complaints about tensors that are missing, unexpected, misshapen or not floats."""
+    shapes = checkpoint.shapes
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected and name not in allowed]
+    misshapen = [
+        f"{name} has shape {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and _significant(shapes[name]) != _significant(shape)
+    ]
+    not_float = [
+        f"{name} is {checkpoint.dtypes[name]}, expected a float type"
+        for name in expected
+        if name in shapes and checkpoint.dtypes[name] not in FLOATS
+        if not (checkpoint.dtypes[name] == torch.int8 and f"{name}_mx" in shapes)
+    ]
+    return [
+        *_complaint("missing", missing),
+        *_complaint("unexpected", unexpected),
+        *_complaint("misshapen", misshapen),
+        *_complaint("not floats", not_float),
+    ]
+
+
+def _complaint(kind: str, items: list[str]) -> list[str]:
+    """Return one complaint that lists wrong tensors, or none."""
+    if not items:
+        return []
+    more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return [f"{kind}: {', '.join(items[:MAX_LISTED])}{more}"]
+
+
+def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without axes of size 1."""
+    return tuple(size for size in shape if size != 1)
