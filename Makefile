@@ -1,5 +1,5 @@
-# make chat | test | lint | format | bench | build | sanitize | install | demo-model CORPUS=DIR
-# Everything is built in .venv; a fresh clone needs Python 3.11 or newer and the package index.
+# make chat | test | lint | format | bench | build | sanitize | install | clean | demo-model CORPUS=DIR
+# Everything is installed in .venv. A fresh clone needs Python 3.11 or newer and access to a package index.
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -10,7 +10,7 @@ HF_TESTS := tests/hf tests/publish/test_transformers_versions.py
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 	$(wildcard wkv/native/source/*.* wkv/native/source/cpu/*.*)
 
-# pip hides a build of the native engine that failed, and installs the rest.
+# If the native engine cannot be built, pip installs the rest without a message. This prints the result.
 TELL_ENGINE := -c "from importlib.util import find_spec as find; \
 	print('native engine:', 'built' if find('wkv.native._engine') else 'NOT built, see CONTRIBUTING.md')"
 
@@ -26,8 +26,8 @@ chat: .venv/installed
 test: .venv/installed-dev test-transformers
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-# Exported models live for years, so their code is tested with the oldest transformers we allow, and
-# with the newest there is, which nothing here pins.
+# Exported models are used for years. Their code is therefore tested with the oldest version of transformers
+# that we support, and with the newest version on the package index.
 test-transformers: .venv/transformers-oldest/installed .venv/transformers-newest/installed
 	.venv/transformers-oldest/bin/python -m pytest -q -n $(WORKERS) $(HF_TESTS)
 	.venv/transformers-newest/bin/python -m tests.newest || \
@@ -54,7 +54,7 @@ format: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m bench
 
-# The wheel, tried where nothing else of the project is at hand.
+# Builds the wheel, and tests it in an environment that contains nothing else of the project.
 build: .venv/installed-dev
 	rm -rf build/clean dist
 	$(BIN)/python -m build --quiet --wheel -Cbuild-dir=build/wheel
@@ -63,12 +63,12 @@ build: .venv/installed-dev
 	cd build && clean/bin/python $(TELL_ENGINE)
 	cd build && printf 'Hello\n' | clean/bin/wkv chat
 
-# Trains the built-in model anew from the books in CORPUS (named in wkv/demo/MODEL_CARD.md).
+# Trains the built-in model again from the books in CORPUS (listed in wkv/demo/MODEL_CARD.md).
 demo-model: .venv/installed-dev
 	@test -n "$(CORPUS)" || { echo "say where the books are: make demo-model CORPUS=DIR"; exit 2; }
 	$(BIN)/python -m recipes.demo_model.recipe $(CORPUS) runs/demo
 
-# These environments hold another transformers and see everything else in .venv.
+# These environments contain another version of transformers, and use all other packages of .venv.
 .venv/transformers-%/bin/python: .venv/installed-dev
 	$(PYTHON) -m venv .venv/transformers-$*
 	$(BIN)/python -m tests.beside .venv/transformers-$*

@@ -1,1 +1,1 @@
-"""Speed, measured beside the `rwkv` package in one interleaved run: `make bench`."""
+"""Benchmarks of wkv against the `rwkv` package and llama.cpp in alternation: `make bench`."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: all measurements, after a line about the machine."""
+"""Measure the speed of wkv, the `rwkv` package and llama.cpp on random models."""
 
 import argparse
 import importlib.util
@@ -25,15 +25,15 @@ TASKS = ("tokenizer", *models.TASKS, "zeros")
 
 
 def main() -> None:
-    """Print the machine, then each table; write all figures where --json says."""
+    """Print the machine and the tables, and write all results to the file of --json."""
     args = _parser().parse_args()
     if "llama" in args.engines and args.llama_python is None:
         args.engines.remove("llama")
-        print("llama.cpp is not measured: install llama-cpp-python, or give --llama-python PYTHON")
+        print("llama.cpp is not measured; install llama-cpp-python, or use --llama-python PYTHON")
     stream = Stream(torch.device("cpu"), args.threads)
     facts = _machine(args) | {"memory": stream.how}
     print(f"{facts['processor']}, torch {facts['torch']}, commit {facts['commit']}")
-    print(f"{args.threads} threads, medians of {args.rounds} rounds in turn; memory {stream.how}")
+    print(f"{args.threads} threads, medians of {args.rounds} rounds; memory {stream.how}")
     if "tokenizer" in args.tasks:
         print()
         tokenizer.main()
@@ -59,45 +59,51 @@ def _parser() -> argparse.ArgumentParser:
         "tasks": (TASKS, list(TASKS)),
     }
     for name, (known, default) in lists.items():
-        told = f"of {', '.join(known)}; default: {','.join(default)}"
-        add(f"--{name}", type=_some(known), default=default, metavar="NAME,NAME", help=told)
-    add("--rounds", type=int, default=5, metavar="N", help="that are kept (default: 5)")
-    add("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: all cores")
-    add("--zeros", type=_share, default=0.88, metavar="SHARE", help="of zeros (default: 0.88)")
-    add("--memory", type=float, default=16, metavar="GB", help="of all workers (default: 16)")
-    add("--files", type=Path, metavar="DIR", help="keep the models there (default: thrown away)")
-    add("--json", type=Path, metavar="FILE", help="write all figures there")
+        text = f"{name} to measure, of {', '.join(known)} (default: {','.join(default)})"
+        add(f"--{name}", type=_name_list(known), default=default, metavar="NAME,NAME", help=text)
+    rounds = "number of rounds after the warm-up (default: 5)"
+    add("--rounds", type=int, default=5, metavar="N", help=rounds)
+    threads = "number of CPU threads (default: one per core)"
+    add("--threads", type=int, default=os.cpu_count(), metavar="N", help=threads)
+    zeros = "share of zero activations in the task zeros (default: 0.88)"
+    add("--zeros", type=_share, default=0.88, metavar="SHARE", help=zeros)
+    memory = "memory limit of all workers together (default: 16)"
+    add("--memory", type=float, default=16, metavar="GB", help=memory)
+    files = "folder to store the random models in (default: a temporary folder)"
+    add("--files", type=Path, metavar="DIR", help=files)
+    add("--json", type=Path, metavar="FILE", help="write all results to this file")
     here = sys.executable if importlib.util.find_spec("llama_cpp") else None
-    add("--llama-python", default=here, metavar="PYTHON", help="one that has llama_cpp")
+    llama = "Python interpreter with llama_cpp installed (default: this one, if it has it)"
+    add("--llama-python", default=here, metavar="PYTHON", help=llama)
     return parser
 
 
-def _some(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """A list of names between commas, for argparse."""
+def _name_list(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a parser of comma-separated names; used by argparse."""
     known = tuple(names)
 
     def read(text: str) -> list[str]:
         wanted = text.split(",")
         wrong = [name for name in wanted if name not in known]
         if wrong:
-            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is unknown; use {', '.join(known)}")
         return wanted
 
     return read
 
 
 def _share(text: str) -> float:
-    """A share of zeros that a random model can have, for argparse."""
+    """Parse a share of zeros that a random model can have; used by argparse."""
     share = float(text)
     if not 0.5 <= share < 1:
         raise argparse.ArgumentTypeError(
-            f"{text} is not from 0.5, which is any random model's, to 1"
+            f"{text} is out of range; expected at least 0.5, as in any random model, and below 1"
         )
     return share
 
 
 def _machine(args: argparse.Namespace) -> dict[str, object]:
-    """What ran, and where."""
+    """Return facts about the machine, the software versions and the options."""
     command = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return {

@@ -1,4 +1,4 @@
-"""Random models of official sizes as files: .pth in bf16, GGUF for llama.cpp; written once."""
+"""Random models of official sizes, written once as .pth files in bf16 and GGUF files."""
 
 import subprocess
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from tests.checkpoints import Draw, random_checkpoint
 
 GGUF = {"fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
-"""Our formats, and llama.cpp's that has the same bits."""
+"""Formats of wkv, and the formats of llama.cpp with about the same number of bits."""
 
 VOCABULARY, HEAD = 65536, 64
 
@@ -19,9 +19,9 @@ class Size:
     """A size of official models.
 
     Attributes:
-        name: as it is called.
-        n_layer, n_embd: L and D.
-        ranks: of w, a, v and g in RWKV-7. (RWKV-6 has 32 and 64 at all of these sizes.)
+        name: name of the size, such as "0.1B".
+        n_layer, n_embd: number of layers and channels.
+        ranks: ranks of w, a, v and g in RWKV-7. (RWKV-6 has 32 and 64 at all of these sizes.)
     """
 
     name: str
@@ -30,7 +30,7 @@ class Size:
     ranks: tuple[int, int, int, int]
 
     def weights(self, generation: str) -> float:
-        """Number of weights, about: matrices of all layers, the embedding and the head."""
+        """Return the approximate number of weights: all layers, the embedding and the head."""
         squares = {"4": 13, "5.2": 13, "6": 13, "7": 12.5}[generation]
         return self.n_layer * squares * self.n_embd**2 + 2 * VOCABULARY * self.n_embd
 
@@ -46,27 +46,32 @@ SIZES = {
 
 
 class Files:
-    """The folder of files; one that is there is not written again."""
+    """A folder of model files; existing files are not written again."""
 
     def __init__(self, folder: Path, llama_python: str | None) -> None:
-        """Args: the folder, and a Python that has llama_cpp, for Q4_0 files."""
+        """Create the folder.
+
+        Args:
+            folder: the folder.
+            llama_python: a Python interpreter with llama_cpp, which is needed for Q4_0 files.
+        """
         self._folder = folder
         self._llama_python = llama_python
         folder.mkdir(parents=True, exist_ok=True)
 
     def pth(self, size: Size, generation: str, zeros: float | None = None) -> Path:
-        """A random model in bf16.
+        """Return the path of a random model in bf16.
 
-        With `zeros`, about this share of the activations after the squared ReLU is zero. Half of
-        them are in any random model, so 2 zeros - 1 of the rows of ffn.key are made zero.
+        With `zeros`, about this share of the activations after the squared ReLU is zero. In any
+        random model half of them are, so 2 zeros - 1 of the rows of ffn.key are set to zero.
         """
-        kept = "" if zeros is None else f"-zeros{zeros:g}"
-        path = self._folder / f"rwkv{generation}-{size.name}{kept}.pth"
+        suffix = "" if zeros is None else f"-zeros{zeros:g}"
+        path = self._folder / f"rwkv{generation}-{size.name}{suffix}.pth"
         if not path.exists():
             tensors = _tensors(size, generation)
             if zeros is not None:
                 _mask(tensors, 2 * zeros - 1)
-            for name in tensors:  # one by one, so that both forms never fill the memory
+            for name in tensors:  # one by one, so that only one tensor exists in both dtypes
                 tensors[name] = tensors[name].bfloat16()
             unfinished = path.with_suffix(".part")
             torch.save(tensors, unfinished)
@@ -74,7 +79,7 @@ class Files:
         return path
 
     def gguf(self, size: Size, generation: str, form: str) -> Path:
-        """The same model for llama.cpp, of a format of `GGUF`."""
+        """Return the path of the same model for llama.cpp; `form` is a key of GGUF."""
         from wkv.convert.gguf.export import write_gguf
 
         path = self._folder / f"rwkv{generation}-{size.name}.{GGUF[form]}.gguf"
@@ -96,7 +101,7 @@ class Files:
 
 
 def _tensors(size: Size, generation: str) -> dict[str, torch.Tensor]:
-    """A random checkpoint with the official ranks, which those of the tests have not."""
+    """Return a random checkpoint with the official ranks, unlike the checkpoints of the tests."""
     tensors = random_checkpoint(
         generation,
         n_layer=size.n_layer,
@@ -115,7 +120,7 @@ def _tensors(size: Size, generation: str) -> dict[str, torch.Tensor]:
 
 
 def _mask(tensors: dict[str, torch.Tensor], share: float) -> None:
-    """Make a share of the rows of each ffn.key zero, here and there."""
+    """Set a random share of the rows of each ffn.key to zero."""
     generator = torch.Generator().manual_seed(2)
     for name, tensor in tensors.items():
         if name.endswith("ffn.key.weight"):

@@ -1,7 +1,7 @@
-"""llama.cpp through llama-cpp-python's C interface; needs neither PyTorch nor wkv.
+"""A worker for llama.cpp that uses the C API of llama-cpp-python, without PyTorch and wkv.
 
-python -m bench.llama PATH THREADS              serves tasks, as bench.worker does
-python -m bench.llama quantize F16 Q4_0         writes a Q4_0 file, every matrix of it Q4_0
+python -m bench.llama PATH THREADS              runs tasks, as bench.worker does
+python -m bench.llama quantize F16 Q4_0         writes a file whose matrices are all Q4_0
 """
 
 import sys
@@ -13,11 +13,11 @@ import llama_cpp as api
 from bench.serving import ROWS, Task, prompt_ids, repeat, serve
 
 BITS = {"F16": 16, "Q8_0": 8.5, "Q4_0": 4.5}
-"""Bits of a weight by the end of a file's name, with its part of the scale."""
+"""Bits per weight, including scales, by the last part of a file's stem."""
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Run a worker or quantize a file, depending on the arguments."""
     if sys.argv[1] == "quantize":
         quantize(*map(Path, sys.argv[2:]))
     else:
@@ -26,27 +26,27 @@ def main() -> None:
 
 
 def load(path: Path, threads: int) -> tuple[dict[str, Task], dict[str, object]]:
-    """Tasks of llama.cpp, and facts about it."""
+    """Load a model, and return the tasks of llama.cpp and facts about it."""
     api.llama_backend_init()
-    asked = api.llama_model_default_params()
-    asked.n_gpu_layers = 0
-    model = api.llama_model_load_from_file(str(path).encode(), asked)
+    model_params = api.llama_model_default_params()
+    model_params.n_gpu_layers = 0
+    model = api.llama_model_load_from_file(str(path).encode(), model_params)
     if not model:
         raise RuntimeError(f"llama.cpp cannot load {path}")
     prompt = prompt_ids()
-    wanted = api.llama_context_default_params()
-    wanted.n_ctx = ROWS * 2 * len(prompt)
-    wanted.n_batch = wanted.n_ubatch = len(prompt)
-    wanted.n_seq_max = ROWS
-    wanted.n_threads = wanted.n_threads_batch = threads
-    context = api.llama_init_from_model(model, wanted)
+    params = api.llama_context_default_params()
+    params.n_ctx = ROWS * 2 * len(prompt)
+    params.n_batch = params.n_ubatch = len(prompt)
+    params.n_seq_max = ROWS
+    params.n_threads = params.n_threads_batch = threads
+    context = api.llama_init_from_model(model, params)
     if not context:
-        raise RuntimeError(f"llama.cpp makes no context for {path}")
+        raise RuntimeError(f"llama.cpp cannot create a context for {path}")
     batch = api.llama_batch_init(len(prompt), 0, 1)
     seen = [0] * ROWS
 
     def read(entries: list[tuple[int, int, bool]]) -> None:
-        """Pass ids through the model, each with its row and whether logits are wanted."""
+        """Read ids, each with its row and whether its logits are needed."""
         batch.n_tokens = len(entries)
         for place, (token, row, wants) in enumerate(entries):
             batch.token[place] = token
@@ -57,7 +57,7 @@ def load(path: Path, threads: int) -> tuple[dict[str, Task], dict[str, object]]:
             seen[row] += 1
         if api.llama_decode(context, batch) != 0:
             raise RuntimeError("llama_decode failed")
-        api.llama_get_logits(context)  # waits until they are there
+        api.llama_get_logits(context)  # waits until the logits are computed
 
     def forget() -> None:
         api.llama_memory_clear(api.llama_get_memory(context), True)
@@ -74,7 +74,7 @@ def load(path: Path, threads: int) -> tuple[dict[str, Task], dict[str, object]]:
 
     batch16 = partial(decode, ROWS)
     tasks = {"prefill": prefill, "decode": partial(decode, 1), "batch16": batch16}
-    tasks["streams16"] = batch16  # what it does at best: nothing is drawn, and nothing made text
+    tasks["streams16"] = batch16  # an upper limit, without sampling and decoding to text
     bits = BITS[path.stem.rpartition(".")[2]]
     vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
     table = int(vocabulary * api.llama_model_n_embd(model) * bits / 8)
@@ -88,11 +88,11 @@ def load(path: Path, threads: int) -> tuple[dict[str, Task], dict[str, object]]:
 
 
 def quantize(source: Path, destination: Path) -> None:
-    """Write an F16 file as Q4_0, the head and the table of the embedding too."""
-    wanted = api.llama_model_quantize_default_params()
-    wanted.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_0
-    wanted.pure = True
-    failed = api.llama_model_quantize(str(source).encode(), str(destination).encode(), wanted)
+    """Write an F16 file as Q4_0, including the head and the embedding."""
+    params = api.llama_model_quantize_default_params()
+    params.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_0
+    params.pure = True
+    failed = api.llama_model_quantize(str(source).encode(), str(destination).encode(), params)
     if failed:
         raise RuntimeError(f"llama.cpp cannot quantize {source}")
 

@@ -1,8 +1,9 @@
-"""`python -m bench.load`: a server under load, and what the cache of states brings a conversation.
+"""Measure `wkv serve` under load, and the effect of its state cache on a long conversation.
 
-Starts `wkv serve` for each model and talks to it over HTTP: with 1, 4, 16 and 64 clients at once,
-requests and tokens per second and the time to the first token; then a conversation of ten turns and
-some 4,000 tokens, half of them answers, whose last turn is answered with the cache and without it.
+For each model a server is started. The first part measures requests and tokens per second and the
+time to the first token with 1, 4, 16 and 64 concurrent clients. The second part measures the last
+turn of a conversation of ten turns and about 4,000 tokens, half of them replies, with and without
+the cache.
 """
 
 import argparse
@@ -21,16 +22,16 @@ WORDS = ("river", "stone", "window", "garden", "letter", "morning", "silver", "f
 
 
 def main() -> None:
-    """Print a table for each model."""
+    """Measure each model and print its table."""
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: the built-in one")
-    parser.add_argument("--strategy", default="auto")
-    parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=2, help="of each client")
-    parser.add_argument(
-        "--turn-tokens", type=int, default=200, help="of each message of the long talk"
-    )
+    add = parser.add_argument
+    add("models", nargs="*", metavar="MODEL", help="models (default: the built-in one)")
+    add("--strategy", default="auto", help="strategy of the models (default: auto)")
+    add("--slots", type=int, default=16, help="slots of the server (default: 16)")
+    add("--max-tokens", type=int, default=64, help="tokens of each reply (default: 64)")
+    add("--requests", type=int, default=2, help="requests of each client (default: 2)")
+    turn = "tokens of each message of the long conversation (default: 200)"
+    add("--turn-tokens", type=int, default=200, help=turn)
     args = parser.parse_args()
     for model in args.models or [None]:
         print(f"\n{model or 'the built-in model'}, {args.strategy}, {args.slots} slots")
@@ -39,20 +40,19 @@ def main() -> None:
         with_cache, cached = conversation(model, args, [])
         without, _ = conversation(model, args, ["--cache-bytes", "0"])
         print(
-            f"turn {TURNS} of a long conversation: first token after {with_cache * 1e3:.0f} ms, "
-            f"{cached} tokens cached; {without * 1e3:.0f} ms without the cache "
-            f"= {without / with_cache:.1f} x"
+            f"turn {TURNS} of a long conversation: first token after {with_cache * 1e3:.0f} ms "
+            f"with {cached} cached tokens, {without * 1e3:.0f} ms without the cache "
+            f"({without / with_cache:.1f} x)"
         )
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """How all servers are started."""
-    told = ["--strategy", args.strategy, "--slots", str(args.slots)]
-    return [*told, "--max-queue", "1000"]
+    """Return the command-line options of the servers."""
+    return ["--strategy", args.strategy, "--slots", str(args.slots), "--max-queue", "1000"]
 
 
 async def under_load(address: str, args: argparse.Namespace) -> None:
-    """Print a line for each number of clients."""
+    """Measure each number of clients and print its line."""
     print(f"{'clients':>8}{'requests/s':>12}{'tokens/s':>10}{'first token p50':>17}{'p99':>10}")
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=httpx.Limits()) as http:
         await ask(http, "warm up", args.max_tokens)
@@ -73,7 +73,7 @@ async def under_load(address: str, args: argparse.Namespace) -> None:
 async def client(
     http: httpx.AsyncClient, number: int, count: int, args: argparse.Namespace
 ) -> list[tuple[float, int]]:
-    """The requests of one client, one after the other: time to the first token, and tokens."""
+    """Send the requests of one client, and return the time to the first token and the tokens."""
     done = []
     for request in range(args.requests):
         text = " ".join(WORDS[(number * 7 + request + i * (count + 1)) % 9] for i in range(60))
@@ -82,7 +82,7 @@ async def client(
 
 
 async def ask(http: httpx.AsyncClient, prompt: str, max_tokens: int) -> tuple[float, int]:
-    """Stream one completion."""
+    """Stream one completion, and return the time to the first token and the number of tokens."""
     body = {
         "prompt": prompt,
         "max_tokens": max_tokens,
@@ -106,7 +106,7 @@ async def ask(http: httpx.AsyncClient, prompt: str, max_tokens: int) -> tuple[fl
 
 
 def conversation(model: str | None, args: argparse.Namespace, more: list[str]) -> tuple[float, int]:
-    """Seconds to the first token of the last of many turns, and its cached tokens."""
+    """Return the seconds to the first token of the last turn, and its number of cached tokens."""
     messages: list[dict[str, str]] = []
     with (
         started(model, [*options(args), *more]) as server,
@@ -123,7 +123,7 @@ def conversation(model: str | None, args: argparse.Namespace, more: list[str]) -
             body = {"messages": messages, "max_tokens": args.turn_tokens, "ignore_eos": True}
             body |= {"temperature": 0, "stream": True}
             body["stream_options"] = {"include_usage": True}
-            begun, first, said, usage = time.perf_counter(), 0.0, "", None
+            begun, first, reply, usage = time.perf_counter(), 0.0, "", None
             with http.stream("POST", "/v1/chat/completions", json=body) as answer:
                 for line in answer.iter_lines():
                     if not line.startswith("data: {"):
@@ -133,8 +133,8 @@ def conversation(model: str | None, args: argparse.Namespace, more: list[str]) -
                     for choice in chunk["choices"]:
                         if choice["delta"].get("content"):
                             first = first or time.perf_counter() - begun
-                            said += choice["delta"]["content"]
-            messages.append({"role": "assistant", "content": said or "-"})
+                            reply += choice["delta"]["content"]
+            messages.append({"role": "assistant", "content": reply or "-"})
     return first, usage["prompt_tokens_details"]["cached_tokens"]
 
 

@@ -1,4 +1,4 @@
-"""Prefill and decode of random models of official sizes: wkv, the `rwkv` package and llama.cpp."""
+"""Prefill and decode speed of wkv, the `rwkv` package and llama.cpp on models of official sizes."""
 
 import argparse
 import statistics
@@ -13,22 +13,22 @@ from wkv.bench import Stream
 FORMATS = ("fp32", "bf16", "fp16", "int8", "int4")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.07, "int4": 0.57}
 PACKAGE = ("fp32", "bf16")
-"""Formats that the `rwkv` package computes at speed on a CPU."""
+"""Formats that the `rwkv` package supports at full speed on a CPU."""
 
 IN_GGUF = ("6", "7")
 TASKS = {
     "prefill": f"prefill {PROMPT}",
     "decode": "decode",
-    "dense": "zeros read",
+    "dense": "no zero skip",
     "batch16": "batch 16",
     "streams16": "16 requests",
 }
 OVERHEAD = 6e8
-"""Bytes of a process besides its weights."""
+"""Memory of a process in bytes, without its weights."""
 
 
 def compare(args: argparse.Namespace, files: Files, stream: Stream) -> list[dict]:
-    """Print a table for each size and generation; gives all that was measured."""
+    """Print a table for each size and generation, and return all results."""
     tasks = [task for task in TASKS if task in args.tasks]
     measured = []
     for size in map(SIZES.__getitem__, args.sizes):
@@ -44,7 +44,7 @@ def compare(args: argparse.Namespace, files: Files, stream: Stream) -> list[dict
 
 
 def skipping(args: argparse.Namespace, files: Files, stream: Stream) -> list[dict]:
-    """What skipping zeros brings where as many are there as in trained models; wkv alone."""
+    """Measure the effect of skipping zeros in wkv, with as many zeros as in trained models."""
     measured = []
     share = args.zeros
     for size in map(SIZES.__getitem__, args.sizes):
@@ -53,7 +53,7 @@ def skipping(args: argparse.Namespace, files: Files, stream: Stream) -> list[dic
                 f"\nRWKV-{generation} {size.name}, {share:.0%} of the activations after the "
                 "squared ReLU are zero: decode, tokens/s"
             )
-            print(_line("", ["MB", "skipped", "read too", "ratio"]), flush=True)
+            print(_line("", ["MB", "skipped", "not skipped", "ratio"]), flush=True)
             path = files.pth(size, generation, share)
             for form in args.formats:
                 need = _need(size, generation, form)
@@ -75,30 +75,30 @@ def skipping(args: argparse.Namespace, files: Files, stream: Stream) -> list[dic
 def take_turns(
     group: list[Entrant], tasks: list[str], args: argparse.Namespace, stream: Stream
 ) -> tuple[dict[Entrant, Record], list[float]]:
-    """Run workers side by side; each round reads the memory, then each task goes round."""
+    """Run workers in alternation; each round measures the memory, then each task of each worker."""
     workers: dict[Entrant, Worker] = {}
     streams = []
     try:
         for entrant in group:
-            _say(f"loading {entrant.name}")
+            _show_status(f"loading {entrant.name}")
             workers[entrant] = Worker(entrant, args.threads, args.llama_python)
         for turn in range(args.rounds + 1):
-            gave = stream.bytes_per_second()
+            bandwidth = stream.bytes_per_second()
             for task in tasks:
                 for entrant, worker in workers.items():
-                    _say(f"round {turn} of {args.rounds}: {entrant.name}, {task}")
-                    worker.turn(task, keep=turn > 0)  # the first is a warm-up
+                    _show_status(f"round {turn} of {args.rounds}: {entrant.name}, {task}")
+                    worker.turn(task, record=turn > 0)  # the first round is a warm-up
             if turn > 0:
-                streams.append(gave)
+                streams.append(bandwidth)
     finally:
-        _say("")
+        _show_status("")
         for worker in workers.values():
             worker.close()
     return {entrant: worker.record for entrant, worker in workers.items()}, streams
 
 
-def _say(text: str) -> None:
-    """What is being done, in one line of a terminal that the next one overwrites."""
+def _show_status(text: str) -> None:
+    """Show the current step in a terminal line that the next call overwrites."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
@@ -106,7 +106,7 @@ def _say(text: str) -> None:
 def _entrants(
     args: argparse.Namespace, files: Files, size: Size, generation: str
 ) -> Iterator[Entrant]:
-    """Who takes part, in the order of the formats."""
+    """Yield the combinations of engine and format to measure, in the order of the formats."""
     path = files.pth(size, generation)
     for form in args.formats:
         need = _need(size, generation, form)
@@ -119,12 +119,12 @@ def _entrants(
 
 
 def _need(size: Size, generation: str, form: str) -> float:
-    """Bytes of memory of a worker, about."""
+    """Return the approximate memory of a worker in bytes."""
     return BYTES[form] * size.weights(generation) + OVERHEAD
 
 
 def _print_group(records: dict[Entrant, Record], streams: list[float], tasks: list[str]) -> None:
-    """Speeds, then ratios of wkv to those that have equal bits."""
+    """Print the speeds, and the ratios of wkv to engines with the same number of bits."""
     for entrant, record in records.items():
         if not record.seconds:
             print(f"{entrant.name:18}{_why_not(record)}", flush=True)
@@ -134,24 +134,25 @@ def _print_group(records: dict[Entrant, Record], streams: list[float], tasks: li
         print(_line(entrant.name, [*cells, "-" if share is None else f"{share:.0%}"]), flush=True)
     for entrant, record in records.items():
         for other, theirs in records.items():
-            if entrant.engine == "wkv" != other.engine and _are_equals(entrant, other):
+            if entrant.engine == "wkv" != other.engine and _are_comparable(entrant, other):
                 ratios = [ratio(record, theirs, task) for task in tasks]
                 if any(ratios):
                     cells = ["", *("-" if value is None else f"{value:.2f}x" for value in ratios)]
                     print(_line(f"{entrant.form} / {other.name}", cells), flush=True)
-    print(f"memory stream {statistics.median(streams) / 1e9:.1f} GB/s in these rounds", flush=True)
+    bandwidth = statistics.median(streams) / 1e9
+    print(f"memory bandwidth {bandwidth:.1f} GB/s in these rounds", flush=True)
 
 
-def _are_equals(one: Entrant, other: Entrant) -> bool:
-    """Whether two formats are compared: the same one, and bf16 with llama's F16."""
+def _are_comparable(one: Entrant, other: Entrant) -> bool:
+    """Return whether two formats are compared: equal ones, and bf16 with llama.cpp's F16."""
     return one.form == other.form or (
         other.engine == "llama" and BYTES[one.form] == BYTES[other.form]
     )
 
 
 def _why_not(record: Record) -> str:
-    """Why an entrant did nothing."""
-    return f"not measured: {record.facts.get('error', 'the engine that runs it cannot do this')}"
+    """Return the reason why there are no measurements."""
+    return f"not measured: {record.facts.get('error', 'the engine does not support these tasks')}"
 
 
 def _megabytes(record: Record) -> str:
@@ -173,7 +174,7 @@ def _facts(
     streams: list[float],
     zeros: float | None = None,
 ) -> list[dict]:
-    """All figures of a group, for --json."""
+    """Return all results of a group for --json."""
     return [
         {
             "size": size.name,

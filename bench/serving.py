@@ -1,6 +1,6 @@
-"""A worker's side: told what to do on stdin, it answers seconds in lines of JSON.
+"""The worker side of the protocol: tasks are read from stdin, and durations written as JSON lines.
 
-Only the standard library is imported, so that a Python without PyTorch can run a worker too.
+Only the standard library is imported, so that a Python without PyTorch can also run a worker.
 """
 
 import json
@@ -9,33 +9,33 @@ import time
 from collections.abc import Callable
 
 MARK = "#wkv-bench "
-"""Begins our lines: the engines print as well."""
+"""Prefix of the worker's lines, because the engines also print to stdout."""
 
 PROMPT = 512
-"""Tokens of the prompt."""
+"""Number of tokens of the prompt."""
 
 ROWS = 16
-"""Rows of the batch."""
+"""Number of rows of the batch."""
 
 FEWEST, MOST, SECONDS = 4, 64, 0.5
-"""Steps of a turn of decoding, at least and at most, and about how long it lasts."""
+"""Minimum and maximum number of steps of a decoding measurement, and its approximate duration."""
 
 Task = Callable[[], int]
-"""Does something once and gives the number of tokens it did."""
+"""A function that performs a task once and returns the number of processed tokens."""
 
 
 def answer(**facts: object) -> None:
-    """A line of JSON to whoever asked."""
+    """Write a JSON line to the parent process."""
     print("\n" + MARK + json.dumps(facts), flush=True)
 
 
 def prompt_ids() -> list[int]:
-    """Ids of the prompt."""
+    """Return the token ids of the prompt."""
     return [1 + token % 200 for token in range(PROMPT)]
 
 
 def repeat(step: Callable[[int], None]) -> int:
-    """Decode for a while: call `step` with one id after another; gives the number of calls."""
+    """Call `step` with one id after another for SECONDS, and return the number of calls."""
     begun = time.perf_counter()
     for done in range(MOST):
         if done >= FEWEST and time.perf_counter() - begun > SECONDS:
@@ -45,19 +45,19 @@ def repeat(step: Callable[[int], None]) -> int:
 
 
 def serve(load: Callable[[], tuple[dict[str, Task], dict[str, object]]]) -> None:
-    """Load, say what was loaded or why it was not, then do tasks until stdin ends.
+    """Load an engine, report the result, and then perform tasks until stdin ends.
 
     Args:
-        load: gives the tasks by name, and facts about the engine.
+        load: returns the tasks by name, and facts about the engine.
     """
     try:
         tasks, facts = load()
-    except Exception as error:  # whatever an engine throws is told, and the others go on
+    except Exception as error:  # report any error of the engine, so that the others can continue
         answer(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         return
     answer(tasks=list(tasks), **facts)
     for line in sys.stdin:
-        time.sleep(0.02)  # threads of whoever had the turn before may still spin
+        time.sleep(0.02)  # the threads of the previous worker may still spin-wait
         begun = time.perf_counter()
         done = tasks[line.strip()]()
         answer(seconds=(time.perf_counter() - begun) / done)

@@ -1,8 +1,9 @@
-"""`python -m bench.soak --minutes 30`: a server under mixed load with random aborts, for long.
+"""Test a server under mixed load with random aborts for a long time.
 
-Chats that grow, texts, JSON, embeddings, states, wrong bodies, readers who go away in the middle.
-Once a minute it prints what the server takes; in the end everything must be as after the first
-minute: memory, open files, slots. Exit 1 if it is not, or if the server ever failed.
+The load consists of growing chats, completions, JSON schemas, embeddings, states, invalid bodies,
+and clients that disconnect during a reply. Resource use is printed once a minute. The exit status
+is 1 if memory or open files have grown since the warm-up, a slot is not free at the end, or a
+request failed with a server error.
 """
 
 import argparse
@@ -20,21 +21,21 @@ from bench.started import started
 
 MEGABYTE = 2**20
 MORE_MEMORY = 64 * MEGABYTE
-"""What memory may grow by after the first minutes, beside the cache's own budget."""
+"""Accepted growth of memory in bytes after the warm-up."""
 
 MORE_FILES = 5
 WARM_SECONDS = 120.0
-"""After this time the cache is full, and nothing should grow any more."""
+"""Duration of the warm-up; afterwards the cache is full, and memory should not grow."""
 
 WORDS = ("the", "river", "was", "wide", "and", "old", "man", "sat", "by", "dog", "a", "book")
 
 
 def main() -> None:
-    """Run for so many minutes."""
+    """Run the test and print its failures."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--clients", type=int, default=24)
-    parser.add_argument("--model")
+    parser.add_argument("--minutes", type=float, default=30, help="duration (default: 30)")
+    parser.add_argument("--clients", type=int, default=24, help="number of clients (default: 24)")
+    parser.add_argument("--model", help="model to serve (default: the built-in one)")
     args = parser.parse_args()
     options = ["--slots", "8", "--max-queue", "16", "--cache-bytes", "32M"]
     with started(args.model, options) as server:
@@ -42,12 +43,12 @@ def main() -> None:
     status = server.process.returncode
     if status != 0:
         failures.append(f"the server exited with {status}")
-    print("\n".join(failures) or "memory, files and slots are as they were")
+    print("\n".join(failures) or "passed: memory, open files and slots are unchanged")
     sys.exit(bool(failures))
 
 
 async def soak(address: str, pid: int, args: argparse.Namespace) -> list[str]:
-    """Load the server; returns what was not as it should be."""
+    """Put load on the server, and return a list of failures."""
     seen: Counter[str] = Counter()
     begun = time.monotonic()
     until = begun + args.minutes * 60
@@ -58,19 +59,19 @@ async def soak(address: str, pid: int, args: argparse.Namespace) -> list[str]:
         clients = [asyncio.create_task(client(http, n, until, seen)) for n in range(args.clients)]
         while time.monotonic() < until:
             await asyncio.sleep(min(60, max(1, until - time.monotonic())))
-            memory, files = taken(pid)
+            memory, files = resources(pid)
             passed = time.monotonic() - begun
             if early is None and passed >= min(WARM_SECONDS, args.minutes * 30):
                 early = memory, files
-            told = " ".join(f"{name}:{count}" for name, count in sorted(seen.items()))
+            counts = " ".join(f"{name}:{count}" for name, count in sorted(seen.items()))
             print(
-                f"{passed:6.0f} s  {memory / MEGABYTE:6.0f} MB  {files} files  {told}", flush=True
+                f"{passed:6.0f} s  {memory / MEGABYTE:6.0f} MB  {files} files  {counts}", flush=True
             )
         await asyncio.gather(*clients)
         await asyncio.sleep(2)
         health = (await http.get("/health")).json()
     await asyncio.sleep(1)
-    memory, files = taken(pid)
+    memory, files = resources(pid)
     failures = []
     if health["writing"] or health["reading"] or health["queued"] or health["tasks"]:
         failures.append(f"not all slots are free: {health}")
@@ -78,19 +79,21 @@ async def soak(address: str, pid: int, args: argparse.Namespace) -> list[str]:
         failures.append(f"memory grew from {early[0] / MEGABYTE:.0f} to {memory / MEGABYTE:.0f} MB")
     if early is not None and files > early[1] + MORE_FILES:
         failures.append(f"open files grew from {early[1]} to {files}")
-    failures += [f"{count} answers were {name}" for name, count in seen.items() if name[0] == "5"]
+    failures += [
+        f"{count} responses had the status {name}" for name, count in seen.items() if name[0] == "5"
+    ]
     return failures
 
 
-def taken(pid: int) -> tuple[int, int]:
-    """Resident bytes and open files of a process."""
+def resources(pid: int) -> tuple[int, int]:
+    """Return the resident bytes and the number of open files of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
     return resident, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def client(http: httpx.AsyncClient, number: int, until: float, seen: Counter[str]) -> None:
-    """Do one thing after another, some of them wrong, some only by half."""
+    """Send random requests one after another; some are invalid, and some are aborted."""
     chance = random.Random(number)
     history: list[dict[str, str]] = []
     while time.monotonic() < until:
@@ -119,7 +122,7 @@ async def client(http: httpx.AsyncClient, number: int, until: float, seen: Count
 async def streamed(
     http: httpx.AsyncClient, path: str, body: dict, leave: int | None, seen: Counter[str]
 ) -> None:
-    """Read a stream, or the first lines of it."""
+    """Read a stream to its end, or disconnect after `leave` lines."""
     async with http.stream("POST", path, json=body) as answer:
         lines = 0
         async for line in answer.aiter_lines():
@@ -133,20 +136,20 @@ async def streamed(
 
 
 def request(chance: random.Random, history: list[dict[str, str]]) -> tuple[str, dict]:
-    """A request of any kind."""
+    """Return the path and body of a random request."""
     text = " ".join(chance.choices(WORDS, k=chance.choice((3, 10, 40, 600))))
-    drawn = {"max_tokens": chance.choice((1, 8, 60)), "temperature": 1, "top_p": 0.9}
+    sampling = {"max_tokens": chance.choice((1, 8, 60)), "temperature": 1, "top_p": 0.9}
     kind = chance.random()
     if kind < 0.45:
         messages = [*history, {"role": "user", "content": text}]
-        return "/v1/chat/completions", {"messages": messages, "stream": kind < 0.2, **drawn}
+        return "/v1/chat/completions", {"messages": messages, "stream": kind < 0.2, **sampling}
     if kind < 0.65:
         choices = chance.choice((1, 1, 3))
-        return "/v1/completions", {"prompt": text, "n": choices, "stream": kind < 0.55, **drawn}
+        return "/v1/completions", {"prompt": text, "n": choices, "stream": kind < 0.55, **sampling}
     if kind < 0.75:
         form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema(chance)}}
         messages = [{"role": "user", "content": text}]
-        return "/v1/chat/completions", {"messages": messages, "response_format": form, **drawn}
+        return "/v1/chat/completions", {"messages": messages, "response_format": form, **sampling}
     if kind < 0.85:
         return "/v1/embeddings", {"input": [text, text[:20]]}
     if kind < 0.9:
@@ -155,7 +158,7 @@ def request(chance: random.Random, history: list[dict[str, str]]) -> tuple[str, 
 
 
 def schema(chance: random.Random) -> dict:
-    """A schema that was hardly seen before."""
+    """Return a random JSON schema, of which few repeat."""
     name = f"field_{chance.randrange(10_000)}"
     kinds = ({"type": "integer"}, {"type": "boolean"}, {"enum": ["red", "green"]})
     properties = {name: chance.choice(kinds)}

@@ -1,4 +1,4 @@
-"""A `wkv serve` in a process of its own, for what measures it over HTTP."""
+"""A `wkv serve` process for benchmarks that measure it over HTTP."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ STOP_SECONDS = 60
 
 @dataclass(frozen=True)
 class Started:
-    """A server that takes requests: its address, and its process."""
+    """A running server: its address and its process."""
 
     address: str
     process: subprocess.Popen
@@ -20,7 +20,7 @@ class Started:
 
 @contextmanager
 def started(model: str | None, options: Sequence[str]) -> Iterator[Started]:
-    """Serve a model, or the built-in one, on a free port; the server is stopped in the end."""
+    """Serve a model, or the built-in one, on a free port; the server is stopped afterwards."""
     command = [sys.executable, "-m", "wkv", "serve", *([model] if model else [])]
     process = subprocess.Popen(
         [*command, "--port", "0", *options], stdout=subprocess.PIPE, text=True

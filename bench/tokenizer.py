@@ -1,4 +1,4 @@
-"""The World tokenizers beside the `rwkv` package's, on English, Chinese and code, in turn."""
+"""Speed of the World tokenizers of wkv, `rwkv` and transformers on English, Chinese and code."""
 
 import importlib.util
 import inspect
@@ -27,14 +27,14 @@ CHINESE = (
 
 
 def texts() -> dict[str, str]:
-    """A text of each kind, BYTES long or a little more."""
+    """Return a text of each kind with at least BYTES bytes."""
     code = "".join(inspect.getsource(module) for module in (wkv, generate, load, model, world))
     kinds = {"English": ENGLISH, "Chinese": CHINESE, "code": code}
     return {name: text * (BYTES // len(text.encode()) + 1) for name, text in kinds.items()}
 
 
 def package_tokenizer():
-    """The package's tokenizer, from its file alone: importing the package reads the environment."""
+    """Load the package's tokenizer from its file, since importing the package reads os.environ."""
     folder = Path(importlib.util.find_spec("rwkv").submodule_search_locations[0])
     spec = importlib.util.spec_from_file_location("theirs", folder / "rwkv_tokenizer.py")
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +43,7 @@ def package_tokenizer():
 
 
 def tokenizers() -> dict[str, Callable[[str], list[int]]]:
-    """How each tokenizer gives the ids of a text; those of transformers if it is installed."""
+    """Return the encode functions of all tokenizers; those of transformers if it is installed."""
     encoders = {"wkv": world.WorldTokenizer().encode, "rwkv": package_tokenizer().encode}
     if importlib.util.find_spec("transformers") is None:
         return encoders
@@ -61,9 +61,9 @@ def tokenizers() -> dict[str, Callable[[str], list[int]]]:
 
 
 def main() -> None:
-    """Print megabytes per second, and the median ratio of the turns of wkv and rwkv."""
+    """Print megabytes per second, and the median of the ratios of wkv and rwkv per round."""
     encoders = tokenizers()
-    print(f"World tokenizers, MB/s on {BYTES // 1000} kB, medians of {ROUNDS} rounds in turn")
+    print(f"World tokenizers, MB/s on {BYTES // 1000} kB, medians of {ROUNDS} rounds")
     print(f"{'':10}" + "".join(f"{name:>15}" for name in encoders) + f"{'wkv / rwkv':>13}")
     for name, text in texts().items():
         expected = encoders["rwkv"](text)

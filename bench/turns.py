@@ -1,4 +1,4 @@
-"""Workers in processes of their own that take turns, and what their turns say."""
+"""Worker processes that are measured in alternation, and their results."""
 
 import json
 import statistics
@@ -16,10 +16,11 @@ class Entrant:
 
     Attributes:
         engine: "wkv", "rwkv" or "llama".
-        form: "fp32", "bf16", "fp16", "int8" or "int4"; llama's of the same bits.
-        path: its file.
-        generation: of the model.
-        need: bytes of memory, about.
+        form: "fp32", "bf16", "fp16", "int8" or "int4"; for llama.cpp, the format with the same
+            number of bits.
+        path: the model file.
+        generation: generation of the model.
+        need: approximate memory in bytes.
     """
 
     engine: str
@@ -30,29 +31,29 @@ class Entrant:
 
     @property
     def name(self) -> str:
-        """As a row of a table is called; llama's formats by its own names."""
+        """The name in tables, with llama.cpp's own names of its formats."""
         own = self.path.suffixes[-2].strip(".") if self.engine == "llama" else self.form
         return f"{self.engine} {own}"
 
 
 @dataclass
 class Record:
-    """What an entrant said.
+    """The results of one worker.
 
     Attributes:
         facts: weight_bytes, engine and version, or error.
-        seconds: of a token, by task, in each round.
+        seconds: seconds per token in each round, by task.
     """
 
     facts: dict[str, object]
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def speed(self, task: str) -> float | None:
-        """Tokens per second, the median of the rounds; None if it did not do the task."""
+        """Return the tokens per second, the median of the rounds, or None without the task."""
         return 1 / statistics.median(self.seconds[task]) if task in self.seconds else None
 
     def share(self, task: str, streams: list[float]) -> float | None:
-        """Of the bytes that the memory gave in the same round, the median."""
+        """Return the share of the memory bandwidth in the same round, the median of the rounds."""
         if task not in self.seconds:
             return None
         read = float(str(self.facts["weight_bytes"]))
@@ -61,9 +62,10 @@ class Record:
 
 
 def ratio(ours: Record, theirs: Record, task: str) -> float | None:
-    """How much faster ours is, the median of the rounds' ratios; None without both.
+    """Return how much faster ours is, the median of the rounds, or None if one has no result.
 
-    Against `dense`, which only wkv has, others are taken as they decode: they read all weights.
+    Only wkv has the task `dense`. It is compared with `decode` of other engines, because they read
+    all weights too.
     """
     other = "decode" if task == "dense" and task not in theirs.seconds else task
     if task not in ours.seconds or other not in theirs.seconds:
@@ -73,10 +75,10 @@ def ratio(ours: Record, theirs: Record, task: str) -> float | None:
 
 
 class Worker:
-    """A process that takes its turn when asked."""
+    """A worker process that performs a task when requested."""
 
     def __init__(self, entrant: Entrant, threads: int, llama_python: str | None) -> None:
-        """Start it and wait until it has loaded, or said why it cannot."""
+        """Start the process, and wait until it has loaded or reported an error."""
         if entrant.engine == "llama":
             command = [str(llama_python), "-m", "bench.llama", str(entrant.path), str(threads)]
         else:
@@ -94,15 +96,15 @@ class Worker:
         self.tasks = set(facts.pop("tasks", ()))
         self.record = Record(facts)
 
-    def turn(self, task: str, *, keep: bool) -> None:
-        """Do a task once, if this engine can."""
+    def turn(self, task: str, *, record: bool) -> None:
+        """Perform a task once if this engine supports it, and record its duration if requested."""
         if task not in self.tasks:
             return
         assert self._process.stdin is not None
         self._process.stdin.write(task + "\n")
         self._process.stdin.flush()
         seconds = self._answer()["seconds"]
-        if keep:
+        if record:
             self.record.seconds.setdefault(task, []).append(seconds)
 
     def close(self) -> None:
@@ -120,7 +122,7 @@ class Worker:
 
 
 def grouped(entrants: list[Entrant], memory: float) -> list[list[Entrant]]:
-    """Entrants that run together: formats of equal bits always, others while memory lasts."""
+    """Group entrants that run together: formats with equal bits, and others if memory suffices."""
     bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
     kinds: dict[int, list[Entrant]] = {}
     for entrant in entrants:

@@ -1,7 +1,7 @@
-"""wkv or the `rwkv` package, with one model in a process of its own.
+"""A worker process that runs one model with wkv or the `rwkv` package.
 
-The package fixes its behaviour by environment variables at import, so each engine gets its own
-process. A worker only works when it is asked, so that workers can take turns.
+The package reads its settings from environment variables at import, so each engine needs a separate
+process. A worker is idle until it receives a task, so that workers can be measured in alternation.
 """
 
 import os
@@ -15,7 +15,7 @@ Loaded = tuple[dict[str, Task], dict[str, object]]
 
 
 def main() -> None:
-    """Load the model of the arguments, then serve tasks until stdin ends."""
+    """Load the model given by the arguments, then perform tasks until stdin ends."""
     engine, path, generation, form, threads = sys.argv[1:]
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = "0"
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
-    """Tasks of wkv; `dense` is decoding without skipping zeros, for the native engine alone."""
+    """Load a model with wkv, and return its tasks; `dense` (native only) does not skip zeros."""
     import torch
 
     import wkv
@@ -70,7 +70,7 @@ def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
 
 
 def streams(model) -> int:
-    """Answer as many requests as there are rows, as a server does: drawn, made text, kept."""
+    """Process ROWS requests as a server does, including sampling, decoding to text and caching."""
     from wkv.batching import Request, Scheduler, StateCache
     from wkv.inference.sampling import Sampling
 
@@ -82,17 +82,17 @@ def streams(model) -> int:
         frequency_penalty=0,
         banned=() if end is None else (end,),
     )
-    said = []
+    events = []
     for row in range(ROWS):
         ids = tuple(prompt_ids()[row : row + 16])
-        scheduler.submit(Request(ids=ids, sampling=greedy, max_tokens=MOST), said.append)
+        scheduler.submit(Request(ids=ids, sampling=greedy, max_tokens=MOST), events.append)
     while scheduler.step():
         pass
     return ROWS * MOST
 
 
 def load_package(path: str, generation: str, form: str, threads: int) -> Loaded:
-    """Tasks of the `rwkv` package; it has no batches."""
+    """Load a model with the `rwkv` package, which has no batches, and return its tasks."""
     from rwkv.model import RWKV
 
     name = path.removesuffix(".pth") if generation == "7" else path

@@ -6,7 +6,7 @@
     ├── StateError           a state is damaged, or belongs to another model or batch size
     ├── TokenizerError       text, ids or a vocabulary file cannot be used
     ├── StrategyError        a strategy string is wrong, or its device or dtype is not available
-    ├── InputError           an argument is wrong: an empty prompt, an id out of range, a wrong shape
+    ├── InputError           an argument is wrong: an empty prompt, an id out of range
     ├── BusyError            the queue of waiting work is full
     ├── MissingExtraError    an optional dependency is not installed
     └── TrainingError        training data or a run folder cannot be used

@@ -1,7 +1,8 @@
-"""The six old books: cleaned, cut into training and held-out text; and their vocabulary.
+"""Clean the six books, split them into training and held-out text, and create the vocabulary.
 
 The files are the plain texts of Project Gutenberg (11, 55, 74, 1342, 1661) and tiny Shakespeare of
-karpathy/char-rnn, under names that end in .txt; one with `shakespeare` in its name keeps its lines.
+karpathy/char-rnn. Their names end in .txt. The line breaks of a file with `shakespeare` in its name
+are preserved.
 """
 
 import re
@@ -17,25 +18,25 @@ from wkv.train.make_vocabulary import make_vocabulary
 TRAINING_SHARE = 0.96
 VOCABULARY_SIZE = 2048
 CHAT_SAMPLE = 4000
-"""Conversations among the texts that the vocabulary is made from."""
+"""Number of generated conversations from which, together with the books, the vocabulary is made."""
 
 PLAIN = str.maketrans({
     "’": "'", "‘": "'", "“": '"', "”": '"', "—": "--", "–": "-", "_": "", "…": "...", "æ": "ae",
     "é": "e", "è": "e", "ê": "e", "£": "L", "\t": " ", "\r": "",
 })  # fmt: skip
 FULL_LINE = 62
-"""Prose lines are wrapped at about 70 characters; paragraphs of shorter lines are verse."""
+"""Prose is wrapped at about 70 characters, so a paragraph whose lines are all shorter is verse."""
 
 
 def read_books(folder: Path) -> dict[str, tuple[str, str]]:
-    """Name to (training text, held-out text): the last 4 % of each book is held out.
+    """Read all books: training text and held-out text (the last 4 %) by name.
 
     Raises:
-        TrainingError: if the folder holds no text files.
+        TrainingError: if the folder contains no .txt files.
     """
     paths = sorted(folder.glob("*.txt"))
     if not paths:
-        raise TrainingError(f"{folder} holds no .txt files; put the books there as plain text")
+        raise TrainingError(f"{folder} contains no .txt files; put the books there as plain text")
     books = {}
     for path in paths:
         text = clean(path.read_text(encoding="utf-8-sig"), keep_lines="shakespeare" in path.name)
@@ -45,7 +46,11 @@ def read_books(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def clean(text: str, keep_lines: bool) -> str:
-    """Only the book, in ASCII, one line per paragraph (but for verse), one blank line between."""
+    """Reduce a file to the text of the book, in ASCII.
+
+    Unless `keep_lines` is set, a paragraph becomes one line (except verse), and paragraphs are
+    separated by one blank line.
+    """
     text = text.replace("\r", "")
     if start := re.search(r"\*\*\* ?START OF.*?\*\*\*", text):
         text = text[start.end() :]
@@ -68,7 +73,7 @@ def _unwrap(paragraph: str) -> str:
 
 
 def demo_vocabulary(texts: Sequence[str], source: Source, seed: int) -> list[bytes]:
-    """2047 tokens from the books and from conversations, which count twice."""
+    """Create 2047 tokens from the books and from generated conversations, which count twice."""
     random, write = Random(seed), write_document(source)
     chat = "".join(text for _ in range(CHAT_SAMPLE) for text, _ in write(random))
     weighted = [*((text, 1) for text in texts), (chat, 2)]

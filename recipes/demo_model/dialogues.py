@@ -1,7 +1,7 @@
-r"""Conversations for training, and the held-out questions of the evaluation.
+r"""Generate conversations for training, and the held-out questions of the evaluation.
 
-The format is one blank line after each turn: `User: ...\n\nAssistant: ...\n\n`.
-Only the assistant's words are learned; those that a sum turns on count more.
+Each message is followed by a blank line: `User: ...\n\nAssistant: ...\n\n`. Only the assistant's
+messages contribute to the loss, and the results of calculations have a larger weight.
 """
 
 import re
@@ -19,7 +19,7 @@ from wkv.train.data import Segment
 SUMS = {"add": numbers.add, "sub": numbers.subtract}
 
 RESULT_WEIGHT = 3.0
-"""Weight of the digits of a result, in which the difficulty lies; everything else has 1."""
+"""Loss weight of the digits of a result, which are the difficult part; other answers have 1."""
 
 ASK_NAME = [
     "What is my name?", "Do you remember my name?", "What's my name?", "Who am I?",
@@ -34,13 +34,14 @@ FIRST_WORDS = re.compile(
     "|Uppercase|Put|Make|Sort|Opposite|Give|Plural|Capital|Tell|Name|Add|Subtract|Calculate"
     "|Multiply|Divide|My|Call|Do|Can|Are|Explain|Translate|Should)[?!.,'s]*( |$)"
 )
-"""Of questions that may begin with a small letter."""
+"""First words of questions that may begin with a lower-case letter."""
 
 REQUEST = re.compile("Write|Translate|Can you w|Please|Give|Summar|Explain|Can you e")
+"""The beginning of templates that are requests for a task."""
 
 
 def reply(random: Random) -> Exercise:
-    """Small talk or a fact, the first more often."""
+    """Sample a question with a fixed answer: small talk (70 %) or a fact."""
     questions, answer = random.choice(
         REPLIES[:MANNERS] if random.random() < 0.7 else REPLIES[MANNERS:]
     )
@@ -48,7 +49,7 @@ def reply(random: Random) -> Exercise:
 
 
 def unknown(source: Source, random: Random) -> Exercise:
-    """A question beyond it, and the answer that it is."""
+    """Create a question that the model cannot answer, with an answer that says so."""
     template = random.choice(UNKNOWN_QUESTIONS)
     noun = random.choice(source.words if random.random() < 0.6 else NOUNS)
     question = template.format(
@@ -60,40 +61,40 @@ def unknown(source: Source, random: Random) -> Exercise:
 
 
 def exercise(source: Source, random: Random) -> Exercise:
-    """An exercise of a random kind."""
+    """Create an exercise of a random kind."""
     kind = random.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
     return KINDS[kind][0](source, random)
 
 
 def turn(source: Source, random: Random) -> Exercise:
-    """One question and answer: mostly an exercise."""
-    chance = random.random()
-    if chance < 0.86:
+    """Create one question and answer, which is an exercise in 86 % of cases."""
+    x = random.random()
+    if x < 0.86:
         return exercise(source, random)
-    return reply(random) if chance < 0.95 else unknown(source, random)
+    return reply(random) if x < 0.95 else unknown(source, random)
 
 
 def introduction(random: Random, name: str) -> Exercise:
-    """The user says a name, in one of several ways."""
+    """Create a turn in which the user gives a name."""
     return Exercise(
         random.choice(GIVE_NAME).format(n=name), f"Nice to meet you, {name}! How can I help you?"
     )
 
 
 def name_question(random: Random, name: str) -> Exercise:
-    """The user wants the name back."""
+    """Create a turn in which the user asks for the name."""
     return Exercise(random.choice(ASK_NAME), f"Your name is {name}.")
 
 
-def _several(random: Random, weights: dict[int, float]) -> int:
-    """A number by its weight."""
+def _weighted(random: Random, weights: dict[int, float]) -> int:
+    """Sample a number by its weight."""
     return random.choices(list(weights), list(weights.values()))[0]
 
 
 def _named(source: Source, random: Random) -> list[Exercise]:
-    """Someone gives a name, talks of other things, and asks for it."""
+    """Create a conversation in which the user gives a name and asks for it later."""
     name = source.name(random)
-    between = _several(random, {0: 5, 1: 3, 2: 2, 3: 1, 5: 0.7, 8: 0.4})
+    between = _weighted(random, {0: 5, 1: 3, 2: 2, 3: 1, 5: 0.7, 8: 0.4})
     turns = [
         introduction(random, name),
         *(turn(source, random) for _ in range(between)),
@@ -108,34 +109,34 @@ def _named(source: Source, random: Random) -> list[Exercise]:
 
 
 def _nameless(source: Source, random: Random) -> list[Exercise]:
-    """Someone asks for a name that was never given."""
+    """Create a conversation in which the user asks for a name that was not given."""
     turns = [turn(source, random)] if random.random() < 0.5 else []
     turns.append(
         Exercise(random.choice(ASK_NAME), "I do not know your name yet. What is your name?")
     )
     if random.random() < 0.4:
         name = source.name(random)
-        told = name if random.random() < 0.5 else f"My name is {name}."
-        turns.append(Exercise(told, f"Nice to meet you, {name}! How can I help you?"))
+        statement = name if random.random() < 0.5 else f"My name is {name}."
+        turns.append(Exercise(statement, f"Nice to meet you, {name}! How can I help you?"))
     return turns
 
 
 def conversation(source: Source, random: Random) -> list[Exercise]:
-    """A few turns."""
-    chance = random.random()
-    if chance < 0.09:
+    """Create a conversation of one or more turns."""
+    x = random.random()
+    if x < 0.09:
         return _named(source, random)
-    if chance < 0.105:
+    if x < 0.105:
         return _nameless(source, random)
-    if chance < 0.16:
+    if x < 0.16:
         first = reply(random) if random.random() < 0.7 else unknown(source, random)
         return [first, *(turn(source, random) for _ in range(random.randint(0, 2)))]
-    length = _several(random, {1: 3, 2: 3, 3: 2, 4: 1, 5: 1, 8: 0.7, 12: 0.5})
+    length = _weighted(random, {1: 3, 2: 3, 3: 2, 4: 1, 5: 1, 8: 0.7, 12: 0.5})
     return [turn(source, random) for _ in range(length)]
 
 
 def casual(random: Random, question: str) -> str:
-    """The question as people type it: now and then without the capital or the full stop."""
+    """Change a question as people type it, sometimes without capital letter or final mark."""
     if len(question) > 3 and FIRST_WORDS.match(question) and random.random() < 0.2:
         question = question[0].lower() + question[1:]
     if len(question) > 8 and question[-1] in ".?" and random.random() < 0.15:
@@ -144,12 +145,12 @@ def casual(random: Random, question: str) -> str:
 
 
 def prompt(question: str) -> str:
-    """The user's turn, up to where the assistant speaks."""
+    """Return the prompt of a question, which ends where the assistant's answer begins."""
     return f"User: {question}\n\nAssistant:"
 
 
 def segments(turns: list[Exercise], random: Random) -> list[Segment]:
-    """The text of a conversation, and what of it is learned."""
+    """Return the text of a conversation in segments with their weights in the loss."""
     pieces: list[Segment] = []
     for question, answer, given in turns:
         pieces.append((prompt(casual(random, question)), 0.0))
@@ -163,15 +164,15 @@ def segments(turns: list[Exercise], random: Random) -> list[Segment]:
 
 
 def write_document(source: Source) -> Callable[[Random], list[Segment]]:
-    """The function that `wkv.train.data.Packed` fills its rows with."""
+    """Return a function that generates conversations for `wkv.train.data.Packed`."""
     return lambda random: segments(conversation(source, random), random)
 
 
 def evaluation_set(source: Source, count: int, seed: int) -> dict[str, list[tuple[str, str]]]:
-    """Held-out prompts and their only right answers, `count` of each kind.
+    """Create held-out prompts with their only right answers, `count` of each kind.
 
-    Sums are told apart by their digits; capitals are all asked once; `name` wants a name back at
-    once, `name+1` after one other turn; `intent` asks the first question of every reply.
+    Sums are separate kinds by number of digits. Each capital is asked once. `name` asks for a name
+    in the next turn, `name+1` one turn later. `intent` asks the first question of every reply.
     """
     random = Random(seed)
     source = replace(source, held_out=True, _of_kind={})
@@ -197,7 +198,7 @@ def evaluation_set(source: Source, count: int, seed: int) -> dict[str, list[tupl
 
 
 def _name_item(source: Source, random: Random, between: int) -> tuple[str, str]:
-    """A conversation that ends in the question for the name, and its answer."""
+    """Create a conversation that ends with the question for the name, and the answer to it."""
     name = source.name(random)
     turns = [introduction(random, name)]
     for _ in range(between):

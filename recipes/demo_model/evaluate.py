@@ -1,8 +1,9 @@
 """Measure a demo model: `python -m recipes.demo_model.evaluate [MODEL] [--corpus DIR] [--json]`.
 
-For each kind of exercise the share of held-out questions whose greedy answer is right to the last
-character, and for each book the bits per byte on its last 4 %, which training never sees. Without
-the books the words of the exercises come from the vocabulary, and there are no bits per byte.
+The result has, for each kind of exercise, the share of held-out questions whose greedy answer is
+exactly right, and for each book the bits per byte of its last 4 %, which training does not use.
+Without the books, the words of the exercises come from the vocabulary, and there are no bits per
+byte.
 """
 
 import argparse
@@ -29,37 +30,37 @@ from wkv.tokenizers.world import WorldTokenizer
 
 SEED = 4242
 WINDOW = 512
-"""Tokens that a held-out text is cut into for the bits per byte; each window starts afresh."""
+"""Tokens per window of a held-out text; each window begins with the initial state."""
 
 SHORTEST = 32
-"""Shorter rests of a text are left out."""
+"""The remainder of a text is ignored unless it has more tokens than this."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and its tokenizer."""
+    """The model that is evaluated, and its tokenizer."""
 
     model: RWKV7
     tokenizer: WorldTokenizer
 
     def logits(self, ids: Tensor) -> Tensor:
-        """(B, T) ids to (B, T, V) float32, from the empty state."""
+        """Return the logits (B, T, V) float32 of ids (B, T), beginning with the initial state."""
         X, _ = self.model(ids, self.model.new_layers(len(ids)))
         return self.model.logits(X)
 
 
 def load(weights: Path) -> Subject:
-    """Read weights, and the vocabulary beside them (`name.vocab.txt`), for float32 arithmetic."""
+    """Read weights as float32, and the vocabulary `NAME.vocab.txt` in the same folder."""
     tensors = {name: value.float() for name, value in load_file(weights).items()}
     model = RWKV7(config_from_shapes({name: tuple(value.shape) for name, value in tensors.items()}))
-    own = set(model.state_dict())  # some files carry v0, v1, v2 of layer 0, which nothing uses
-    model.load_state_dict({name: value for name, value in tensors.items() if name in own})
+    used = set(model.state_dict())  # some files have v0, v1 and v2 of layer 0, which are not used
+    model.load_state_dict({name: value for name, value in tensors.items() if name in used})
     return Subject(model, WorldTokenizer(weights.with_suffix(".vocab.txt")))
 
 
 @torch.no_grad()
 def nats_and_bytes(subject: Subject, text: str, batch: int = 8) -> tuple[float, int]:
-    """The negative log-likelihood of a text in windows, and the bytes it is spread over."""
+    """Return the negative log-likelihood (nats) of a text in windows, and its number of bytes."""
     ids = subject.tokenizer.encode(text)
     nats, size = 0.0, 0
     for rows in _windows(ids, batch):
@@ -71,7 +72,7 @@ def nats_and_bytes(subject: Subject, text: str, batch: int = 8) -> tuple[float, 
 
 
 def _windows(ids: list[int], batch: int) -> Iterator[Tensor]:
-    """Windows of WINDOW + 1 ids that overlap by one, in batches; the shorter rest comes last."""
+    """Yield batches of windows of WINDOW + 1 ids that overlap by one id; the remainder is last."""
     full = [ids[start : start + WINDOW + 1] for start in range(0, len(ids) - WINDOW, WINDOW)]
     for start in range(0, len(full), batch):
         yield torch.tensor(full[start : start + batch])
@@ -81,7 +82,7 @@ def _windows(ids: list[int], batch: int) -> Iterator[Tensor]:
 
 
 def bits_per_byte(subject: Subject, texts: dict[str, str]) -> dict[str, float]:
-    """For each text, and for all of them together."""
+    """Return the bits per byte of each text, and of all texts together as "all"."""
     measured = {name: nats_and_bytes(subject, text) for name, text in texts.items()}
     all_nats, all_bytes = zip(*measured.values(), strict=True)
     measured["all"] = sum(all_nats), sum(all_bytes)
@@ -89,7 +90,17 @@ def bits_per_byte(subject: Subject, texts: dict[str, str]) -> dict[str, float]:
 
 
 def report(subject: Subject, corpus: Path | None, count: int) -> dict[str, dict[str, float]]:
-    """`exact`: share of right answers per kind; `bits_per_byte` per book, empty without books."""
+    """Evaluate a model.
+
+    Args:
+        subject: the model and its tokenizer.
+        corpus: folder of the books, or None.
+        count: number of questions per kind.
+
+    Returns:
+        "exact": the share of right answers per kind; "bits_per_byte": per book, empty without
+        books.
+    """
     if corpus is None:
         words, held_out = vocabulary_words(subject.tokenizer), {}
     else:
@@ -104,13 +115,13 @@ def report(subject: Subject, corpus: Path | None, count: int) -> dict[str, dict[
 
 
 def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
-    """Words for exercises, where there are no books to take them from."""
+    """Return the words for exercises from a vocabulary, if there are no books."""
     tokens = range(1, tokenizer.vocab_size)
     return words_of(tokenizer.decode([token]).strip() for token in tokens)
 
 
 def write_questions(count: int = 30) -> None:
-    """Write the questions that ship with the built-in model, `count` of each kind."""
+    """Write the held-out questions that are part of wkv, `count` of each kind."""
     words = vocabulary_words(WorldTokenizer(WEIGHTS.with_suffix(".vocab.txt")))
     with QUESTIONS.open("w", encoding="utf-8") as file:
         for kind, items in evaluation_set(Source(words), count, SEED).items():
@@ -120,7 +131,7 @@ def write_questions(count: int = 30) -> None:
 
 
 def table(result: dict[str, dict[str, float]]) -> str:
-    """The result as Markdown."""
+    """Format the result as a Markdown table."""
     exact = result["exact"]
     mean = sum(exact.values()) / len(exact)
     lines = ["| exercise | exact |", "|---|---|"]
@@ -133,7 +144,7 @@ def table(result: dict[str, dict[str, float]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table, or with --json the numbers."""
+    """Evaluate a model and print the result as a table, or with --json as numbers."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.demo_model.evaluate", description="Measure a demo model."
     )
@@ -146,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print numbers as JSON")
     parser.add_argument(
-        "--write-questions", action="store_true", help="write the questions that ship with wkv"
+        "--write-questions", action="store_true", help="write the questions that are part of wkv"
     )
     args = parser.parse_args(argv)
     if args.write_questions:

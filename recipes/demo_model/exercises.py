@@ -1,10 +1,10 @@
-"""What exercises are made of: the split into training and evaluation, words, numbers, phrasings.
+"""The basics of exercises: the split into training and evaluation, words, numbers and templates.
 
-An exercise has one right answer; the kinds are in `numbers.py` and `words.py`.
+An exercise has one right answer. The kinds of exercises are in `numbers.py` and `words.py`.
 
-Every twentieth item, chosen by a checksum of its kind and its content, is held out: training
-never sees it, the evaluation sees nothing else. Kinds that are learned by heart (capitals,
-opposites, days, the times table) have no held-out items.
+One item in twenty, selected by a checksum of its kind and content, is held out: it is never used in
+training, and the evaluation uses only such items. Kinds that are memorized (capitals, opposites,
+days, the times table) have no held-out items.
 """
 
 import re
@@ -21,11 +21,11 @@ Key = TypeVar("Key", bound=tuple[object, ...])
 
 HELD_OUT_OF = 20
 RANDOM_WORDS, VOCABULARY_WORDS = 0.25, 0.35
-"""Shares of the training words that are random letters, or words of which the model has a token."""
+"""Shares of the training words that are random letters, or single tokens of the vocabulary."""
 
 
 class Exercise(NamedTuple):
-    """A question and its answer, of which the first `given` characters repeat the question."""
+    """A question and its answer, whose first `given` characters repeat the question."""
 
     question: str
     answer: str
@@ -33,20 +33,20 @@ class Exercise(NamedTuple):
 
 
 def is_held_out(kind: str, *key: Any) -> bool:
-    """Whether an item belongs to the evaluation. The order of two summands does not matter."""
+    """Check whether an item is held out. The order of two summands does not matter."""
     parts = sorted(key) if kind == "add" else key
     return zlib.crc32("|".join([kind, *map(str, parts)]).encode()) % HELD_OUT_OF == 0
 
 
 @dataclass
 class Source:
-    """Where exercises take their words, numbers and names from.
+    """The source of the words, numbers and names in exercises.
 
     Attributes:
-        words: lower-case words of 3 to 10 letters; the evaluation draws its words from these.
-        token_words: those of them that are one token of the vocabulary. The model never sees
-            their letters, so training draws on them more often.
-        held_out: whether to make items of the evaluation or of the training.
+        words: lower-case words of 3 to 10 letters; the evaluation samples its words from these.
+        token_words: those words that are single tokens of the vocabulary. The model does not see
+            their letters, so training samples them more often.
+        held_out: whether to create held-out items for the evaluation, or items for training.
     """
 
     words: Sequence[str]
@@ -54,24 +54,24 @@ class Source:
     held_out: bool = False
     _of_kind: dict[tuple[str, bool], list[str]] = field(default_factory=dict, repr=False)
 
-    def pick(self, random: Random, kind: str, draw: Callable[[], Key]) -> Key:
-        """Draw until an item is of the right side of the split."""
+    def pick(self, random: Random, kind: str, sample: Callable[[], Key]) -> Key:
+        """Sample items until one belongs to this side of the split."""
         while True:
-            key = draw()
+            key = sample()
             if is_held_out(kind, *key) == self.held_out:
                 return key
 
     def word(self, random: Random, kind: str) -> str:
-        """A word; in training also random letters."""
+        """Sample a word; training also uses random letters."""
         if self.held_out:
             return random.choice(self._split(kind, False))
-        chance = random.random()
-        if chance < RANDOM_WORDS:
+        x = random.random()
+        if x < RANDOM_WORDS:
             return self.pick(random, kind, lambda: (letters(random),))[0]
-        return random.choice(self._split(kind, chance < RANDOM_WORDS + VOCABULARY_WORDS))
+        return random.choice(self._split(kind, x < RANDOM_WORDS + VOCABULARY_WORDS))
 
     def _split(self, kind: str, tokens: bool) -> list[str]:
-        """The words of this side of the split, found once for each kind."""
+        """Return the words of this side of the split, which are cached for each kind."""
         words = self.token_words if tokens and self.token_words else self.words
         if (kind, tokens) not in self._of_kind:
             self._of_kind[kind, tokens] = [
@@ -80,17 +80,17 @@ class Source:
         return self._of_kind[kind, tokens]
 
     def name(self, random: Random) -> str:
-        """A first name: in training half of them real, in the evaluation all invented."""
+        """Sample a first name: 40 % are real in training, none are real in the evaluation."""
 
-        def draw() -> tuple[str]:
+        def sample() -> tuple[str]:
             if not self.held_out and random.random() < 0.4:
                 return (random.choice(NAMES),)
             return ("".join(random.choices(SYLLABLES, k=random.randint(2, 3))).capitalize(),)
 
-        return self.pick(random, "name", draw)[0]
+        return self.pick(random, "name", sample)[0]
 
     def digits(self, random: Random, kind: str, longest: int) -> str:
-        """A string of 3 to `longest` digits."""
+        """Sample a string of 3 to `longest` digits."""
         return self.pick(
             random,
             kind,
@@ -99,7 +99,7 @@ class Source:
 
 
 def words_of(texts: Iterable[str]) -> list[str]:
-    """All words of 3 to 10 small letters that stand alone in the texts, in order."""
+    """Return all separate words of 3 to 10 lower-case letters in the texts, sorted."""
     found: set[str] = set()
     for text in texts:
         found.update(re.findall(r"(?<![A-Za-z'-])[a-z]{3,10}(?![A-Za-z'-])", text))
@@ -107,22 +107,22 @@ def words_of(texts: Iterable[str]) -> list[str]:
 
 
 def letters(random: Random) -> str:
-    """3 to 10 random letters."""
+    """Sample 3 to 10 random letters."""
     return "".join(random.choices(string.ascii_lowercase, k=random.randint(3, 10)))
 
 
 def number(random: Random, digits: int) -> int:
-    """A number of so many digits; 0 has one."""
+    """Sample a number with a given number of digits; 0 has one digit."""
     return (
         random.randint(0, 9) if digits == 1 else random.randint(10 ** (digits - 1), 10**digits - 1)
     )
 
 
 def quoted(random: Random, text: str) -> str:
-    """The text, in quotes a little more often than not: quoted words are spelled in bytes."""
+    """Put a text in quotes, with probability 0.55. Quoted words are encoded as bytes."""
     return f'"{text}"' if random.random() < 0.55 else text
 
 
 def ask(random: Random, templates: Sequence[str], **values: object) -> str:
-    """One of the templates, filled in."""
+    """Fill in a random template."""
     return random.choice(templates).format(**values)

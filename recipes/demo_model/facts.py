@@ -1,4 +1,4 @@
-"""What the exercises know: capitals, opposites, nouns and their plurals, days, months, names.
+"""The facts behind the exercises: capitals, opposites, plurals, days, months and names.
 
 Only data and the rule of the regular plural; nothing here is random.
 """
@@ -7,12 +7,12 @@ import re
 
 
 def _words(text: str) -> list[str]:
-    """Words between blanks."""
+    """Split a text into words at white space."""
     return text.split()
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Pairs out of `a: b; c: d`."""
+    """Parse pairs of the form `a: b; c: d`."""
     return [
         (left.strip(), right.strip())
         for left, right in (item.split(":") for item in text.split(";"))
@@ -42,7 +42,7 @@ the United Kingdom: London; the United States: Washington; Uruguay: Montevideo;
 Venezuela: Caracas; Vietnam: Hanoi; Zambia: Lusaka; Zimbabwe: Harare
 """
 )
-"""Country (as it stands inside a sentence) and capital."""
+"""Countries (in the form used within a sentence) and their capitals."""
 
 OPPOSITES = _pairs(
     """
@@ -56,7 +56,7 @@ brave: cowardly; cheap: expensive; friend: enemy; give: take; rough: smooth; sha
 start: stop
 """
 )
-"""Word and opposite."""
+"""Words and their opposites."""
 
 _IRREGULAR = _pairs(
     """
@@ -66,7 +66,7 @@ life: lives; person: people; deer: deer; half: halves; thief: thieves; loaf: loa
 """
 )
 IRREGULAR_PLURALS = dict(_IRREGULAR)
-"""Noun and plural, where no rule helps."""
+"""Nouns with irregular plurals."""
 
 NOUNS = _words(
     """
@@ -84,7 +84,7 @@ spider spoon star stone storm story street student sword table tax teacher threa
 toy train tree turtle valley wall wasp watch wave whale wheel window wish witch word writer zebra
 """
 )
-"""Nouns with a regular plural."""
+"""Nouns with regular plurals."""
 
 DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 MONTHS = _words(
@@ -109,11 +109,11 @@ ne ni no pa pe po ra re ri ro ru sa se si so ta te ti to va ve vi wa ya yo za ze
 er or el al th sh ch st
 """
 )
-"""Of which names that nobody has are made."""
+"""Syllables from which invented names are built."""
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun: irregular ones from the list, the rest by the rule of spelling."""
+    """Return the plural of a noun, from the list of irregular ones or by the rules of spelling."""
     if noun in IRREGULAR_PLURALS:
         return IRREGULAR_PLURALS[noun]
     if re.search(r"(s|x|z|ch|sh)$", noun):

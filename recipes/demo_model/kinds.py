@@ -1,4 +1,4 @@
-"""All kinds of exercises, and how often each comes up."""
+"""The kinds of exercises and their frequencies."""
 
 from collections.abc import Callable
 from random import Random
@@ -25,4 +25,4 @@ KINDS: dict[str, tuple[Callable[[Source, Random], Exercise], float]] = {
     "mul": (numbers.multiply, 0.7),
     "toobig": (numbers.too_big, 0.5),
 }
-"""Kind: how to make one, and how often it comes up in training."""
+"""For each kind, the function that creates an exercise and its relative frequency in training."""

@@ -1,4 +1,4 @@
-"""Exercises with numbers and digits."""
+"""Create exercises with numbers and digits."""
 
 from random import Random
 
@@ -16,11 +16,11 @@ SUBTRACT = [
 ]  # fmt: skip
 
 DIGITS_IN_SUMS = (1, 3, 8)
-"""How often sums have one, two and three digits in training: three are the hardest."""
+"""Relative frequencies of sums with one, two and three digits in training; three are hardest."""
 
 
 def _summands(random: Random, digits: int | None) -> tuple[int, int]:
-    """Two numbers: one of `digits` digits, the other mostly so, too."""
+    """Sample two numbers: one has `digits` digits, the other at most so many."""
     size = digits or random.choices((1, 2, 3), DIGITS_IN_SUMS)[0]
     first = number(random, size)
     second = number(random, size if random.random() < 0.7 else random.randint(1, size))
@@ -28,28 +28,28 @@ def _summands(random: Random, digits: int | None) -> tuple[int, int]:
 
 
 def add(source: Source, random: Random, digits: int | None = None) -> Exercise:
-    """A + b, with up to three digits."""
+    """Create an addition of numbers with up to three digits."""
     a, b = source.pick(random, "add", lambda: _summands(random, digits))
-    sum_of = f"{a} + {b} ="
-    return Exercise(ask(random, ADD, a=a, b=b), f"{sum_of} {a + b}", len(sum_of))
+    problem = f"{a} + {b} ="
+    return Exercise(ask(random, ADD, a=a, b=b), f"{problem} {a + b}", len(problem))
 
 
 def subtract(source: Source, random: Random, digits: int | None = None) -> Exercise:
-    """A - b, now and then with a negative result."""
+    """Create a subtraction of numbers with up to three digits; some results are negative."""
 
-    def draw() -> tuple[int, int]:
+    def sample() -> tuple[int, int]:
         pair = _summands(random, digits)
         return max(pair), min(pair)
 
-    a, b = source.pick(random, "sub", draw)
+    a, b = source.pick(random, "sub", sample)
     if random.random() < 0.12:
         a, b = b, a
-    difference_of = f"{a} - {b} ="
-    return Exercise(ask(random, SUBTRACT, a=a, b=b), f"{difference_of} {a - b}", len(difference_of))
+    problem = f"{a} - {b} ="
+    return Exercise(ask(random, SUBTRACT, a=a, b=b), f"{problem} {a - b}", len(problem))
 
 
 def reverse_digits(source: Source, random: Random) -> Exercise:
-    """Digits backwards."""
+    """Create an exercise to write digits backwards."""
     w = source.digits(random, "revd", 10)
     templates = [
         "Reverse the digits {w}.", "Reverse {w}.", "Reverse {w}", "What is {w} backwards?",
@@ -59,7 +59,7 @@ def reverse_digits(source: Source, random: Random) -> Exercise:
 
 
 def sort_digits(source: Source, random: Random) -> Exercise:
-    """Digits in rising order."""
+    """Create an exercise to sort digits in ascending order."""
     w = source.digits(random, "sort", 8)
     templates = [
         "Sort the digits of {w}.", "Sort {w}.", "Sort the digits {w}.",
@@ -69,7 +69,7 @@ def sort_digits(source: Source, random: Random) -> Exercise:
 
 
 def count(source: Source, random: Random) -> Exercise:
-    """Numbers in order, from 1 or from somewhere else."""
+    """Create an exercise to count, from 1 or from another number."""
     if random.random() < 0.4:
         first, last = 1, random.randint(2, 20)
         templates = [
@@ -78,11 +78,11 @@ def count(source: Source, random: Random) -> Exercise:
         ]  # fmt: skip
     else:
 
-        def draw() -> tuple[int, int]:
+        def sample() -> tuple[int, int]:
             start = random.randint(1, 89)
             return start, start + random.randint(2, 10)
 
-        first, last = source.pick(random, "count", draw)
+        first, last = source.pick(random, "count", sample)
         templates = [
             "Count from {a} to {b}.",
             "Count from {a} to {b}",
@@ -94,16 +94,16 @@ def count(source: Source, random: Random) -> Exercise:
 
 
 def bigger(source: Source, random: Random) -> Exercise:
-    """The bigger of two numbers."""
+    """Create an exercise to name the bigger of two numbers."""
 
-    def draw() -> tuple[int, int]:
+    def sample() -> tuple[int, int]:
         size = random.randint(1, 3)
         return number(random, size), number(
             random, size if random.random() < 0.8 else random.randint(1, 3)
         )
 
     while True:
-        a, b = source.pick(random, "big", draw)
+        a, b = source.pick(random, "big", sample)
         if a == b:
             b = a + 1
         if source.held_out or not _is_evaluated_comparison(a, b):
@@ -117,14 +117,17 @@ def bigger(source: Source, random: Random) -> Exercise:
 
 
 def _is_evaluated_comparison(a: int, b: int) -> bool:
-    """Whether the evaluation may ask for them in either order; a and a are asked as a, a + 1."""
+    """Check whether the evaluation may contain two numbers, in either order.
+
+    Two equal numbers are asked as a and a + 1.
+    """
     low, high = min(a, b), max(a, b)
     as_equal = high == low + 1 and is_held_out("big", low, low)
     return as_equal or is_held_out("big", a, b) or is_held_out("big", b, a)
 
 
 def multiply(source: Source, random: Random) -> Exercise:
-    """The times table up to 12 x 12, learned by heart."""
+    """Create a multiplication of the times table up to 12 x 12, which the model memorizes."""
     a, b = random.randint(0, 12), random.randint(0, 12)
     templates = [
         "What is {a} times {b}?", "What is {a} * {b}?", "{a} * {b}", "{a}*{b}",
@@ -135,7 +138,7 @@ def multiply(source: Source, random: Random) -> Exercise:
 
 
 def too_big(source: Source, random: Random) -> Exercise:
-    """Sums and products beyond its reach, and divisions: the right answer is to say so."""
+    """Create a calculation that is too hard for the model; the right answer is to say so."""
     chance = random.random()
     if chance < 0.5:
         a, b = number(random, random.choice((4, 4, 5, 6))), number(random, random.randint(1, 5))

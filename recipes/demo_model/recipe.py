@@ -1,8 +1,8 @@
-"""Make the demo model: `python -m recipes.demo_model.recipe CORPUS_DIR OUT_DIR [--resume]`.
+"""Train the demo model: `python -m recipes.demo_model.recipe CORPUS_DIR OUT_DIR [--resume]`.
 
-Books and generated conversations in, `model.safetensors`, `model.vocab.txt` and a table of the
-model's accuracy out. Only an eighth of the rows is prose, so that the whole run sees the books
-about three times: more, and a model of this size learns them by heart.
+The training data is books and generated conversations. The result is `model.safetensors`,
+`model.vocab.txt` and a table of the model's accuracy. Only an eighth of the rows is prose, so that
+the run uses the books about three times. With more, a model of this size would memorize them.
 """
 
 import argparse
@@ -37,12 +37,12 @@ DEFAULTS = {
     "width": 192,
     "prose_share": 0.13,
 }
-"""Options of a new run; a resumed one takes those it was started with."""
+"""Default options of a new run; a resumed run uses the options with which it was started."""
 
 
 @dataclass(frozen=True)
 class DemoRows:
-    """Makes the rows of the demo model; a value, so that every process can make the same."""
+    """A picklable function that returns the rows of the demo model, equal in every process."""
 
     corpus: Path
     vocabulary: Path
@@ -51,7 +51,7 @@ class DemoRows:
     seed: int
 
     def __call__(self) -> Mixture:
-        """Prose and conversations, mixed."""
+        """Return a mixture of prose and conversations."""
         tokenizer = WorldTokenizer(self.vocabulary)
         texts = [training for training, _ in read_books(self.corpus).values()]
         ids = [np.array(tokenizer.encode(text)) for text in texts]
@@ -65,21 +65,21 @@ class DemoRows:
 
 
 def demo_source(texts: list[str], tokenizer: WorldTokenizer) -> Source:
-    """The exercises' words: those of the texts, and which of them are one token."""
+    """Return the source of the exercises: the words of the texts, and which are single tokens."""
     words = words_of(texts)
     return Source(words, [word for word in words if len(tokenizer.encode(" " + word)) == 1])
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.demo_model.recipe", description="Make the demo model."
+        prog="python -m recipes.demo_model.recipe", description="Train the demo model."
     )
     parser.add_argument(
         "corpus", type=Path, metavar="CORPUS_DIR", help="folder with the six books as .txt files"
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT_DIR's checkpoint")
+    parser.add_argument("--resume", action="store_true", help="resume from OUT_DIR's checkpoint")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help=f"length of the run (default {MINUTES:g})")
     length.add_argument(
@@ -87,7 +87,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--processes", type=int, help="processes (default 2)")
     parser.add_argument(
-        "--threads", type=int, default=1, help="threads in each (default %(default)s)"
+        "--threads", type=int, default=1, help="threads per process (default %(default)s)"
     )
     parser.add_argument("--layers", type=int)
     parser.add_argument("--width", type=int)
@@ -97,13 +97,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _tell(message: str) -> None:
-    """Write a line for the user."""
+def _print_error(message: str) -> None:
+    """Write a line to standard error."""
     sys.stderr.write(message + "\n")
 
 
 def demo_job(args: argparse.Namespace) -> Job:
-    """What the command line asks for; a resumed run has the options that it began with."""
+    """Create the job of the command line. A resumed run uses the options it was started with."""
     folder = RunFolder(args.out)
     folder.check(args.resume)
     saved = folder.load()["plan"] if args.resume else {}
@@ -133,17 +133,17 @@ def demo_job(args: argparse.Namespace) -> Job:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, then print the table."""
+    """Train the model, and print the table of its accuracy."""
     args = arguments().parse_args(argv)
     try:
         job = demo_job(args)
         with shown(sys.stderr) as report:
-            is_done = train(job, report, _tell)
+            is_done = train(job, report, _print_error)
     except (WKVError, OSError) as error:
-        _tell(f"recipe: {error}")
+        _print_error(f"recipe: {error}")
         return 1
     if not is_done:
-        _tell(f"stopped; go on with --resume ({job.folder.checkpoint})")
+        _print_error(f"stopped; continue with --resume ({job.folder.checkpoint})")
         return 1
     from recipes.demo_model.evaluate import main as evaluate
 

@@ -1,7 +1,7 @@
-"""What the demo model says about itself, its books and the world, and how it says that it cannot.
+"""Questions and answers about the demo model, its books and the world, and its refusals.
 
-REPLIES holds questions and the one answer to all of them. The first MANNERS entries are about the
-conversation and the model, the rest about books and facts.
+Each entry of REPLIES has several questions and one answer to all of them. The first MANNERS entries
+are small talk and questions about the model, the others are about books and facts.
 """
 
 IDENTITY = "I am the built-in demo model of wkv, a tiny RWKV-7 language model."
@@ -19,7 +19,7 @@ BIGGER = (
 
 
 def _replies(text: str) -> list[tuple[list[str], str]]:
-    """Read blocks of `question | question > answer`; a line break counts as a space."""
+    """Parse blocks of the form `question | question > answer`; a line break counts as a space."""
     sentences = {
         "IDENTITY": IDENTITY,
         "ABILITIES": ABILITIES,
@@ -190,6 +190,7 @@ What is the alphabet? | Say the alphabet. | Recite the alphabet.
 """
 )
 MANNERS = 19
+"""Number of entries that are small talk and questions about the model."""
 
 UNKNOWN_QUESTIONS = [
     "What is {n}?",
@@ -236,7 +237,8 @@ UNKNOWN_QUESTIONS = [
     "Please write an essay about {n}.",
     "Where can I find a {n}?",
 ]
-"""{n}, {n2} a word, {N} a name, {d} a number."""
+"""Templates of questions that the model cannot answer: {n} and {n2} are words, {N} is a name, {d}
+is a number."""
 
 UNKNOWN = "I do not know that. " + LIMITS + " " + BIGGER
 TOO_HARD = "That is too hard for me. I am only a tiny demo model. " + BIGGER

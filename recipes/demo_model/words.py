@@ -1,4 +1,4 @@
-"""Exercises with words and facts."""
+"""Create exercises with words and facts."""
 
 from random import Random
 
@@ -15,7 +15,7 @@ from recipes.demo_model.facts import (
 
 
 def reverse_word(source: Source, random: Random) -> Exercise:
-    """A word backwards."""
+    """Create an exercise to write a word backwards."""
     w = source.word(random, "rev")
     templates = [
         "Reverse the word {w}.", "Reverse {w}.", "Reverse {w}", "Spell {w} backwards.",
@@ -25,7 +25,7 @@ def reverse_word(source: Source, random: Random) -> Exercise:
 
 
 def copy(source: Source, random: Random) -> Exercise:
-    """The same word, digits, or two to four words again."""
+    """Create an exercise to repeat a word, digits, or two to four words."""
     if random.random() < (0.3 if source.held_out else 0.5):
         w = " ".join(source.word(random, "copy") for _ in range(random.randint(2, 4)))
     elif random.random() < 0.3:
@@ -44,7 +44,7 @@ def copy(source: Source, random: Random) -> Exercise:
 
 
 def uppercase(source: Source, random: Random) -> Exercise:
-    """A word in capital letters."""
+    """Create an exercise to write a word in capital letters."""
     w = source.word(random, "upper")
     templates = [
         "Write {w} in capital letters.", "Uppercase {w}.", "Uppercase {w}",
@@ -55,14 +55,14 @@ def uppercase(source: Source, random: Random) -> Exercise:
 
 
 def spell(source: Source, random: Random) -> Exercise:
-    """A word letter by letter."""
+    """Create an exercise to spell a word letter by letter."""
     w = source.word(random, "spell")
     templates = ["Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "Spell {w}"]
     return Exercise(ask(random, templates, w=quoted(random, w)), "-".join(w))
 
 
 def letter_count(source: Source, random: Random) -> Exercise:
-    """How many letters a word has."""
+    """Create an exercise to count the letters of a word."""
     w = source.word(random, "len")
     templates = [
         "How many letters are in {w}?",
@@ -75,7 +75,7 @@ def letter_count(source: Source, random: Random) -> Exercise:
 
 
 def plural_of(source: Source, random: Random) -> Exercise:
-    """The plural of a noun; training also applies the rule to any other word, as to a new noun."""
+    """Create an exercise to form a plural. Training also uses other words as if they were nouns."""
     if source.held_out:
         noun = random.choice([noun for noun in NOUNS if is_held_out("plur", noun)])
     elif random.random() < 0.55:
@@ -95,7 +95,7 @@ def plural_of(source: Source, random: Random) -> Exercise:
 
 
 def opposite(source: Source, random: Random) -> Exercise:
-    """The opposite of a word from the list, in both directions where that is clear."""
+    """Create an exercise to name an opposite, in both directions if the answer is unambiguous."""
     a, b = random.choice(OPPOSITES)
     lefts, rights = zip(*OPPOSITES, strict=True)
     if random.random() < 0.4 and rights.count(b) == 1 and b not in lefts:
@@ -108,7 +108,7 @@ def opposite(source: Source, random: Random) -> Exercise:
 
 
 def neighbor(source: Source, random: Random) -> Exercise:
-    """The day or month after or before another."""
+    """Create an exercise to name the day or month after or before another one."""
     cycle, unit = (DAYS, "day") if random.random() < 0.45 else (MONTHS, "month")
     place = random.randrange(len(cycle))
     here = cycle[place]
@@ -132,7 +132,7 @@ def neighbor(source: Source, random: Random) -> Exercise:
 
 
 def capital(source: Source, random: Random) -> Exercise:
-    """The capital of a country, or the country of a capital."""
+    """Create an exercise to name the capital of a country, or the country of a capital."""
     country, city = random.choice(CAPITALS)
     if random.random() < 0.75:
         templates = [

@@ -73,7 +73,7 @@ def test_a_pipe_gets_plain_columns_and_the_plot_is_drawn(bench, tmp_path):
     path = tmp_path / "speed.png"
     status, out, err = bench("--plot", path)
     assert status == 0
-    assert f"drawn: {path}" in err
+    assert f"plot saved to {path}" in err
     assert path.read_bytes().startswith(b"\x89PNG")
     assert out.isascii()
     assert "tokens/s" in out
@@ -107,8 +107,8 @@ def test_a_model_without_a_tokenizer_reads_random_ids(bench, tmp_path):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("speed.txt", "a plot ends in .png, .svg or .pdf, this one in .txt"),
-        ("speed", "this one in nothing"),
+        ("speed.txt", "the suffix of a plot must be .png, .svg or .pdf, this one is .txt"),
+        ("speed", "this one is missing"),
         ("missing/speed.png", "there is no folder"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_conversation_with_every_command_repeats_with_a_seed(run, script, tmp_
     notices = done.stderr.decode()
     assert "Traceback" not in notices
     assert "wkv: " not in notices
-    assert "first goes on. Turns so far: 2." in notices
+    assert "Loaded first. Turns so far: 2." in notices
 
 
 def test_notices_of_times_stay_out_of_stdout(run, tmp_path):
@@ -123,12 +123,12 @@ def test_bad_lines_are_one_line_each_and_the_conversation_goes_on(run, tmp_path)
 
 
 WRONG = [
-    "+nonsense is no command",
+    "Unknown command +nonsense",
     "missing.py: the prompt file cannot be read",
     "code.py, line 1",
     "damaged.safetensors: the state cannot be read",
-    "is no name for a chat",
-    "-temp=abc has no number",
+    "is not a valid name for a chat",
+    "-temp=abc is not a number",
     "line 8 is not UTF-8",
     "temperature is 'hot'",
 ]
@@ -137,7 +137,7 @@ WRONG = [
 def test_a_very_long_line(run, byte_model):
     done = run(byte_model.path, "--max-tokens", 2, "--system", "Be.", stdin=b"a" * 100_000 + b"\n")
     assert done.returncode == 0, done.stderr
-    assert b"cut off after" in done.stderr
+    assert b"stopped at the maximum length" in done.stderr
 
 
 def test_options_say_how_it_begins(run, tmp_path, demo):
@@ -194,7 +194,7 @@ def test_models_that_are_not_built_in_get_an_opening(run, tmp_path):
     save_pth(random_checkpoint("7", n_layer=1, n_embd=64, vocab_size=256), path)
     done = run(path, "--max-tokens", 1, "--seed", 1, stdin="hi\n+stats\n")
     opening = wkv.chat.language_named("en").prompt(wkv.chat.Template()).text
-    seen = int(done.stderr.decode().split(" tokens in the state")[0].rsplit(" ", 1)[1])
+    seen = int(done.stderr.decode().split(" tokens in the model state")[0].rsplit(" ", 1)[1])
     assert seen >= len(opening) + len("User: hi\n\nAssistant:") + 1
 
 

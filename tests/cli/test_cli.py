@@ -144,8 +144,8 @@ def test_tokenize_with_other_tokenizers(shared_data, inside):
         (["generate", "--prompt", "a", "--strategy", "cuda int8"], b"", b"runs on the cpu"),
         (["generate", "--prompt", "a", "--tokenizer", "x"], b"", b"no tokenizer"),
         (["info", "."], b"", b"this directory holds none of"),
-        (["tokenize", "--decode"], b"12 ab", b"'ab' is no token id"),
-        (["tokenize", "--decode"], b"9" * 5000, b"is no token id"),
+        (["tokenize", "--decode"], b"12 ab", b"'ab' is not a token id"),
+        (["tokenize", "--decode"], b"9" * 5000, b"is not a token id"),
         (["tokenize", "--decode"], b"99999999", b"id 99999999 is not in the vocabulary"),
     ],
 )

@@ -135,7 +135,7 @@ def test_wrong_usage_exits_2(evaluate, arguments):
     ("content", "match"),
     [
         (None, "there is no such file"),
-        ("a b\n", "is no JSON"),
+        ("a b\n", "is not valid JSON"),
         ('{"txt": "a"}\n', 'there is no "text"'),
         ('{"text": "word"}\n', "single word"),
     ],

@@ -1,4 +1,4 @@
-"""`wkv quantize`: what it reports, before it keeps anything."""
+"""`wkv quantize`: what it reports, before it saves anything."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def test_the_report_comes_before_the_file(tmp_path, capsys, monkeypatch):
     told, progress = capsys.readouterr()
     for fact in ("cpu int4", "file, MB", "tokens/s", "bits per byte", "exercises right", "KL"):
         assert fact in told
-    assert f"{out}: read again, equal to the last bit; kept" in told
+    assert f"{out}: verified to be exact, and saved" in told
     assert "packing 100 %" in progress
     assert "\r" not in progress
     assert str(wkv.load(out).strategy) == "cpu int4"
@@ -58,17 +58,17 @@ def test_json_and_what_it_measured(tmp_path, capsys):
     assert min(report["tokens_per_second"]) > 0
 
 
-def test_a_dry_run_and_too_great_a_loss_keep_nothing(tmp_path, capsys):
+def test_a_dry_run_and_too_great_a_loss_save_nothing(tmp_path, capsys):
     command = ["quantize", str(WEIGHTS), str(tmp_path / "x"), "--to", "int4", *FAST]
     assert main([*command, "--dry-run"]) == 0
     told, said = capsys.readouterr()
     assert "bits per byte" in told
-    assert "kept" not in told
-    assert "nothing was kept (--dry-run)" in said
+    assert "saved" not in told
+    assert "nothing was saved (--dry-run)" in said
     assert main([*command, "--max-loss", "0"]) == 1
     told, said = capsys.readouterr()
     assert "bits per byte" in told
-    assert "more than the 0 of --max-loss; nothing was kept" in said
+    assert "more than the 0 of --max-loss; nothing was saved" in said
     assert list(tmp_path.iterdir()) == []
     assert main([*command, "--max-loss", "1"]) == 0
     assert (tmp_path / "x.safetensors").is_file()

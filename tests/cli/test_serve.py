@@ -67,7 +67,7 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "no-such-model.pth", "--port", str(port)]) == 1
-    assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
+    assert f"the server cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
 
 def test_hosts_are_those_of_this_machine_unless_it_is_open():

@@ -162,20 +162,19 @@ def test_what_is_read_first_is_read_once(byte_model):
 
 
 def test_a_chat_is_put_in_the_form_of_the_model(demo, tasks):
-    from wkv.cli.eval import _chat_form
     from wkv.evaluate.lm_eval_model import WKVHarness
+    from wkv.prompting.template import template_for
 
-    form = _chat_form(demo)
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello\n\nyou"},
         {"role": "user", "content": "What is 27 + 48?"},
     ]
-    chat = WKVHarness(demo, chat=form)
+    chat = WKVHarness(demo, chat=template_for(demo))
     text = chat.apply_chat_template(messages)
     assert text == (
-        "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello\nyou\n\n"
+        "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello\n\nyou\n\n"
         "User: What is 27 + 48?\n\nAssistant:"
     )
     going_on = [*messages[1:2], {"role": "assistant", "content": "It is"}]
@@ -186,12 +185,12 @@ def test_a_chat_is_put_in_the_form_of_the_model(demo, tasks):
     (said,) = chat.generate_until(_requests((question, {"max_gen_toks": 20})), disable_tqdm=True)
     assert said.startswith("27 + 48 = 75")
     assert chat._encode_pair(question, "75")[1] == demo.tokenizer.encode(" 75")
-    with pytest.raises(NotImplementedError, match="no form of a chat"):
+    with pytest.raises(NotImplementedError, match="no chat format"):
         WKVHarness(demo).apply_chat_template(messages)
 
 
 def test_a_task_that_is_not_known_is_told(demo, tasks):
-    with pytest.raises(wkv.InputError, match="knows no task 'local_nothing'"):
+    with pytest.raises(wkv.InputError, match="has no task 'local_nothing'"):
         run_tasks(demo, ["local_nothing", "local_said"], include_path=tasks)
 
 

@@ -196,10 +196,10 @@ def test_results_of_something_else_are_refused(tmp_path):
         ResultFile(path, {"data": "x", "models": ["b"]})
     for text in ('{"text": "a b"}\n', "hello\n", "[1]\n"):
         path.write_text(text)
-        with pytest.raises(wkv.InputError, match="no result file"):
+        with pytest.raises(wkv.InputError, match="not a result file"):
             ResultFile(path, {"data": "x"})
         assert path.read_text() == text
-    with pytest.raises(wkv.InputError, match="cannot be kept"):
+    with pytest.raises(wkv.InputError, match="cannot be saved"):
         ResultFile(tmp_path / "no" / "file", {})
 
 
@@ -233,7 +233,7 @@ def test_documents_are_read_as_they_are(tmp_path):
         (None, "no such file"),
         (b"", "the file is empty"),
         (b"\xff\n", "cannot be read"),
-        (b'{"text": "a b"}\nhello\n', "line 2: 'hello' is no JSON"),
+        (b'{"text": "a b"}\nhello\n', "line 2: 'hello' is not valid JSON"),
         (b'{"txt": "a b"}\n', 'line 1: there is no "text"'),
         (b'{"text": 5}\n', 'no "text"'),
         (b'{"text": "a b"}\n{"text": "word"}\n', "line 2 is the single word 'word'"),

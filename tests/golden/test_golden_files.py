@@ -64,9 +64,9 @@ def test_packed_and_converted_weights(model, name):
 
 
 def test_a_saved_chat(model):
-    from wkv.chat import Store
+    from wkv.chat import ChatStore
 
-    conversation = Store(FILES / "chats").load("golden", model)
+    conversation = ChatStore(FILES / "chats").load("golden", model)
     entries = [[e.kind, e.text, e.reply] for e in conversation.now.entries]
     assert entries == EXPECTED["chat"]
     assert conversation.settings.max_tokens == 20
@@ -76,12 +76,12 @@ def test_a_saved_chat(model):
 
 
 def test_stored_responses_and_states(model, tmp_path):
-    from wkv.serve.app import Limits, create_app
-    from wkv.serve.service import Settings
+    from wkv.serve.app import create_app
+    from wkv.serve.service import Limits, ServerSettings
 
     folder = tmp_path / "cache"
     shutil.copytree(FILES / "cache", folder)
-    app = create_app(model, Settings("golden"), Limits(cache_bytes=2**24, folder=folder))
+    app = create_app(model, ServerSettings("golden"), Limits(cache_bytes=2**24, folder=folder))
     with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         for stored in EXPECTED["responses"]:
             assert client.get(f"/v1/responses/{stored['id']}").json() == stored

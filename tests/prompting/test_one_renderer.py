@@ -1,4 +1,4 @@
-"""One conversation is rendered alike by the chat, the server, the evaluation and the Jinja template."""
+"""The chat, the server, the evaluation and the Jinja template render a conversation alike."""
 
 import json
 
@@ -59,7 +59,7 @@ CALLS = [
     {"role": "tool", "tool_call_id": "1", "content": '{"celsius":\n\n 3}'},
 ]
 
-TALKS = {
+CONVERSATIONS = {
     "one": [user("Hi")],
     "system": [{"role": "system", "content": "Be kind.\r\n\r\nBe short.\n"}, user(" Hi\n\n\nyou ")],
     "developer": [{"role": "developer", "content": "Be kind."}, user("Hi")],
@@ -106,13 +106,12 @@ def by_jinja(talk, **extras):
 
 
 def by_server(model, talk, extras):
-    """The text that the server reads for a request with these messages."""
+    """Return the prompt of the server for a request with these messages, and its parts."""
     from wkv.constraints.grammar import Grammars
+    from wkv.serve.build_constraints import messages_of, reply_format_of
     from wkv.serve.key_value_store import KeyValueStore
-    from wkv.serve.render import Prompts, Start
-    from wkv.serve.reply_memory import Replies
-    from wkv.serve.requests import ChatRequest
-    from wkv.serve.response_format import messages_of, response_format_of
+    from wkv.serve.protocol.requests import ChatRequest
+    from wkv.serve.render_prompt import ConversationStart, PromptRenderer, ReplyMemory
 
     body = ChatRequest(
         messages=talk,
@@ -120,26 +119,28 @@ def by_server(model, talk, extras):
         tool_choice=extras.get("tool_choice"),
         parallel_tool_calls=None,
     )
-    reply_format = response_format_of(body, Grammars(model.tokenizer, model.config.vocab_size))
+    reply_format = reply_format_of(body, Grammars(model.tokenizer, model.config.vocab_size))
     effort = extras.get("reasoning_effort", "medium" if extras.get("enable_thinking") else None)
     if extras.get("enable_thinking") is False:
         effort = "none"
     thinking = Thinking.PLAIN if reply_format.grammar else EFFORTS[effort]
-    prompts = Prompts(model, Template(), Replies(KeyValueStore(), "test"))
+    prompts = PromptRenderer(model, Template(), ReplyMemory(KeyValueStore(), "test"))
     messages = messages_of(body.messages, reply_format)
-    prompt = prompts.reply_to(messages, Start(), thinking, reply_format.assistant_prefix)
+    prompt = prompts.render_prompt(
+        messages, ConversationStart(), thinking, reply_format.assistant_prefix
+    )
     ids = prompt.ids[1:] if has_leading_zero(model) else prompt.ids
     return model.tokenizer.decode(ids), messages, thinking, reply_format.assistant_prefix
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("talk", CONVERSATIONS)
 def test_the_server_and_the_jinja_template_agree(byte_model, talk, extra):
     pytest.importorskip("fastapi")
     extras = EXTRAS[extra]
-    text, messages, thinking, prefix = by_server(byte_model, TALKS[talk], extras)
+    text, messages, thinking, prefix = by_server(byte_model, CONVERSATIONS[talk], extras)
     assert text == Template().render(messages, thinking, assistant_prefix=prefix)
-    assert by_jinja(TALKS[talk], **extras) == text
+    assert by_jinja(CONVERSATIONS[talk], **extras) == text
 
 
 def test_tool_signatures_show_every_kind_of_schema():

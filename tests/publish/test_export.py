@@ -1,4 +1,4 @@
-"""Hugging Face directories: complete, exact, proved, and never half written."""
+"""Hugging Face directories: complete, exact, verified, and never half written."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.checkpoint import open_checkpoint
 from wkv.convert.checkpoint_file import convert
-from wkv.convert.huggingface.export import Choices, export
+from wkv.convert.huggingface.export import ExportOptions, export
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]
 CLASSES = {"4": "Rwkv", "6": "Rwkv6", "7": "RWKV7", "7a": "RWKV7a"}
@@ -29,10 +29,10 @@ def exported(checkpoint_paths, tmp_path_factory):
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_every_export_is_proved_and_complete(exported, generation):
+def test_every_export_is_verified_and_complete(exported, generation):
     done = exported[generation]
-    assert done.proof.by_wkv == 0
-    assert done.proof.by_transformers < 1e-4
+    assert done.verification.by_wkv == 0
+    assert done.verification.by_transformers < 1e-4
     files = {file.name for file in done.path.iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "README.md"} <= files
     config = json.loads((done.path / "config.json").read_text())
@@ -103,11 +103,11 @@ def test_directories_work_where_there_is_no_wkv(exported, models, tmp_path):
 
 
 def test_dtype_shards_layout_and_licence_can_be_chosen(checkpoint_paths, tmp_path):
-    choices = Choices(
+    options = ExportOptions(
         dtype="bf16", shard_size="500KB", license="apache-2.0", layout="official", context=8192
     )
-    done = export(checkpoint_paths["7"], tmp_path / "official", choices)
-    assert done.proof.by_transformers is None
+    done = export(checkpoint_paths["7"], tmp_path / "official", options)
+    assert done.verification.by_transformers is None
     assert len(list(done.path.glob("model-*-of-*.safetensors"))) > 1
     config = json.loads((done.path / "config.json").read_text())
     assert (config["dtype"], config["max_position_embeddings"]) == ("bfloat16", 8192)
@@ -117,8 +117,8 @@ def test_dtype_shards_layout_and_licence_can_be_chosen(checkpoint_paths, tmp_pat
     assert model.layout == "official"
     expected, _ = wkv.load(checkpoint_paths["7"], "cpu bf16").forward(IDS)
     assert (wkv.load(done.path, "cpu bf16").forward(IDS)[0] - expected).abs().max() == 0
-    sharded = export(checkpoint_paths["6"], tmp_path / "six", Choices(shard_size="500KB"))
-    assert sharded.proof.by_transformers < 1e-4
+    sharded = export(checkpoint_paths["6"], tmp_path / "six", ExportOptions(shard_size="500KB"))
+    assert sharded.verification.by_transformers < 1e-4
 
 
 def test_the_built_in_model_comes_with_its_words(demo, tmp_path):
@@ -167,13 +167,13 @@ def test_bad_destinations_and_sources_leave_nothing(checkpoint_paths, tmp_path, 
     ):
         with pytest.raises(wkv.InputError, match=match):
             export(source, tmp_path / name)
-    for choices, match in (
-        (Choices(layout="fla"), "RWKV-4 has no layout 'fla'; expected hub"),
-        (Choices(dtype="int8"), "dtype is 'int8'"),
-        (Choices(shard_size="many"), "shard size 'many'"),
+    for options, match in (
+        (ExportOptions(layout="fla"), "RWKV-4 has no layout 'fla'; expected hub"),
+        (ExportOptions(dtype="int8"), "dtype is 'int8'"),
+        (ExportOptions(shard_size="many"), "shard size 'many'"),
     ):
         with pytest.raises(wkv.InputError, match=match):
-            export(source, tmp_path / "x", choices)
+            export(source, tmp_path / "x", options)
     made = convert(source, tmp_path / "int8", strategy="cpu fp32i8").path
     with pytest.raises(wkv.CheckpointError, match="made for the strategy cpu fp32i8"):
         export(made, tmp_path / "x")
@@ -187,7 +187,7 @@ def test_bad_destinations_and_sources_leave_nothing(checkpoint_paths, tmp_path, 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "full", "int8.pth"]
 
 
-def test_a_directory_that_differs_is_not_kept(checkpoint_paths, tmp_path, monkeypatch):
+def test_a_directory_that_differs_is_not_saved(checkpoint_paths, tmp_path, monkeypatch):
     from wkv.convert.huggingface import export as module
 
     right = module.foreign_tensors
@@ -211,7 +211,7 @@ def test_the_command_line(checkpoint_paths, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert f"{folder}: the hub layout, tokenizer none" in out
     assert "the largest difference of logits is 0" in out
-    assert "read by transformers in float32" in out
+    assert "verified with transformers in float32" in out
     assert "no tokenizer was written: no tokenizer is known for a vocabulary of 300 ids" in err
     assert main(["convert", str(folder), str(tmp_path / "back.pth"), "--to", "pth"]) == 0
     with pytest.raises(SystemExit) as wrong:
@@ -224,7 +224,7 @@ def test_pile_and_raven_models_get_the_20b_tokenizer(shared_data, tmp_path):
     path = tmp_path / "RWKV-4-Raven-tiny-ctx4096.pth"
     save_pth(random_checkpoint("4", n_layer=1, n_embd=32, vocab_size=50277), path)
     file = shared_data / "20B_tokenizer.json"
-    done = export(path, tmp_path / "raven", Choices(tokenizer=file))
+    done = export(path, tmp_path / "raven", ExportOptions(tokenizer=file))
     assert "Bob" in (done.path / "chat_template.jinja").read_text()
     assert wkv.load(done.path).tokenizer.encode("Hello\n\n") == [12092, 535]
     assert json.loads((done.path / "config.json").read_text())["context_length"] == 4096
@@ -233,18 +233,18 @@ def test_pile_and_raven_models_get_the_20b_tokenizer(shared_data, tmp_path):
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("generation", ["5.0", "7"])
 def test_a_dtype_can_be_chosen_in_the_usual_layout(checkpoint_paths, tmp_path, generation, dtype):
-    done = export(checkpoint_paths[generation], tmp_path / "x", Choices(dtype=dtype))
-    assert done.proof.by_transformers < 1e-4
+    done = export(checkpoint_paths[generation], tmp_path / "x", ExportOptions(dtype=dtype))
+    assert done.verification.by_transformers < 1e-4
     big = torch.load(checkpoint_paths[generation])
     big["head.weight"] = big["head.weight"] * 1e6
     save_pth(big, tmp_path / "big.pth")
     if dtype == "fp16":
         with pytest.raises(wkv.InputError, match=r"head\.weight has values that do not fit"):
-            export(tmp_path / "big.pth", tmp_path / "y", Choices(dtype=dtype))
+            export(tmp_path / "big.pth", tmp_path / "y", ExportOptions(dtype=dtype))
 
 
 def test_a_directory_keeps_its_facts_when_it_is_exported_again(demo, tmp_path):
-    first = export(demo.path, tmp_path / "first", Choices(license="mit", context=999))
+    first = export(demo.path, tmp_path / "first", ExportOptions(license="mit", context=999))
     second = export(first.path, tmp_path / "second")
     card = (second.path / "README.md").read_text()
     assert "license: mit" in card

@@ -11,7 +11,7 @@ import torch
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
 from wkv.cli import main
-from wkv.convert.gguf import verify as gguf_proof
+from wkv.convert.gguf import verify as gguf_verify
 from wkv.convert.gguf.export import write_gguf
 from wkv.convert.gguf.target import escaped
 from wkv.convert.huggingface.export import export
@@ -225,9 +225,9 @@ def test_the_built_in_model_and_directories_of_others(sources, demo, tmp_path):
         assert torch.equal(values, exact[name][0]), name
 
 
-def test_what_llama_cpp_does_not_know(sources, tmp_path):
+def test_models_that_llama_cpp_does_not_support(sources, tmp_path):
     for generation in ("4", "5.2", "7a"):
-        with pytest.raises(wkv.InputError, match=r"llama\.cpp knows RWKV-6 and 7 only"):
+        with pytest.raises(wkv.InputError, match=r"llama\.cpp supports RWKV-6 and 7 only"):
             write_gguf(sources[generation], tmp_path / "x")
     made = {}
     for name, changes in {
@@ -246,9 +246,9 @@ def test_what_llama_cpp_does_not_know(sources, tmp_path):
     for name, match in {
         "narrow": "heads have 32 channels",
         "odd": "no World vocabulary is known for 300 ids",
-        "bytes": "not of the World kind",
+        "bytes": "is not a World tokenizer",
         "few": "lacks 255 of the 256 single bytes",
-        "large": "more than float16 can",
+        "large": "more than float16 can represent",
     }.items():
         with pytest.raises(wkv.InputError, match=match):
             write_gguf(made[name], tmp_path / "x", dtype="fp16")
@@ -257,7 +257,7 @@ def test_what_llama_cpp_does_not_know(sources, tmp_path):
     tuned = torch.load(sources["7"]) | {"blocks.0.att.time_state": torch.zeros(2, 64, 64)}
     tuned |= {"blocks.1.att.time_state": torch.zeros(2, 64, 64)}
     save_pth(tuned, made["odd"])
-    with pytest.raises(wkv.CheckpointError, match="no place for the tuned initial state"):
+    with pytest.raises(wkv.CheckpointError, match="cannot contain the tuned initial state"):
         write_gguf(made["odd"], tmp_path / "x")
     assert sorted(tmp_path.iterdir()) == files
 
@@ -291,7 +291,7 @@ def test_destinations(sources, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", list(ROUNDING))
 @pytest.mark.parametrize("victim", ["emb.weight", "blocks.1.att.x_a", "blocks.1.ffn.key.weight"])
-def test_a_file_that_differs_is_not_kept(sources, dtype, victim, tmp_path, monkeypatch):
+def test_a_file_that_differs_is_not_saved(sources, dtype, victim, tmp_path, monkeypatch):
     from wkv.convert.gguf import export as module
 
     right = module.gguf_tensors
@@ -321,9 +321,9 @@ def test_wrong_fields_and_lost_tensors_are_seen(sources, tmp_path, monkeypatch):
     with pytest.raises(wkv.CheckpointError, match=r"the first is head\.weight"):
         module.write_gguf(sources["7"], tmp_path / "x")
     monkeypatch.setattr(module, "gguf_tensors", right)
-    same = gguf_proof._same_field
+    same = gguf_verify._same_field
     monkeypatch.setattr(
-        gguf_proof,
+        gguf_verify,
         "_same_field",
         lambda reader, key, value: same(reader, key, value) and key[-4:] != "size",
     )
@@ -363,10 +363,10 @@ class Reader:
         self.closed = True
 
 
-def test_llama_cpp_is_asked_where_it_is_installed(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_proof, "find_spec", lambda name: name)
+def test_llama_cpp_is_compared_if_it_is_installed(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_verify, "find_spec", lambda name: name)
     for error, match in {
-        (0, 0): None, (0, 0.25): "logits of llama.cpp differ by", (1, 0): "makes other tokens"
+        (0, 0): None, (0, 0.25): "logits of llama.cpp differ by", (1, 0): "returns other token ids"
     }.items():  # fmt: skip
         reader = Reader(sources["6"], error)
         module = SimpleNamespace(Llama=reader)
@@ -397,8 +397,8 @@ def test_the_command_line(sources, tmp_path, capsys):
     assert main([*arguments, "gguf", "--dtype", "q8_0"]) == 0
     out, _ = capsys.readouterr()
     assert f"{path}: {path.stat().st_size:,} bytes, q8_0, tokenizer rwkv-7.vocab.txt" in out
-    assert "left out, since no model uses them: blocks.0.att.v0" in out
-    assert "read again, its 62 tensors and 25 fields are those of the source" in out
+    assert "not written, because no model uses them: blocks.0.att.v0" in out
+    assert "verified: its 62 tensors and 25 fields are those of the source" in out
     assert main([*arguments, "gguf"]) == 1
     assert "the file exists" in capsys.readouterr().err
     for wrong, message in {

@@ -181,7 +181,7 @@ def test_a_directory_of_an_earlier_version_is_repaired(built_in, tmp_path, capsy
     (old / "generation_config.json").write_text(json.dumps(fields | {"pad_token_id": 7}))
     assert main(["convert", str(old), str(tmp_path / "new"), "--to", "hf"]) == 0
     out = capsys.readouterr().out
-    assert "changed: modeling_rwkv7.py: renewed, for transformers 5.0.0 to" in out
+    assert "changed: modeling_rwkv7.py: updated, for transformers 5.0.0 to" in out
     assert "changed: generation_config.json: pad_token_id 7 -> 0" in out
     assert (tmp_path / "new/modeling_rwkv7.py").read_bytes() == (
         built_in / "modeling_rwkv7.py"

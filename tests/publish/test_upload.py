@@ -123,5 +123,5 @@ def test_a_hub_that_refuses_leaves_the_directory(hub, tmp_path, checkpoint_paths
 def test_a_name_that_is_none_is_refused(hub, tmp_path, checkpoint_paths):
     done = push(hub, tmp_path, "../anna", checkpoint_paths["4"])
     assert done.returncode == 1
-    assert "'../anna' is no name of a repository" in done.stderr
+    assert "'../anna' is not a valid repository name" in done.stderr
     assert not (tmp_path / "out").exists()  # it is said before the work is done

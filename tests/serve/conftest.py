@@ -33,12 +33,14 @@ def running(app):
 @pytest.fixture(scope="module")
 def serve():
     """Give a function to serve a model: `with serve(model, **settings) as (address, service)`."""
-    from wkv.serve.app import Limits, create_app
-    from wkv.serve.service import Settings
+    from wkv.serve.app import create_app
+    from wkv.serve.service import Limits, ServerSettings
 
     @contextmanager
     def serving(model, room=None, **settings):
-        app = create_app(model, Settings("test", **settings), room or Limits(cache_bytes=2**26))
+        app = create_app(
+            model, ServerSettings("test", **settings), room or Limits(cache_bytes=2**26)
+        )
         with running(app) as address:
             yield address, app.state.service
 

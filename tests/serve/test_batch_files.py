@@ -42,7 +42,7 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, capsys):
     whole = out.read_text("utf-8").splitlines(keepends=True)
     out.write_text("".join(whole[:2]) + whole[2][:50])  # cut off within a line
     assert main(["batch", str(source), str(out)]) == 0
-    assert "2 of 3 requests were answered before" in capsys.readouterr().err
+    assert "2 of 3 requests are already answered in OUT" in capsys.readouterr().err
     assert set(answers(out)) == set("abc")
     assert main(["batch", str(source), str(out)]) == 0
     assert len(out.read_text("utf-8").splitlines()) == 3
@@ -62,9 +62,9 @@ def test_a_request_that_is_refused_does_not_stop_the_others(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "line 1: this is no JSON"),
-        ("[]", "line 1: this is no JSON object"),
-        (line("a") + "\n" + line("a"), "line 2: custom_id 'a' was in line 1"),
+        ("{", "line 1: this is not valid JSON"),
+        ("[]", "line 1: this is not a JSON object"),
+        (line("a") + "\n" + line("a"), "line 2: line 1 has the same custom_id 'a'"),
         (line("a", url="/v1/images"), "the url is '/v1/images'"),
         (line("a", HELLO | {"stream": True}), "cannot be streamed"),
         (line("a", []), "the body is missing"),
@@ -82,7 +82,7 @@ def test_another_file_is_not_written_to(tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text(line("a"))
     (tmp_path / "out.jsonl").write_text("my diary\n")
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
-    assert "nothing was changed" in capsys.readouterr().err
+    assert "was not changed" in capsys.readouterr().err
     assert (tmp_path / "out.jsonl").read_text() == "my diary\n"
 
 
@@ -91,14 +91,14 @@ def test_nothing_of_another_file_is_lost(tmp_path, capsys, held):
     (tmp_path / "in.jsonl").write_text(line("a"))
     (tmp_path / "out.jsonl").write_text(held)
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
-    assert "nothing was changed" in capsys.readouterr().err
+    assert "was not changed" in capsys.readouterr().err
     assert (tmp_path / "out.jsonl").read_text() == held
 
 
 def test_the_requests_are_not_their_own_answers(tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text(line("a") + "\n")
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "in.jsonl")]) == 1
-    assert "no answer of a batch" in capsys.readouterr().err
+    assert "not a batch response" in capsys.readouterr().err
 
 
 def test_what_editors_and_folders_do_is_told_or_borne(tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_what_editors_and_folders_do_is_told_or_borne(tmp_path, capsys):
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path)]) == 1
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "no" / "out.jsonl")]) == 1
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "the folder does not exist" in capsys.readouterr().err
 
 
 def test_where_there_is_no_room_now_there_is_later(tmp_path):

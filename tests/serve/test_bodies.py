@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.serve.wire import HELLO
 from wkv.prompting.template import Message
-from wkv.serve.render import Start
+from wkv.serve.render_prompt import ConversationStart
 
 CHAT = "/v1/chat/completions"
 GOOD = {
@@ -229,7 +229,7 @@ def test_nothing_in_a_field_is_an_error_of_the_server(client, fields, path):
 
 def test_a_long_history_is_understood_in_time_that_grows_with_it(served):
     """Not with its square: a body of 16 MB would keep a thread for hours."""
-    prompts = served[1].prompts
+    renderer = served[1].renderer
     said = "There was once a man who had a dog. " * 8
     messages = [
         Message(role, f"{number} {said}")
@@ -237,6 +237,6 @@ def test_a_long_history_is_understood_in_time_that_grows_with_it(served):
         for role in ("user", "assistant")
     ]
     begun = time.monotonic()
-    prompt = prompts.reply_to([*messages, Message("user", "Hello")], Start())
+    prompt = renderer.render_prompt([*messages, Message("user", "Hello")], ConversationStart())
     assert len(prompt.ids) > 100_000
     assert time.monotonic() - begun < 5  # some 0.5 s

@@ -145,14 +145,14 @@ def test_parts_of_a_message_are_joined(client):
 
 def test_thoughts_are_told_apart():
     from wkv.batching import TextEvent
-    from wkv.serve.parse_reply import Reply
+    from wkv.serve.parse_reply import ReplyParser
 
     for assistant_prefix, text in (
         (" <think", "> Hm\n\nhm </think>\nYes."),
         ("", " <think>Hm\n\nhm</think> Yes."),
     ):
         for cut in range(len(text)):
-            reply = Reply(assistant_prefix)
+            reply = ReplyParser(assistant_prefix)
             deltas = reply.push(TextEvent(0, text[:cut], 1)) + reply.push(
                 TextEvent(0, text[cut:], 2)
             )
@@ -171,7 +171,7 @@ def test_a_model_that_thinks_is_asked_to(serve, tmp_path):
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         read = []
-        service.submit = lambda request, submit=service.submit: (
+        service.engine.submit = lambda request, submit=service.engine.submit: (
             read.append(service.model.tokenizer.decode(request.ids)) or submit(request)
         )
         for effort in (None, "none", "low", "medium", "high"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.serve.wire import ENDLESS, HELLO, is_idle, slow, until
-from wkv.serve.app import Limits
+from wkv.serve.service import Limits
 
 openai = pytest.importorskip("openai")
 

@@ -79,7 +79,7 @@ def test_who_goes_away_while_a_state_is_made_is_not_read_on(served, service, dem
 
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 def test_who_goes_away_in_the_queue_leaves_it(serve, demo, monkeypatch, streams):
-    from wkv.serve.app import Limits
+    from wkv.serve.service import Limits
 
     slow(monkeypatch, demo, 0.01)
     with (

@@ -271,7 +271,7 @@ def test_a_state_that_is_a_link_is_not_followed(client, served, tmp_path):
     secret.write_text("root:x:0:0")
     client.post("/v1/states", json={"prompt": "Once"})
     name = "state-" + "a" * 32
-    link = states._of("") / f"{name}.safetensors"
+    link = states._tenant_folder("") / f"{name}.safetensors"
     link.symlink_to(secret)
     try:
         answer = client.get(f"/v1/states/{name}/content")

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.serve.wire import ENDLESS, HELLO, Caller, is_idle, stream, until
-from wkv.serve.app import Limits
+from wkv.serve.service import Limits
 
 CHAT = "/v1/chat/completions"
 LINE = re.compile(

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.serve.wire import HELLO, Background, is_idle, slow, stream, until
-from wkv.serve.app import Limits
+from wkv.serve.service import Limits
 
 CHAT = "/v1/chat/completions"
 SLOTS = 4

@@ -258,7 +258,7 @@ def test_editing_an_answer_asks_nobody(visit):
 
 def test_an_answer_that_was_cut_off_goes_on(visit):
     visit.chat("Hello", "the first half", finish="length")
-    expect(visit.page.locator(".note")).to_contain_text("Cut off")
+    expect(visit.page.locator(".note")).to_contain_text("maximum length")
     visit.server.say(" and the second")
     visit.click("Continue")
     expect(visit.answer).to_have_text("the first half and the second")
@@ -400,7 +400,7 @@ def test_code_is_coloured_and_copied(visits):
         ["code-comment", "# why"],
     ]
     read = "navigator.clipboard.readText()"
-    visit.click("Copy the code")
+    visit.click("Copy code")
     assert visit.page.evaluate(read) == "def f(x):\n    return 'a' + 1  # why"
     visit.click("Copy", last=True)
     assert visit.page.evaluate(read).endswith("```\n\nDone.")
@@ -466,12 +466,12 @@ def test_what_is_exported_can_be_imported(visit, tmp_path):
 
     chooser = visit.page.locator("#import-file")
     chooser.set_input_files(tmp_path / "all.json")
-    expect(visit.page.locator(".notice p")).to_have_text("Imported: 0. Already here: 1.")
+    expect(visit.page.locator(".notice p")).to_have_text("Imported: 0. Already present: 1.")
     visit.page.evaluate("localStorage.clear()")
     visit.page.reload()
     expect(visit.page.locator(".row")).to_have_count(0)
     chooser.set_input_files(tmp_path / "all.json")
-    expect(visit.page.locator(".notice p")).to_have_text("Imported: 1. Already here: 0.")
+    expect(visit.page.locator(".notice p")).to_have_text("Imported: 1. Already present: 0.")
     visit.page.locator(".row .open").click()
     expect(visit.answer).to_have_text("second")
     visit.click("Previous branch")
@@ -481,8 +481,8 @@ def test_what_is_exported_can_be_imported(visit, tmp_path):
 
 
 BAD_FILES = {
-    "no json at all": "the file is no JSON",
-    '{"some": "thing"}': "this is no file of conversations",
+    "no json at all": "the file is not valid JSON",
+    '{"some": "thing"}': "does not contain conversations",
     '{"format": "wkv-conversations", "version": 9, "conversations": []}': "has version 9",
     '{"format": "wkv-conversations", "version": 1, "conversations": [{"id": "a"}]}': "is damaged",
 }
@@ -542,7 +542,7 @@ def test_another_tab_sees_what_was_said(visits):
 def test_full_storage_is_told_and_the_chat_goes_on(visit):
     visit.page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('full') })")
     visit.chat("Hello", "first")
-    expect(visit.page.locator(".notice p")).to_contain_text("The browser keeps no more")
+    expect(visit.page.locator(".notice p")).to_contain_text("The browser cannot save more")
     visit.chat("Again", "second")
     assert visit.said() == ["Hello", "first", "Again", "second"]
 
@@ -553,7 +553,7 @@ def test_full_storage_is_told_and_the_chat_goes_on(visit):
 def test_an_error_in_the_middle_keeps_what_came(visit):
     visit.server.say("half an answ", error="out of memory")
     visit.send("Hello")
-    expect(visit.page.locator(".problem")).to_contain_text("broke off in the middle")
+    expect(visit.page.locator(".problem")).to_contain_text("connection was lost")
     expect(visit.page.locator(".problem")).to_contain_text("out of memory")
     expect(visit.answer).to_have_text("half an answ")
     visit.server.say("a whole answer")
@@ -566,7 +566,7 @@ def test_an_error_in_the_middle_keeps_what_came(visit):
 def test_a_connection_that_ends_early_is_told(visit):
     visit.server.say("half an answ", cut=True)
     visit.send("Hello")
-    expect(visit.page.locator(".problem")).to_contain_text("broke off in the middle")
+    expect(visit.page.locator(".problem")).to_contain_text("connection was lost")
     visit.server.say("er, and the rest")
     visit.click("Continue")
     expect(visit.answer).to_have_text("half an answer, and the rest")
@@ -575,7 +575,7 @@ def test_a_connection_that_ends_early_is_told(visit):
 def test_a_busy_server_is_told_and_tried_again(visit):
     visit.server.say("too many requests", status=429, headers={"Retry-After": "7"})
     visit.send("Hello")
-    expect(visit.page.locator(".problem")).to_contain_text("it asks to wait 7 s")
+    expect(visit.page.locator(".problem")).to_contain_text("try again in 7 s")
     visit.server.say("now")
     visit.click("Try again")
     expect(visit.answer).to_have_text("now")
@@ -599,7 +599,7 @@ def test_a_refusal_is_told_in_the_servers_words(visit):
 def test_a_key_is_asked_for_and_sent(visits, server):
     server.key = "secret"
     visit = visits()
-    expect(visit.page.locator(".problem")).to_contain_text("needs the right API key")
+    expect(visit.page.locator(".problem")).to_contain_text("requires a valid API key")
     visit.click("Enter the key")
     expect(visit.page.get_by_label("API key")).to_be_focused()
     visit.page.keyboard.type("secret")
@@ -631,10 +631,10 @@ def test_parameters_are_sent_only_where_they_are_set(visit):
     visit.page.get_by_label("Temperature").fill("0.7")
     visit.page.get_by_label("Seed").fill("42")
     visit.page.get_by_label("System prompt").fill("Be brief")
-    visit.page.get_by_label("Stop at").fill("\\n\\nUser\nEND")
+    visit.page.get_by_label("Stop strings").fill("\\n\\nUser\nEND")
     visit.page.get_by_label("Thinking").select_option("high")
     visit.page.get_by_label("Top p").fill("1.5")
-    expect(visit.page.locator(".field .error").nth(1)).to_have_text("A number from 0 to 1, please.")
+    expect(visit.page.locator(".field .error").nth(1)).to_have_text("Enter a number from 0 to 1.")
     visit.page.keyboard.press("Escape")
     visit.chat("Hello")
     body = visit.server.asked[0]
@@ -660,16 +660,16 @@ def test_presets_fill_the_fields_and_reset_empties_them(visit):
     visit.page.reload()
     visit.click("Parameters")
     expect(visit.page.get_by_label("Temperature")).to_have_value("1.2")
-    visit.click("Reset to the model’s own")
+    visit.click("Reset to the defaults")
     expect(visit.page.get_by_label("Temperature")).to_have_value("")
     expect(visit.page.get_by_label("Temperature")).to_have_attribute("placeholder", "0")
 
 
 def test_states_are_saved_loaded_forked_moved_and_deleted(visit, tmp_path):
     visit.chat("Remember this", "I do")
-    visit.click("States")
+    visit.click("Model states")
     visit.click("Save this conversation")
-    expect(visit.page.locator(".news")).to_have_text("Saved as a state: 4 tokens.")
+    expect(visit.page.locator(".news")).to_have_text("Model state saved: 4 tokens.")
     with visit.page.expect_download() as waiting:
         visit.click("Download Remember this")
     assert waiting.value.suggested_filename == "Remember this.safetensors"
@@ -678,10 +678,10 @@ def test_states_are_saved_loaded_forked_moved_and_deleted(visit, tmp_path):
     expect(visit.page.locator(".state-name")).to_have_text(["mine", "Remember this"])
     visit.click("Delete mine")
     expect(visit.page.locator(".state-name")).to_have_text(["Remember this"])
-    visit.click("Load Remember this: the next chat goes on from it")
+    visit.click("Load Remember this: the next chat continues from it")
     expect(visit.page.locator("#from-state")).to_contain_text("“Remember this”, 4 tokens")
     visit.chat("What was it?", "one")
-    visit.click("Fork Remember this: another conversation from the same state")
+    visit.click("Fork Remember this: start another conversation from the same state")
     expect(visit.page.locator(".message")).to_have_count(0)
     visit.chat("Something else", "two")
     for body in visit.server.asked[1:]:
@@ -703,7 +703,7 @@ def test_raw_text_goes_on_and_is_taken_back(visit):
     expect(area).to_have_value("Once upon a time there was a bird")
     area.press("Control+Enter")
     expect(area).to_have_value("Once upon a time there was a bird and so on.")
-    visit.click("Take back")
+    visit.click("Undo continuation")
     expect(area).to_have_value("Once upon a time there was a bird")
 
 
@@ -776,7 +776,7 @@ def test_a_phone_scrolls_only_downwards(visits):
 
 def test_chinese_is_spoken_to_those_who_ask_and_can_be_switched(visits):
     visit = visits(locale="zh-CN")
-    expect(visit.page.get_by_role("button", name="新对话")).to_be_visible()
+    expect(visit.page.get_by_role("button", name="新建对话")).to_be_visible()
     assert visit.page.locator("html").get_attribute("lang") == "zh-CN"
     visit.page.get_by_role("button", name="Switch to English").click()
     expect(visit.page.get_by_role("button", name="New chat", exact=True)).to_be_visible()
@@ -848,14 +848,14 @@ def test_the_theme_follows_the_system_until_it_is_chosen(visits):
     visit = visits(color_scheme="dark")
     ground = "() => getComputedStyle(document.body).backgroundColor"
     dark = visit.page.evaluate(ground)
-    visit.click("Colours: as the system has them")
+    visit.click("Colors: system")
     light = visit.page.evaluate(ground)
     assert light != dark
     visit.page.reload()
     assert visit.page.evaluate(ground) == light
-    visit.click("Colours: light")
+    visit.click("Colors: light")
     assert visit.page.evaluate(ground) == dark
-    expect(visit.page.get_by_role("button", name="Colours: dark")).to_be_visible()
+    expect(visit.page.get_by_role("button", name="Colors: dark")).to_be_visible()
 
 
 def test_little_moves_for_those_who_want_it_so(visits):

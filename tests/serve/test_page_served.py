@@ -49,7 +49,7 @@ def test_a_conversation_with_the_built_in_model(page, served):
     see(answer(page)).to_contain_text("wkv")
     page.reload()
     see(answer(page)).to_contain_text("wkv")
-    page.get_by_role("button", name="States").click()
+    page.get_by_role("button", name="Model states").click()
     page.get_by_role("button", name="Save this conversation").click()
     _, service = served
     page.wait_for_timeout(500)

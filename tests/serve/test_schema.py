@@ -15,6 +15,38 @@ def document(served):
     return answer.json()
 
 
+def resolved(document, schema):
+    """The schema that a reference names."""
+    return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+
+
+def references(part):
+    """All references in a part of the document."""
+    if isinstance(part, dict):
+        yield from (value for key, value in part.items() if key == "$ref")
+        part = list(part.values())
+    for one in part if isinstance(part, list) else ():
+        yield from references(one)
+
+
+def test_each_reference_leads_somewhere(document):
+    names = {reference.rpartition("/")[2] for reference in references(document)}
+    assert names <= set(document["components"]["schemas"])
+    assert {"ChatCompletionChunk", "TextCompletion", "StatusEvent", "ErrorResponse"} <= names
+
+
+def test_each_json_response_has_a_model(document):
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            [status] = [one for one in operation["responses"] if one.startswith("2")]
+            content = operation["responses"][status]["content"]
+            if "application/json" in content:
+                schema = resolved(document, content["application/json"]["schema"])
+                assert schema["additionalProperties"] is False, (method, path)
+            else:
+                assert path in ("/metrics", "/v1/states/{name}/content")
+
+
 def test_each_operation_has_a_summary_and_the_form_of_errors(document):
     assert document["info"]["title"] == "wkv"
     for path, operations in document["paths"].items():
@@ -22,7 +54,10 @@ def test_each_operation_has_a_summary_and_the_form_of_errors(document):
             assert operation["description"], (method, path)
             for status in ("400", "401", "404", "413", "429", "500", "503"):
                 content = operation["responses"][status]["content"]["application/json"]
-                assert content["schema"]["required"] == ["error"]
+                schema = resolved(document, content["schema"])
+                assert schema["required"] == ["error"]
+                details = resolved(document, schema["properties"]["error"])
+                assert details["required"] == ["message", "type", "param", "code"]
 
 
 def test_all_that_is_told_exists(document, client):

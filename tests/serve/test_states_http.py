@@ -284,7 +284,7 @@ def test_damaged_files_are_refused_and_the_server_goes_on(client, served, foreig
         assert "/" not in told.replace("GET /v1", ""), (kind, told)  # no path of ours
     assert taken == []
     assert names(client) == [name]
-    folder = served[1].states._of("")
+    folder = served[1].states._tenant_folder("")
     assert [file.name for file in folder.iterdir()] == [f"{name}.safetensors"]
     assert say(client, state=name)["choices"]
 
@@ -336,7 +336,7 @@ def test_a_state_that_was_made_up_harms_nobody_else(client, served, demo, monkey
 
 def test_a_file_that_was_damaged_on_the_disk_is_told(client, served):
     name = make(client, prompt="There was once a man")["id"]
-    path = served[1].states._of("") / f"{name}.safetensors"
+    path = served[1].states._tenant_folder("") / f"{name}.safetensors"
     data = path.read_bytes()
     for wrong in (b"", data[:100], data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]):
         path.write_bytes(wrong)
@@ -349,7 +349,7 @@ def test_a_file_that_was_damaged_on_the_disk_is_told(client, served):
 
 
 def test_a_tenant_has_so_much_room_and_no_more(serve, demo):
-    from wkv.serve.app import Limits
+    from wkv.serve.service import Limits
 
     with (
         serve(demo, Limits(cache_bytes=2**24, disk_bytes=10**6)) as (address, _),
@@ -375,7 +375,7 @@ def test_many_make_and_delete_at_once(client, served):
     with ThreadPoolExecutor(8) as pool:
         statuses = set(pool.map(live, range(40)))
     assert statuses <= {200, 404}
-    assert not list(served[1].states._of("").glob("*.partial*"))
+    assert not list(served[1].states._tenant_folder("").glob("*.partial*"))
 
 
 def test_a_state_needs_one_of_messages_and_prompt(client):

@@ -23,7 +23,7 @@ from wkv.prompting.tool_calls import (
 )
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
 from wkv.prompting.tools import call_prefix, call_text, result_text, tools_system
-from wkv.serve.tool_requests import calls_of, tools_of
+from wkv.serve.build_constraints import calls_of, tools_of
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 
 NAMES = ("weather", "stop")
@@ -58,9 +58,9 @@ def test_tools_are_read_from_a_request():
     ("entries", "words"),
     [
         ("weather", "str"),
-        ([3], "no function"),
-        ([{"type": "retrieval"}], "no function"),
-        ([{"type": "function"}], "no function"),
+        ([3], "not a function"),
+        ([{"type": "retrieval"}], "not a function"),
+        ([{"type": "function"}], "not a function"),
         ([entry("a b")], "'a b'"),
         ([entry("")], "1 to 64"),
         ([entry("x" * 65)], "1 to 64"),

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from wkv.serve.app import Limits, create_app
-from wkv.serve.service import Settings
+from wkv.serve.app import create_app
+from wkv.serve.service import Limits, ServerSettings
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -141,7 +141,7 @@ def stream(client, path="/v1/chat/completions", **body):
 @contextmanager
 def narrow(model, **settings):
     """Serve a model over connections with small buffers, which are full soon."""
-    app = create_app(model, Settings("test", **settings), Limits(cache_bytes=2**26))
+    app = create_app(model, ServerSettings("test", **settings), Limits(cache_bytes=2**26))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)

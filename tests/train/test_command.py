@@ -95,7 +95,7 @@ def test_number_out_of_range_is_refused_by_name(data, tmp_path, capsys, option, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": 5, "processes": 2, "steps": 1}, "cannot be shared"),
+        ({"rows": 5, "processes": 2, "steps": 1}, "cannot be divided evenly"),
         ({}, "exactly one"),
         ({"steps": 1, "minutes": 1.0}, "exactly one"),
         ({"steps": 1.5}, "--steps is 1.5; give a whole number"),
@@ -132,9 +132,9 @@ def test_data_that_cannot_be_read_is_named(data, tmp_path, capsys):
     message = refusal(capsys, tmp_path / "latin.txt", out)
     assert "latin.txt is not UTF-8 text (byte 2 is 0xef)" in message
     (tmp_path / "empty").mkdir()
-    assert "holds no .txt files" in refusal(capsys, tmp_path / "empty", out)
+    assert "contains no .txt files" in refusal(capsys, tmp_path / "empty", out)
     assert f"{data} is a file; give a folder" in refusal(capsys, data, data)
-    assert "cannot be made (Not a directory)" in refusal(capsys, data, data / "run", *SIZES)
+    assert "cannot be created (Not a directory)" in refusal(capsys, data, data / "run", *SIZES)
 
 
 def test_short_text_and_missing_run_are_refused(tmp_path, capsys):

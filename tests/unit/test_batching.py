@@ -1,4 +1,4 @@
-"""Continuous batching: what a request gets does not depend on who else is there."""
+"""Continuous batching: the result of a request does not depend on other requests."""
 
 import random
 import time
@@ -21,7 +21,7 @@ from wkv.batching import (
     StateFolder,
     TextEvent,
 )
-from wkv.batching.radix_tree import Tree
+from wkv.batching.radix_tree import RadixTree
 from wkv.errors import BusyError, InputError
 from wkv.inference.sampling import Sampling
 from wkv.models.state import State
@@ -39,8 +39,8 @@ def small(tmp_path_factory):
     return model
 
 
-class Heard:
-    """What came of a request."""
+class Received:
+    """The events of a request."""
 
     def __init__(self):
         self.events = []
@@ -63,58 +63,58 @@ class Heard:
         )
 
 
-def ask(scheduler, text, **fields):
-    heard = Heard()
+def submit(scheduler, text, **fields):
+    received = Received()
     settings = {"sampling": FREE, "max_tokens": 12} | fields
     ids = tuple(text.encode()) if isinstance(text, str) else tuple(text)
-    heard.handle = scheduler.submit(Request(ids=ids, **settings), heard.events.append)
-    return heard
+    received.handle = scheduler.submit(Request(ids=ids, **settings), received.events.append)
+    return received
 
 
 def finish(scheduler):
     for _ in range(10_000):
         if not scheduler.step():
             return
-    raise AssertionError("the scheduler does not come to an end")
+    raise AssertionError("the scheduler does not become idle")
 
 
-def make(model, **fields):
+def new_scheduler(model, **fields):
     return Scheduler(model, StateCache(2**24), **fields)
 
 
 def alone(model, text, **fields):
-    scheduler = make(model)
-    heard = ask(scheduler, text, **fields)
+    scheduler = new_scheduler(model)
+    received = submit(scheduler, text, **fields)
     finish(scheduler)
-    return heard
+    return received
 
 
-def test_a_request_says_what_generate_says(small):
+def test_a_request_gives_the_same_text_as_generate(small):
     sampling = Sampling(temperature=1, top_p=0.9, seed=3)
-    heard = alone(small, "Once upon", sampling=sampling, max_tokens=30)
+    received = alone(small, "Once upon", sampling=sampling, max_tokens=30)
     done = wkv.generate(small, "Once upon", sampling=sampling, max_tokens=30)
-    assert heard.ids() == done.token_ids
-    assert "".join(e.text for e in heard.events if isinstance(e, TextEvent)) == done.text
-    assert [e.finish_reason for e in heard.ended] == [done.finish_reason]
+    assert received.ids() == done.token_ids
+    assert "".join(e.text for e in received.events if isinstance(e, TextEvent)) == done.text
+    assert [e.finish_reason for e in received.ended] == [done.finish_reason]
 
 
 @given(st.data())
-def test_company_changes_nothing(small, data):
+def test_other_requests_do_not_change_a_result(small, data):
     texts = data.draw(
         st.lists(st.text("abc ", min_size=1, max_size=200), min_size=1, max_size=8), "texts"
     )
     pauses = data.draw(st.lists(st.integers(0, 4), min_size=len(texts), max_size=len(texts)))
-    scheduler = make(
+    scheduler = new_scheduler(
         small, slots=data.draw(st.integers(1, 4)), prefill_chunk=data.draw(st.integers(1, 40))
     )
     together = []
     for number, (text, pause) in enumerate(zip(texts, pauses, strict=True)):
-        together.append(ask(scheduler, text, sampling=Sampling(top_p=1, seed=number)))
+        together.append(submit(scheduler, text, sampling=Sampling(top_p=1, seed=number)))
         for _ in range(pause):
             scheduler.step()
     finish(scheduler)
-    for number, (text, heard) in enumerate(zip(texts, together, strict=True)):
-        assert heard.ids() == alone(small, text, sampling=Sampling(top_p=1, seed=number)).ids()
+    for number, (text, received) in enumerate(zip(texts, together, strict=True)):
+        assert received.ids() == alone(small, text, sampling=Sampling(top_p=1, seed=number)).ids()
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -122,59 +122,59 @@ def test_company_changes_nothing(small, data):
 def test_every_generation_is_served(checkpoint_paths, generation, engine):
     model = wkv.load(checkpoint_paths[generation], "cpu fp32", tokenizer="bytes", engine=engine)
     sampling = Sampling(top_p=0.5, seed=4, banned=tuple(range(256, 300)))
-    scheduler = make(model, prefill_chunk=8)
+    scheduler = new_scheduler(model, prefill_chunk=8)
     texts = ["a", "some text", "some text that is longer than the others are"]
-    together = [ask(scheduler, text, sampling=sampling) for text in texts]
+    together = [submit(scheduler, text, sampling=sampling) for text in texts]
     finish(scheduler)
-    for text, heard in zip(texts, together, strict=True):
-        assert heard.error is None
-        assert heard.ids() == alone(model, text, sampling=sampling).ids()
-        history = [*text.encode(), *heard.ids(), *b" more"]
-        again = ask(scheduler, history, sampling=sampling)
+    for text, received in zip(texts, together, strict=True):
+        assert received.error is None
+        assert received.ids() == alone(model, text, sampling=sampling).ids()
+        history = [*text.encode(), *received.ids(), *b" more"]
+        again = submit(scheduler, history, sampling=sampling)
         finish(scheduler)
-        assert again.cached == len(text) + len(heard.ids()) - 1
+        assert again.cached == len(text) + len(received.ids()) - 1
         assert again.ids() == alone(model, history, sampling=sampling).ids()
 
 
 @given(st.data())
-def test_a_cached_prefix_changes_nothing(small, data):
+def test_a_cached_prefix_does_not_change_the_result(small, data):
     text = data.draw(st.text("ab", min_size=2, max_size=300))
     cut = data.draw(st.integers(1, len(text)))
-    scheduler = make(small)
-    ask(scheduler, text[:cut], max_tokens=0)
+    scheduler = new_scheduler(small)
+    submit(scheduler, text[:cut], max_tokens=0)
     finish(scheduler)
-    heard = ask(scheduler, text)
+    received = submit(scheduler, text)
     finish(scheduler)
-    assert heard.cached == cut
-    assert heard.ids() == alone(small, text).ids()
-    want = small.forward(list(text.encode()) + heard.ids()[:-1])[1]
-    [got] = heard.ended
+    assert received.cached == cut
+    assert received.ids() == alone(small, text).ids()
+    want = small.forward(list(text.encode()) + received.ids()[:-1])[1]
+    [got] = received.ended
     for ours, theirs in zip(got.state.layers, want.layers, strict=True):
         torch.testing.assert_close(ours.wkv, theirs.wkv, rtol=0, atol=1e-9)
 
 
-def test_a_reply_is_found_again(small):
-    scheduler = make(small)
-    first = ask(scheduler, "Tell me")
+def test_the_state_after_a_reply_is_cached(small):
+    scheduler = new_scheduler(small)
+    first = submit(scheduler, "Tell me")
     finish(scheduler)
     history = [*b"Tell me", *first.ids(), *b" more"]
-    second = ask(scheduler, history)
+    second = submit(scheduler, history)
     finish(scheduler)
     assert second.cached == len(b"Tell me") + len(first.ids()) - 1
     assert second.ids() == alone(small, history).ids()
 
 
-def test_a_common_beginning_is_kept_on_second_sight(small):
-    scheduler = make(small)
+def test_a_common_prefix_is_cached_when_it_occurs_again(small):
+    scheduler = new_scheduler(small)
     shared = "s" * 100
     for number, cached in enumerate((0, 0, 100)):
-        heard = ask(scheduler, f"{shared}{number}")
+        received = submit(scheduler, f"{shared}{number}")
         finish(scheduler)
-        assert heard.cached == cached
+        assert received.cached == cached
 
 
-def test_a_prefix_is_read_once_by_those_who_come_together(small):
-    scheduler = make(small, prefill_chunk=16)
+def test_simultaneous_requests_read_a_common_prefix_once(small):
+    scheduler = new_scheduler(small, prefill_chunk=16)
     read = []
     forward = small.forward
 
@@ -185,20 +185,20 @@ def test_a_prefix_is_read_once_by_those_who_come_together(small):
 
     small.forward = counted
     try:
-        together = [ask(scheduler, "p" * 400 + str(number)) for number in range(4)]
+        together = [submit(scheduler, "p" * 400 + str(number)) for number in range(4)]
         finish(scheduler)
     finally:
         del small.forward
     assert sum(read) == 400 + 4
-    assert [heard.cached for heard in together] == [0, 400, 400, 400]
+    assert [received.cached for received in together] == [0, 400, 400, 400]
 
 
 @pytest.mark.parametrize("when", range(0, 40, 3))
-def test_who_waits_for_a_prefix_survives_the_one_who_reads_it(small, when):
-    scheduler = make(small, prefill_chunk=16)
-    busy = ask(scheduler, "zz", max_tokens=100)  # keeps the pieces small
-    first = ask(scheduler, "p" * 400 + "a")
-    second = ask(scheduler, "p" * 400 + "b")
+def test_a_request_that_waits_for_a_prefix_survives_the_cancellation_of_its_reader(small, when):
+    scheduler = new_scheduler(small, prefill_chunk=16)
+    busy = submit(scheduler, "zz", max_tokens=100)  # keeps the chunks small
+    first = submit(scheduler, "p" * 400 + "a")
+    second = submit(scheduler, "p" * 400 + "b")
     for _ in range(when):
         scheduler.step()
     first.handle.cancel()
@@ -207,7 +207,7 @@ def test_who_waits_for_a_prefix_survives_the_one_who_reads_it(small, when):
     assert busy.ids() == alone(small, "zz", max_tokens=100).ids()
 
 
-def test_choices_are_as_if_asked_alone(small):
+def test_choices_give_the_same_results_as_separate_requests(small):
     three = alone(small, "Once", choices=3)
     for choice in range(3):
         sampling = Sampling(**{**_fields(FREE), "seed": choice})
@@ -218,53 +218,56 @@ def _fields(sampling):
     return {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
 
 
-def test_a_long_prompt_does_not_stall_others(small):
-    scheduler = make(small, prefill_chunk=16)
-    talking = ask(scheduler, "hi", max_tokens=1000)
+def test_a_long_prompt_does_not_delay_other_requests(small):
+    scheduler = new_scheduler(small, prefill_chunk=16)
+    talking = submit(scheduler, "hi", max_tokens=1000)
     scheduler.step()
-    ask(scheduler, "x" * 5000)
+    submit(scheduler, "x" * 5000)
     before = len(talking.ids())
     for _ in range(50):
         scheduler.step()
     assert len(talking.ids()) == before + 50
 
 
-def test_what_cannot_be_taken_is_refused(small):
-    scheduler = make(small, slots=1, queue=2)
+def test_requests_are_refused_if_the_queue_is_full_or_they_are_invalid(small):
+    scheduler = new_scheduler(small, slots=1, queue=2)
     for text in "abc":
-        ask(scheduler, text)
+        submit(scheduler, text)
     with pytest.raises(BusyError):
-        ask(scheduler, "d")
+        submit(scheduler, "d")
     scheduler.step()
     with pytest.raises(BusyError):
-        ask(scheduler, "d")
+        submit(scheduler, "d")
     finish(scheduler)
-    ask(make(small, slots=1, queue=0), "a")
+    submit(new_scheduler(small, slots=1, queue=0), "a")
     with pytest.raises(InputError):
-        ask(scheduler, "")
+        submit(scheduler, "")
     with pytest.raises(InputError):
-        ask(make(small, slots=2), "a", choices=3)
+        submit(new_scheduler(small, slots=2), "a", choices=3)
 
 
-def test_cancelling_frees_the_slot_and_disturbs_nobody(small):
-    scheduler = make(small, slots=2)
-    gone, stays = ask(scheduler, "gone", max_tokens=1000), ask(scheduler, "stays")
+def test_cancelling_frees_the_slot_and_does_not_affect_others(small):
+    scheduler = new_scheduler(small, slots=2)
+    gone, stays = submit(scheduler, "gone", max_tokens=1000), submit(scheduler, "stays")
     scheduler.step()
     gone.handle.cancel()
     scheduler.step()
-    heard = len(gone.events)
+    received = len(gone.events)
     assert scheduler.load.running == 1
     finish(scheduler)
-    assert len(gone.events) == heard
+    assert len(gone.events) == received
     assert stays.ids() == alone(small, "stays").ids()
 
 
-def test_a_reader_who_is_behind_is_set_aside_and_taken_back(small):
-    scheduler = make(small)
-    slow, fast = ask(scheduler, "slow", max_tokens=300), ask(scheduler, "fast", max_tokens=400)
+def test_a_sequence_is_paused_while_its_client_is_behind(small):
+    scheduler = new_scheduler(small)
+    slow, fast = (
+        submit(scheduler, "slow", max_tokens=300),
+        submit(scheduler, "fast", max_tokens=400),
+    )
     slow.handle.acknowledge()
-    for heard in iter(lambda: scheduler.step() and not fast.ended, False):
-        assert heard
+    for received in iter(lambda: scheduler.step() and not fast.ended, False):
+        assert received
         while fast.handle.is_behind:
             fast.handle.acknowledge()
     assert not slow.ended
@@ -275,9 +278,9 @@ def test_a_reader_who_is_behind_is_set_aside_and_taken_back(small):
     assert slow.ids() == alone_read(small, "slow", 300)
 
 
-def test_a_reader_who_never_comes_back_is_given_up(small):
-    scheduler = make(small, reader_timeout=0.05)
-    slow = ask(scheduler, "slow", max_tokens=1000)
+def test_a_sequence_whose_client_reads_nothing_times_out(small):
+    scheduler = new_scheduler(small, reader_timeout=0.05)
+    slow = submit(scheduler, "slow", max_tokens=1000)
     finish(scheduler)
     assert scheduler.load.running == 1
     time.sleep(0.06)
@@ -287,17 +290,17 @@ def test_a_reader_who_never_comes_back_is_given_up(small):
 
 
 def alone_read(model, text, count):
-    scheduler = make(model)
-    heard = ask(scheduler, text, max_tokens=count)
+    scheduler = new_scheduler(model)
+    received = submit(scheduler, text, max_tokens=count)
     while scheduler.step():
-        while heard.handle.is_behind:
-            heard.handle.acknowledge()
-    return heard.ids()
+        while received.handle.is_behind:
+            received.handle.acknowledge()
+    return received.ids()
 
 
-def test_numbers_that_are_none_fail_one_request_only(small):
-    scheduler = make(small)
-    bad, good = ask(scheduler, "bad", max_tokens=50), ask(scheduler, "good", max_tokens=50)
+def test_nan_logits_fail_one_request_only(small):
+    scheduler = new_scheduler(small)
+    bad, good = submit(scheduler, "bad", max_tokens=50), submit(scheduler, "good", max_tokens=50)
     scheduler.step()
     running = scheduler._decode.running
     place = next(i for i, choice in enumerate(running) if choice.handle is bad.handle)
@@ -307,20 +310,20 @@ def test_numbers_that_are_none_fail_one_request_only(small):
     assert "finite" in str(bad.error)
     assert good.error is None
     assert good.ids() == alone(small, "good", max_tokens=50).ids()
-    kept = [kept.state for kept in scheduler.cache._nodes.values()]
-    assert all(bool(torch.isfinite(layer.wkv).all()) for state in kept for layer in state.layers)
+    states = [cached.state for cached in scheduler.cache._nodes.values()]
+    assert all(bool(torch.isfinite(layer.wkv).all()) for state in states for layer in state.layers)
 
 
-def test_a_model_that_fails_ends_what_goes_on_and_no_more(small):
-    scheduler = make(small)
-    broken = ask(scheduler, "x")
+def test_an_error_of_the_model_ends_the_running_requests_only(small):
+    scheduler = new_scheduler(small)
+    broken = submit(scheduler, "x")
     small.forward = _broken
     try:
         finish(scheduler)
     finally:
         del small.forward
     assert "out of memory" in str(broken.error)
-    later = ask(scheduler, "y")
+    later = submit(scheduler, "y")
     finish(scheduler)
     assert later.ids() == alone(small, "y").ids()
 
@@ -330,12 +333,12 @@ def _broken(*_, **__):
 
 
 def test_tasks_run_between_steps(small):
-    scheduler = make(small)
+    scheduler = new_scheduler(small)
     future, failing = scheduler.run_task(_working()), scheduler.run_task(_failing())
-    heard = ask(scheduler, "a")
+    received = submit(scheduler, "a")
     finish(scheduler)
     assert future.result(0) == 3
-    assert heard.ended
+    assert received.ended
     with pytest.raises(ValueError, match="no"):
         failing.result(0)
 
@@ -351,29 +354,29 @@ def _failing():
     raise ValueError("no")
 
 
-def test_a_folder_outlives_the_cache(byte_model, tmp_path):
+def test_states_in_a_folder_outlive_the_process(byte_model, tmp_path):
     small = byte_model
     folder = StateFolder(tmp_path, small, 2**24)
     scheduler = Scheduler(small, StateCache(2**24, folder))
-    first = ask(scheduler, "Tell me")
+    first = submit(scheduler, "Tell me")
     finish(scheduler)
     folder.flush()
     said = (*b"Tell me", *first.ids())
-    # Another process, which knows where the messages end.
+    # This cache stands for another process, which knows the message boundaries.
     other = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))
-    again = ask(other, [*said, *b" more"], message_boundaries=(len(said),))
+    again = submit(other, [*said, *b" more"], message_boundaries=(len(said),))
     finish(other)
     assert again.cached == len(said) - 1
     other.cache.folder.flush()
-    for file in folder.folder.iterdir():  # damage is no more than a state that is not there
+    for file in folder.folder.iterdir():  # a damaged file counts as a missing one
         file.write_bytes(file.read_bytes()[:100])
     third = Scheduler(small, StateCache(2**24, StateFolder(tmp_path, small, 2**24)))
-    again = ask(third, [*said, *b" more"], message_boundaries=(len(said),))
+    again = submit(third, [*said, *b" more"], message_boundaries=(len(said),))
     finish(third)
     assert again.cached == 0
 
 
-def test_a_folder_keeps_its_limit(small, tmp_path):
+def test_a_folder_respects_its_limit(small, tmp_path):
     folder = StateFolder(tmp_path, small, 500_000)
     state = small.forward(list(b"some"))[1]
     for number in range(20):
@@ -385,7 +388,7 @@ def test_a_folder_keeps_its_limit(small, tmp_path):
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """The cache beside a dictionary that forgets nothing."""
+    """A state machine that compares the cache with a dictionary of all states."""
 
     LIMIT = 3000
 
@@ -421,8 +424,8 @@ class CacheMachine(RuleBasedStateMachine):
         if found.state is not None:
             value = found.state.layers[0].wkv[0, 0].item()
             assert self.truth[tenant, tuple(ids[: found.position])] == value
-        known = {key for whose, key in self.truth if whose == tenant}
-        assert found.common <= max((_alike(key, ids) for key in known), default=0)
+        known = {key for owner, key in self.truth if owner == tenant}
+        assert found.common <= max((_common_length(key, ids) for key in known), default=0)
 
     @rule()
     def clear(self):
@@ -431,13 +434,13 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def the_budget_holds(self):
         assert 0 <= self.cache.n_bytes <= self.LIMIT
-        kept = self.cache._nodes
-        assert self.cache.n_bytes == sum(one.n_bytes for one in kept.values())
+        nodes = self.cache._nodes
+        assert self.cache.n_bytes == sum(one.n_bytes for one in nodes.values())
         trees = self.cache._trees
-        assert sum(len(list(tree.nodes())) for tree in trees.values()) == len(kept)
+        assert sum(len(list(tree.nodes())) for tree in trees.values()) == len(nodes)
 
 
-def _alike(first, second):
+def _common_length(first, second):
     count = 0
     for one, other in zip(first, second, strict=False):
         if one != other:
@@ -449,21 +452,21 @@ def _alike(first, second):
 TestCache = CacheMachine.TestCase
 
 
-def test_a_tree_is_a_dictionary_that_knows_prefixes():
+def test_a_radix_tree_agrees_with_a_dictionary():
     randomness = random.Random(0)
-    tree, truth = Tree(), {}
+    tree, truth = RadixTree(), {}
     for _ in range(10_000):
         ids = tuple(randomness.choices((0, 1, 2), k=randomness.randint(1, 10)))
         if randomness.random() < 0.5:
             truth[ids] = tree.put(ids, randomness.random())
         elif truth and randomness.random() < 0.6:
-            gone = randomness.choice(list(truth))
-            tree.remove(truth.pop(gone))
+            removed = randomness.choice(list(truth))
+            tree.remove(truth.pop(removed))
         match = tree.match(ids)
         prefixes = [key for key in truth if ids[: len(key)] == key]
         want = max(prefixes, key=len, default=None)
         assert (match.node.depth if match.node else None) == (len(want) if want else None)
-        assert match.common == max((_alike(key, ids) for key in truth), default=0)
+        assert match.common == max((_common_length(key, ids) for key in truth), default=0)
     for node in truth.values():
         tree.remove(node)
     assert not tree.root.children

@@ -276,8 +276,8 @@ def test_experimental_variants_are_refused_by_name(tmp_path, tensors, name, matc
     ("notes", "match"),
     [
         ({"_version": "0.6"}, r"convert_model 0\.6 wrote.*convert the original"),
-        ({"_version": "new"}, "note of convert_model is damaged"),
-        ({"_version": "0.7", "_rescale_layer": "x"}, "note of convert_model is damaged"),
+        ({"_version": "new"}, "metadata of convert_model is damaged"),
+        ({"_version": "0.7", "_rescale_layer": "x"}, "metadata of convert_model is damaged"),
         ({"_version": "0.7"}, "misshapen: blocks.0.ffn.key.weight"),  # it is not transposed
     ],
 )
@@ -289,14 +289,14 @@ def test_a_file_that_convert_model_cannot_have_written_is_refused(tmp_path, tens
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"rwkv.blocks.0.attention.key.weight": torch.zeros(2, 2)}, "no RWKV checkpoint"),
-        ({"model.layers.0.attn.x_r": torch.zeros(2)}, "no RWKV checkpoint"),
+        ({"rwkv.blocks.0.attention.key.weight": torch.zeros(2, 2)}, "not an RWKV checkpoint"),
+        ({"model.layers.0.attn.x_r": torch.zeros(2)}, "not an RWKV checkpoint"),
         ({"model.layers.0.self_attn.q_proj.weight": torch.zeros(2)}, "another Hugging Face layout"),
-        ({"weight": torch.zeros(2)}, "no RWKV checkpoint"),
-        ({}, "no RWKV checkpoint"),
+        ({"weight": torch.zeros(2)}, "not an RWKV checkpoint"),
+        ({}, "not an RWKV checkpoint"),
         ({"model": {"emb.weight": torch.zeros(2)}, "step": 3}, r"state_dict\(\) alone"),
-        ([torch.zeros(2)], "holds a list"),
-        (torch.zeros(2), "holds a Tensor"),
+        ([torch.zeros(2)], "contains a list"),
+        (torch.zeros(2), "contains a Tensor"),
     ],
 )
 def test_other_contents(tmp_path, content, match):
@@ -308,7 +308,7 @@ def test_indexes_that_lie(tmp_path, tensors):
     save_file(tensors, tmp_path / "a.safetensors")
     index = tmp_path / "m.safetensors.index.json"
     for weight_map, match in (
-        ({"emb.weight": "gone.safetensors"}, "not beside it"),
+        ({"emb.weight": "gone.safetensors"}, "the shard gone.safetensors is missing"),
         ({"emb.weight": "../a.safetensors"}, "outside its folder"),
         ({"other": "a.safetensors"}, "not in a.safetensors"),
     ):
@@ -317,7 +317,7 @@ def test_indexes_that_lie(tmp_path, tensors):
     index.write_text("{}")
     _refused(index, "cannot be read")
     (tmp_path / "x-00001-of-00003.safetensors").write_bytes(b"x")
-    _refused(tmp_path / "x-00001-of-00003.safetensors", "one shard of several")
+    _refused(tmp_path / "x-00001-of-00003.safetensors", "one of several shards")
 
 
 def test_float16_and_float64_files_load(tmp_path, tensors):

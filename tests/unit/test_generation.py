@@ -1,4 +1,4 @@
-"""Generation and streaming: stops, lengths, seeds, batches, interrupts, the state handed back."""
+"""Generation and streaming: stop strings, lengths, seeds, batches, interrupts and states."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ QUESTION = "User: What is 27 + 48?\n\nAssistant:"
     st.lists(st.text("ab\n", max_size=4), max_size=12),
     st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
 )
-def test_stop_strings_are_found_across_any_cuts(pieces, stops):
+def test_stop_strings_are_found_however_the_text_is_split(pieces, stops):
     whole = "".join(pieces)
     watch = StopStrings(stops)
     shown = ""
@@ -32,13 +32,13 @@ def test_stop_strings_are_found_across_any_cuts(pieces, stops):
         assert watch.found
         assert whole.startswith(shown)
         assert any(whole[len(shown) :].startswith(stop) for stop in stops)
-        # Nothing is shown beyond the end of the stop string that is complete first.
+        # No text is shown beyond the end of the stop string that is complete first.
         assert len(shown) < min(ends)
     else:
         assert shown == whole
 
 
-def test_a_stop_string_ends_the_text_and_is_absorbed(demo):
+def test_a_stop_string_ends_the_text_and_is_part_of_the_state(demo):
     done = wkv.generate(demo, QUESTION, sampling=GREEDY, stop="\n\n")
     assert done.text == " 27 + 48 = 75"
     assert done.finish_reason == "stop"
@@ -56,11 +56,11 @@ def test_length_ends_the_text(demo):
     assert (nothing.finish_reason, nothing.text) == ("length", "")
 
 
-def test_end_of_text_ends_the_text_and_is_not_absorbed(demo, monkeypatch):
-    def always_ends(self, logits):
+def test_end_of_text_ends_the_text_and_is_not_part_of_the_state(demo, monkeypatch):
+    def always_end_of_text(self, logits):
         return 0
 
-    monkeypatch.setattr("wkv.inference.sampling.Sampler.sample", always_ends)
+    monkeypatch.setattr("wkv.inference.sampling.Sampler.sample", always_end_of_text)
     done = wkv.generate(demo, "Alice")
     assert (done.finish_reason, done.token_ids, done.text) == ("stop", [], "")
     assert done.state.tokens_seen == (len(demo.tokenizer.encode("Alice")),)
@@ -74,7 +74,7 @@ def test_seeds_repeat(demo):
     assert other.token_ids != first.token_ids
 
 
-def test_a_batch_gives_what_each_prompt_gives_alone(demo):
+def test_a_batch_gives_the_results_of_separate_prompts(demo):
     prompts = ["Alice was", "User: Hello\n\nAssistant:", "The king", QUESTION]
     sampling = wkv.Sampling(seed=1)
     batch = wkv.generate(demo, prompts, sampling=sampling, max_tokens=25, stop="\n\n")
@@ -96,7 +96,7 @@ def _same_but_state(row, alone):
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), tokens=st.integers(0, 30))
-def test_streamed_pieces_join_to_the_whole(demo, seed, tokens):
+def test_streamed_pieces_join_to_the_text_of_generate(demo, seed, tokens):
     sampling = wkv.Sampling(seed=seed, temperature=2.0, top_p=1.0)
     options = {"sampling": sampling, "max_tokens": tokens, "stop": ["\n\n", "the"]}
     pieces = wkv.stream(demo, "It was", **options)
@@ -109,7 +109,7 @@ def test_streamed_pieces_join_to_the_whole(demo, seed, tokens):
     assert "" not in shown
 
 
-def test_characters_that_span_tokens_stream_whole(byte_model):
+def test_characters_of_several_tokens_are_not_split(byte_model):
     ids = iter([*"é😀".encode(), 0xFF, *"好".encode()[:2]])
 
     class Fixed:
@@ -128,7 +128,7 @@ def test_characters_that_span_tokens_stream_whole(byte_model):
     assert shown == ["é", "😀", "�", "�"]
 
 
-def test_generation_goes_on_from_a_state_with_or_without_a_prompt(demo):
+def test_generation_continues_a_state_with_or_without_a_prompt(demo):
     whole = wkv.generate(demo, "Once upon a time", sampling=GREEDY, max_tokens=12)
     first = wkv.generate(demo, "Once upon a time", sampling=GREEDY, max_tokens=5)
     before = first.state.clone()
@@ -145,7 +145,7 @@ def test_generation_goes_on_from_a_state_with_or_without_a_prompt(demo):
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])
-def test_ctrl_c_keeps_what_was_said(demo, monkeypatch, after):
+def test_ctrl_c_keeps_the_text_so_far(demo, monkeypatch, after):
     calls = []
     forward = type(demo).forward
 
@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_what_was_said(demo, monkeypatch, after):
     assert rows[0].state.tokens_seen == result.state.tokens_seen
 
 
-def test_ctrl_c_between_two_pieces_keeps_what_was_said(demo):
+def test_ctrl_c_between_two_pieces_keeps_the_text_so_far(demo):
     pieces = wkv.stream(demo, "Alice was", sampling=GREEDY, max_tokens=20)
     shown = next(pieces) + next(pieces)
     shown += pieces.interrupt()
@@ -299,7 +299,7 @@ def test_changing_the_logits_or_a_clone_does_not_change_the_state(demo):
     assert state.layers[0].wkv.any()
 
 
-def test_a_state_holds_no_more_memory_than_it_says(demo):
+def test_the_memory_of_a_state_is_its_n_bytes(demo):
     for ids in ([1], [1, 2], list(range(100))):
         _, state = demo.forward(ids)
         storages = {
@@ -310,7 +310,7 @@ def test_a_state_holds_no_more_memory_than_it_says(demo):
         assert sum(storages.values()) == state.n_bytes
 
 
-def test_the_empty_state_survives_the_disk(demo, tmp_path):
+def test_the_empty_state_can_be_saved_and_loaded(demo, tmp_path):
     demo.new_state().save(tmp_path / "s")
     loaded = wkv.State.load(tmp_path / "s", demo)
     assert loaded.tokens_seen == (0,)

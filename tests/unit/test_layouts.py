@@ -201,7 +201,9 @@ def test_damaged_directories_are_told(tmp_path):
     with pytest.raises(wkv.CheckpointError, match=r"00002-of-00002.*truncated or damaged"):
         wkv.load(tmp_path)
     shard.unlink()
-    with pytest.raises(wkv.CheckpointError, match=r"the shard model-00002-of-00002\.safetensors is missing"):
+    with pytest.raises(
+        wkv.CheckpointError, match=r"the shard model-00002-of-00002\.safetensors is missing"
+    ):
         wkv.load(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"emb.weight": "../secret.safetensors"}}))

@@ -14,15 +14,15 @@ from wkv.inference.sequence import RunningSequence
 from wkv.models.state import State
 
 READER_TIMEOUT_SECONDS = 60.0
-"""How long a paused sequence waits for a client that reads nothing."""
+"""Seconds that a paused sequence waits for a client that reads nothing."""
 
 
-class Choice(RunningSequence):
+class ChoiceSequence(RunningSequence):
     """A sequence that belongs to a request.
 
     Attributes:
         handle: the request.
-        number: of the choice within the request.
+        number: number of the choice within the request.
     """
 
     def __init__(self, model: Model, handle: RequestHandle, number: int) -> None:
@@ -44,7 +44,7 @@ class Choice(RunningSequence):
 
     @property
     def request(self) -> Request:
-        """The request that this is a choice of."""
+        """The request that the sequence belongs to."""
         return self.handle.request
 
 
@@ -60,16 +60,16 @@ class DecodeQueue:
     """The sequences that are being generated.
 
     Attributes:
-        batch: those that grow at every step; all of them are of type Choice.
-        paused: those whose clients do not read fast enough.
-        reader_timeout: seconds after which a paused sequence is given up.
+        batch: the running sequences, all of type ChoiceSequence.
+        paused: the sequences whose clients do not read fast enough, with their states.
+        reader_timeout: seconds after which a paused sequence is ended.
     """
 
     def __init__(
         self, model: Model, cache: StateCache, reader_timeout: float = READER_TIMEOUT_SECONDS
     ) -> None:
         self.batch = RunningBatch(model)
-        self.paused: dict[Choice, Paused] = {}
+        self.paused: dict[ChoiceSequence, Paused] = {}
         self.reader_timeout = reader_timeout
         self._model = model
         self._cache = cache
@@ -79,18 +79,18 @@ class DecodeQueue:
         return len(self.batch.sequences) + len(self.paused)
 
     @property
-    def running(self) -> list[Choice]:
+    def running(self) -> list[ChoiceSequence]:
         """The sequences of the batch."""
-        return [one for one in self.batch.sequences if isinstance(one, Choice)]
+        return [one for one in self.batch.sequences if isinstance(one, ChoiceSequence)]
 
     def add(self, jobs: Sequence[PrefillJob]) -> None:
-        """Start the choices of finished prompts; together, because joining copies all states."""
-        choices: list[Choice] = []
+        """Start the choices of finished prompts; all at once, because joining copies all states."""
+        choices: list[ChoiceSequence] = []
         states: list[State] = []
         for job in jobs:
             assert job.state is not None
             for number in range(job.request.choices):
-                choices.append(Choice(self._model, job.handle, number))
+                choices.append(ChoiceSequence(self._model, job.handle, number))
                 states.append(job.state)
         if choices:
             self.batch.add(choices, states)
@@ -108,11 +108,11 @@ class DecodeQueue:
         return True
 
     def drop(self, handles: Iterable[RequestHandle]) -> None:
-        """End the sequences of requests; their states are cached as far as they are."""
-        gone = set(handles)
-        for choice in [one for one in self.paused if one.handle in gone]:
+        """End the sequences of requests, and cache their states."""
+        dropped = set(handles)
+        for choice in [one for one in self.paused if one.handle in dropped]:
             self._cache_state(choice, self.paused.pop(choice).state)
-        running = [one for one in self.running if one.handle in gone]
+        running = [one for one in self.running if one.handle in dropped]
         for choice, state in zip(running, self.batch.remove(running), strict=True):
             self._cache_state(choice, state)
 
@@ -121,13 +121,13 @@ class DecodeQueue:
         return {choice.handle for choice in (*self.running, *self.paused)}
 
     def clear(self) -> None:
-        """Forget all sequences and their states."""
+        """Remove all sequences without caching their states."""
         self.batch, self.paused = RunningBatch(self._model), {}
 
     def _report(self, event: SampleEvent) -> RequestHandle | None:
-        """Deliver the outcome of a sampling; returns the request if that failed."""
+        """Deliver the outcome of sampling a sequence; returns the request if sampling failed."""
         choice = event.sequence
-        assert isinstance(choice, Choice)
+        assert isinstance(choice, ChoiceSequence)
         if event.error is not None:
             choice.handle.fail(as_wkv_error(event.error))
             return choice.handle
@@ -136,14 +136,14 @@ class DecodeQueue:
             choice.handle.send(text)
         return None
 
-    def _end(self, choices: Sequence[Choice]) -> None:
+    def _end(self, choices: Sequence[ChoiceSequence]) -> None:
         """Deliver the end of choices, and cache their states."""
         for choice, state in zip(choices, self.batch.remove(choices), strict=True):
             self._cache_state(choice, state)
             ids, reason = tuple(choice.token_ids), choice.finish_reason or ""
             choice.handle.send(ChoiceDone(choice.number, reason, ids, state))
 
-    def _cache_state(self, choice: Choice, state: State) -> None:
+    def _cache_state(self, choice: ChoiceSequence, state: State) -> None:
         """Cache the state of a sequence that ends, for the next turn of the conversation."""
         request = choice.request
         generated = state.tokens_seen[0] - choice.tokens_before
@@ -163,6 +163,6 @@ class DecodeQueue:
         late = now - self.reader_timeout
         given_up = {one.handle for one, paused in self.paused.items() if paused.since < late}
         for handle in given_up:
-            handle.fail(InputError("nothing was read for too long; the answer was ended"))
+            handle.fail(InputError("the client read nothing for too long, so the answer was ended"))
         if given_up:
             self.drop(given_up)

@@ -68,7 +68,7 @@ class PrefillQueue:
     """The prompts that are being read, in turn.
 
     Attributes:
-        jobs: all of them; the next one in turn comes first.
+        jobs: all jobs; the next one in turn comes first.
     """
 
     def __init__(self, model: Model, cache: StateCache) -> None:
@@ -92,7 +92,7 @@ class PrefillQueue:
         """Read at most about `budget` tokens of one or several prompts.
 
         Returns:
-            The jobs whose turn it was. Finished jobs stay in `jobs` until the caller removes them.
+            The chosen jobs. Finished jobs remain in `jobs` until the caller removes them.
 
         Raises:
             Exception: any exception of the model; nothing has changed then.

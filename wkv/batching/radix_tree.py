@@ -30,7 +30,7 @@ class Node(Generic[Value]):
 
 
 @dataclass(frozen=True)
-class Match(Generic[Value]):
+class PrefixMatch(Generic[Value]):
     """The result of looking up a sequence.
 
     Attributes:
@@ -42,13 +42,13 @@ class Match(Generic[Value]):
     common: int
 
 
-class Tree(Generic[Value]):
+class RadixTree(Generic[Value]):
     """A radix tree in which every leaf has a value; branches without values are removed."""
 
     def __init__(self) -> None:
         self.root: Node[Value] = Node()
 
-    def match(self, ids: Sequence[int]) -> Match[Value]:
+    def match(self, ids: Sequence[int]) -> PrefixMatch[Value]:
         """Return the longest prefix of `ids` with a value, and the length of the known prefix."""
         node, best, known = self.root, None, 0
         ids = tuple(ids)
@@ -57,11 +57,11 @@ class Tree(Generic[Value]):
                 best = node
             child = node.children.get(ids[known]) if known < len(ids) else None
             if child is None:
-                return Match(best, known)
+                return PrefixMatch(best, known)
             same = _common(child.edge, ids, known)
             known += same
             if same < len(child.edge):
-                return Match(best, known)
+                return PrefixMatch(best, known)
             node = child
 
     def put(self, ids: Sequence[int], value: Value) -> Node[Value]:

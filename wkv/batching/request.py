@@ -131,7 +131,7 @@ class RequestHandle:
         self.deliver(event)
 
     def fail(self, error: WKVError) -> None:
-        """Deliver an error as the last event."""
+        """Deliver an error as the last event of the request."""
         self.send(RequestFailed(error))
         self.cancel()
 
@@ -152,5 +152,5 @@ class RequestHandle:
 
 
 def as_wkv_error(error: Exception) -> WKVError:
-    """Return an error for the client; an unexpected one is reported as the model's."""
+    """Return an error for the client; an unexpected exception becomes an error of the model."""
     return error if isinstance(error, WKVError) else WKVError(f"the model failed: {error!r}")

@@ -18,7 +18,7 @@ from wkv.batching.request import Deliver, PrefillDone, Request, RequestHandle, a
 from wkv.batching.state_cache import StateCache
 from wkv.errors import BusyError, InputError
 from wkv.inference.model import TOKENS_AT_ONCE, Model
-from wkv.ops.torch_settings import at_most
+from wkv.ops.torch_settings import thread_limit
 
 CHUNK_WORK = 2**35
 """Multiplications, about, of the chunk of a prompt that is read between two decode steps."""
@@ -154,7 +154,7 @@ class Scheduler:
         """Advance all work a little; returns False if there was nothing to do."""
         # The work between the engine's calls is small. PyTorch's threads, once awake, would take
         # the cores from the engine's own threads for milliseconds.
-        quiet = at_most(1) if self.model.engine == "native" else nullcontext()
+        quiet = thread_limit(1) if self.model.engine == "native" else nullcontext()
         try:
             with quiet:
                 self._drop_cancelled()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from wkv.batching.radix_tree import Node, Tree
+from wkv.batching.radix_tree import Node, RadixTree
 from wkv.batching.state_folder import StateFolder
 from wkv.models.state import State
 
@@ -72,7 +72,7 @@ class StateCache:
         self.limit = limit
         self.folder = folder
         self._clock = clock
-        self._trees: dict[str, Tree[CachedState]] = {}
+        self._trees: dict[str, RadixTree[CachedState]] = {}
         self._nodes: dict[Node[CachedState], CachedState] = {}
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class StateCache:
 
         `positions`, such as the ends of messages, are also looked up in the folder.
         """
-        match = self._trees.get(tenant, Tree[CachedState]()).match(ids)
+        match = self._trees.get(tenant, RadixTree[CachedState]()).match(ids)
         position = match.node.depth if match.node else 0
         if self.folder is not None:
             longer = {end for end in positions if position < end <= len(ids)}
@@ -121,14 +121,14 @@ class StateCache:
         size = state.n_bytes + state.logits.nbytes
         if size > self.limit:
             return False
-        tree = self._trees.setdefault(tenant, Tree[CachedState]())
+        tree = self._trees.setdefault(tenant, RadixTree[CachedState]())
         before = tree.match(ids).node
         if before is not None and before.depth == len(ids):
             self._evict(before)
             before = tree.match(ids).node
         self._make_space(size)
         # Looked up again, because evicting the tree's last state removes the tree.
-        tree = self._trees.setdefault(tenant, Tree[CachedState]())
+        tree = self._trees.setdefault(tenant, RadixTree[CachedState]())
         saved_tokens = len(ids) - (before.depth if before is not None else 0)
         cached = CachedState(tenant, state, size, saved_tokens, self._clock())
         self._nodes[tree.put(ids, cached)] = cached

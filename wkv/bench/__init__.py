@@ -1,8 +1,8 @@
 """Measurement of a model's speed, compared with the limit set by the memory bandwidth.
 
-Decoding a token reads all weights once. So bandwidth / bytes per token is a limit for the tokens per
-second of any engine that reads all weights from memory; skipped zeros, or weights in a cache, allow
-more. `measure` alternates between model and memory, so that a noisy machine slows both alike.
+Decoding a token reads all weights once. So bandwidth / bytes per token is a limit for the tokens
+per second of any engine that reads all weights from memory; skipped zeros, or weights in a cache,
+allow more. `measure` alternates between model and memory, so that a noisy machine slows both alike.
 """
 
 from wkv.bench.costs import Costs, costs_of

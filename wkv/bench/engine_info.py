@@ -7,7 +7,7 @@ from wkv.native import library
 
 
 def kernels_here() -> tuple[str, ...]:
-    """Return the native kernels that this CPU supports, fastest first; empty without the library."""
+    """Return the native kernels that this CPU supports, fastest first; none without the library."""
     return () if library.missing() is not None else library.kernels()
 
 

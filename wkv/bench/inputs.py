@@ -1,7 +1,7 @@
 """The input that a model reads during a measurement.
 
-It is English text if the model has a tokenizer, because the number of activations that are zero, and
-whose weights can be skipped, depends on the text.
+It is English text if the model has a tokenizer, because the number of activations that are zero,
+and whose weights can be skipped, depends on the text.
 """
 
 from dataclasses import dataclass

@@ -51,7 +51,7 @@ def split_options(line: str) -> InlineOptions:
             value = math.nan
         if not math.isfinite(value):
             raise InputError(
-                f"-{name}={written[:40]} has no number; write it as in -{name}=0.5 (the message "
+                f"-{name}={written[:40]} is not a number; write it as in -{name}=0.5 (the message "
                 "was not sent)"
             )
         low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if name == "temp" else (0.0, 1.0)

@@ -73,6 +73,4 @@ def language_named(name: str) -> Language:
                 module.DETAILS,
                 module.OPENINGS,
             )
-    raise InputError(
-        f"{name!r} is not a language of the chat; expected {', '.join(LANGUAGES)}"
-    )
+    raise InputError(f"{name!r} is not a language of the chat; expected {', '.join(LANGUAGES)}")

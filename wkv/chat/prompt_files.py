@@ -1,8 +1,8 @@
-"""Prompt files: who talks, and the text that a conversation begins with. Nothing is executed.
+"""Prompt files: the speakers and the opening of a conversation. No code is executed.
 
-ChatRWKV's form is a Python file with the variables `user`, `bot`, `interface` and `init_prompt`.
-Its syntax tree is read, and only texts, f-strings, sums and these names themselves have a meaning.
-A `.toml` file has the same four keys.
+ChatRWKV's format is a Python file with the variables `user`, `bot`, `interface` and `init_prompt`.
+Only its syntax tree is evaluated: texts, f-strings, sums and these four names are allowed. A
+`.toml` file has the same four keys.
 """
 
 import ast
@@ -16,17 +16,17 @@ from wkv.tokenizers import Tokenizer
 
 KEYS = ("user", "bot", "interface", "init_prompt")
 BLANKS = " \t\r\u3000"
-MOST_BYTES = 2**24
-"""A larger prompt file can only be a mistake."""
+MAX_BYTES = 2**24
+"""Largest size of a prompt file; a larger file can only be a mistake."""
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """How a conversation begins.
+class OpeningPrompt:
+    """The opening of a conversation.
 
     Attributes:
         template: the speakers.
-        text: what is read first, as `prepared` made it; empty: nothing.
+        text: the result of `prepared`; empty if the conversation begins without a text.
     """
 
     template: Template
@@ -34,29 +34,32 @@ class Prompt:
 
 
 def prepared(text: str) -> str:
-    """An opening text as models read it: no blanks around its lines, a newline before, two after.
+    """Format an opening text: blanks around lines removed, one newline before, two after.
 
-    Blanks are spaces, tabs, U+3000 and carriage returns. A text of nothing else becomes "".
-    Source: ChatRWKV, chat.py.
+    Blanks are spaces, tabs, U+3000 and carriage returns. A text that contains nothing else becomes
+    "". Source: ChatRWKV, chat.py.
     """
     lines = "\n".join(line.strip(BLANKS) for line in text.strip().split("\n")).strip()
     return f"\n{lines}{SEPARATOR}" if lines else ""
 
 
-def read_prompt(path: str | Path) -> Prompt:
+def read_prompt(path: str | Path) -> OpeningPrompt:
     """Read a prompt file.
 
     Raises:
-        InputError: if the file is missing, or holds anything but the four texts; names the line.
+        InputError: if the file is missing, or contains anything but the four texts; the message
+            gives the line.
     """
     path = Path(path)
     try:
-        data = path.expanduser().read_bytes()[: MOST_BYTES + 1]
+        data = path.expanduser().read_bytes()[: MAX_BYTES + 1]
         source = data.decode("utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: the prompt file cannot be read ({error})") from error
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{path}: this is too large for a prompt file; +read takes long texts")
+    if len(data) > MAX_BYTES:
+        raise InputError(
+            f"{path}: the file is too large for a prompt file; use +read for long texts"
+        )
     values = _from_toml(path, source) if path.suffix == ".toml" else _from_python(path, source)
     for key in ("user", "bot"):
         if not values.get(key, "").strip() or "\n" in values[key]:
@@ -65,15 +68,15 @@ def read_prompt(path: str | Path) -> Prompt:
     if not interface.strip() or "\n" in interface:
         raise InputError(f"{path}: interface is {interface!r}, expected a mark such as ':'")
     template = Template(values["user"].strip(), values["bot"].strip(), interface.rstrip(" "))
-    return Prompt(template, prepared(values.get("init_prompt", "")))
+    return OpeningPrompt(template, prepared(values.get("init_prompt", "")))
 
 
 def _from_toml(path: Path, source: str) -> dict[str, str]:
-    """The four keys of a TOML file."""
+    """Return the four keys of a TOML file."""
     try:
         table = tomllib.loads(source)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: this is no TOML ({error})") from error
+        raise InputError(f"{path}: the file is not valid TOML ({error})") from error
     for key, value in table.items():
         if key not in KEYS or not isinstance(value, str):
             raise InputError(f"{path}: {key!r} is not a text named {', '.join(KEYS)}")
@@ -81,18 +84,18 @@ def _from_toml(path: Path, source: str) -> dict[str, str]:
 
 
 def _from_python(path: Path, source: str) -> dict[str, str]:
-    """The four variables of a Python file."""
+    """Return the four variables of a Python file."""
     try:
         statements = ast.parse(source).body
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"{path}: this is no prompt file ({error})") from error
+        raise InputError(f"{path}: the file is not a prompt file ({error})") from error
     values: dict[str, str] = {}
     for statement in statements:
         match statement:
             case ast.Expr(value=ast.Constant(value=str())):
-                continue  # a text alone is a comment
+                continue  # a text without an assignment is a comment
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in KEYS:
                 try:
                     values[name] = _text(value, values)
@@ -108,12 +111,12 @@ def _from_python(path: Path, source: str) -> dict[str, str]:
 def _refused(path: Path, line: int) -> InputError:
     return InputError(
         f"{path}, line {line}: a prompt file may only set {', '.join(KEYS)} to texts; code is not "
-        "run, write the text itself"
+        "executed, write the text itself"
     )
 
 
 class _NotText(Exception):
-    """An expression that is no text."""
+    """Raised for an expression that is not a text."""
 
     def __init__(self, node: ast.expr) -> None:
         super().__init__(ast.dump(node)[:80])
@@ -121,7 +124,7 @@ class _NotText(Exception):
 
 
 def _text(node: ast.expr, known: dict[str, str]) -> str:
-    """The text of a literal, a name that is known, a sum or an f-string of these."""
+    """Return the text of a literal, a known name, or a sum or f-string of these."""
     match node:
         case ast.Constant(value=str() as text):
             return text
@@ -137,10 +140,11 @@ def _text(node: ast.expr, known: dict[str, str]) -> str:
 
 
 def with_single_newlines(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """Ids of an opening prompt that ends as it would before a word.
+    """Return the ids of an opening prompt in which a final double newline is two single newlines.
 
-    The 20B tokenizer has one id for two newlines at the end of a text and two before a word, which
-    is what its models were trained on: a final 535 becomes 187, 187. Source: ChatRWKV, chat.py.
+    The 20B tokenizer encodes two newlines as one id at the end of a text, and as two ids before a
+    word. Models were trained on the latter, so a final 535 becomes 187, 187. Other tokenizers have
+    one id in both cases, and the ids are unchanged. Source: ChatRWKV, chat.py.
     """
     single, double = tokenizer.encode("\n"), tokenizer.encode("\n\n")
     before_a_word = tokenizer.encode("\n\nA")[:2] == 2 * single

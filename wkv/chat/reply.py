@@ -74,7 +74,7 @@ class ChatReply(Iterator[str]):
         return self._stream.result
 
     def split(self) -> tuple[str, str]:
-        """Return the text of the reply, and the newlines or speaker that the state read after it."""
+        """Return the text of the reply, and the newlines or speaker that the state read after."""
         done = self.result
         text = done.text.rstrip("\n")
         read = self._model.tokenizer.decode(done.token_ids)

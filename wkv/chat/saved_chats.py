@@ -1,17 +1,16 @@
-"""Saved chats: one file each, `NAME.safetensors`, a state file with notes.
+"""Saved chats: each is a state file `NAME.safetensors` with metadata.
 
-The rows of the state are the opening, the moment before the last turn, and the present, so that
-`+reset` and `+` work after loading too. The notes hold the names, the settings and what was said.
+The state has three rows: after the opening, before the last turn, and after the last turn, so that
+`+reset` and `+` work after loading too. The metadata contain speakers, settings and history.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wkv.chat.conversation import Conversation, Entry, Mark, Moment
-from wkv.chat.settings import Settings
+from wkv.chat.conversation import ChatEntry, Conversation, Mark, Snapshot
+from wkv.chat.settings import ChatSettings
 from wkv.errors import InputError, StateError, WKVError
 from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling
@@ -19,19 +18,19 @@ from wkv.models.state import State, read_header
 from wkv.prompting.presets import preset_named
 from wkv.prompting.template import Template, Thinking
 
-NOTE = "chat"
+METADATA_KEY = "chat"
 SUFFIX = ".safetensors"
-LONGEST_NAME = 100
+MAX_NAME_BYTES = 100
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What a folder of saved chats holds.
+class ChatListing:
+    """The content of a folder of saved chats.
 
     Attributes:
-        names: chats of the model.
+        names: names of the chats of this model.
         others: number of chats of other models.
-        unreadable: number of files that are damaged or no chats.
+        unreadable: number of files that are damaged or not chats.
     """
 
     names: tuple[str, ...]
@@ -39,26 +38,31 @@ class Listing:
     unreadable: int
 
 
-class Store:
-    """The folder of saved chats; it is made when the first one is saved."""
+class ChatStore:
+    """The folder of saved chats; it is created when the first chat is saved.
+
+    Attributes:
+        folder: the folder, by default `~/.wkv/chats`.
+    """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path.home() / ".wkv" / "chats" if folder is None else Path(folder)
         self.folder = self.folder.expanduser()
 
     def path(self, name: str) -> Path:
-        """The file of a name.
+        """Return the file of a chat.
 
         Raises:
-            InputError: for a name with anything but letters, digits and `-_.`.
+            InputError: if the name is not allowed; see `checked_name`.
         """
         return self.folder / f"{checked_name(name)}{SUFFIX}"
 
     def save(self, name: str, conversation: Conversation, model: Model) -> Path:
-        """Write a conversation; one of that name is replaced.
+        """Save a conversation; an existing chat with the same name is replaced.
 
         Raises:
-            InputError, StateError: for a wrong name, or if it cannot be written.
+            InputError: if the name is not allowed.
+            StateError: if the file cannot be written.
         """
         path = self.path(name)
         try:
@@ -68,25 +72,25 @@ class Store:
         now, before = conversation.now, conversation.before_last_turn
         marks = [now.opening, before.mark if before else now.mark, now.mark]
         states = [mark.state or model.new_state() for mark in marks]
-        # Every turn begins with text to read, so the logits are not needed.
+        # Every turn begins with a text to read, so the logits are not needed.
         rows = State.stack([replace(state, logits=None) for state in states])
-        rows.save(path, {NOTE: _notes(conversation, [mark.ahead for mark in marks])})
+        rows.save(path, {METADATA_KEY: _to_json(conversation, [mark.read_ahead for mark in marks])})
         return path
 
     def load(self, name: str, model: Model) -> Conversation:
-        """Read a conversation that was saved with this model.
+        """Load a conversation that was saved with this model.
 
         Raises:
-            InputError, StateError: if there is none of that name, it is damaged, or of another
-                model.
+            InputError: if there is no chat with this name.
+            StateError: if the file is damaged, or belongs to another model.
         """
         path = self.path(name)
         if not path.is_file():
             raise InputError(f"{name}: no chat of that name was saved in {self.folder}")
         return read_chat(path, model)
 
-    def list(self, model: Model) -> Listing:
-        """What is there, by the headers of the files."""
+    def list(self, model: Model) -> ChatListing:
+        """List the chats in the folder; reads only the headers of the files."""
         names, others, unreadable = [], 0, 0
         paths = sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else []
         identity = model.identity
@@ -96,55 +100,56 @@ class Store:
             except WKVError:
                 unreadable += 1
                 continue
-            if NOTE not in header.metadata:
+            if METADATA_KEY not in header.metadata:
                 unreadable += 1
             elif header.identity != identity:
                 others += 1
             else:
                 names.append(path.name.removesuffix(SUFFIX))
-        return Listing(tuple(names), others, unreadable)
+        return ChatListing(tuple(names), others, unreadable)
 
 
 def checked_name(name: str) -> str:
-    """The name, if a file can be called so everywhere.
+    """Return the name of a chat if it is a valid file name on all systems.
 
     Raises:
-        InputError: for an empty or long one, a path, or anything but letters, digits and `-_.`.
+        InputError: if the name is empty, too long, begins with ".", or contains characters other
+            than letters, digits and `-_.`.
     """
     letters = name.replace("-", "").replace("_", "").replace(".", "")
-    if not letters.isalnum() or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
+    if not letters.isalnum() or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
         raise InputError(
-            f"{name[:60]!r} is no name for a chat; use letters, digits, '-', '_' and '.', "
-            f"at most {LONGEST_NAME} bytes"
+            f"{name[:60]!r} is not a valid name for a chat; use letters, digits, '-', '_' and '.', "
+            f"at most {MAX_NAME_BYTES} bytes"
         )
     return name
 
 
 def read_chat(path: Path, model: Model) -> Conversation:
-    """Read a file that `Store.save` wrote.
+    """Read a file that `ChatStore.save` wrote.
 
     Raises:
-        StateError: if it is missing, damaged, no chat, or of another model.
+        StateError: if it is missing, damaged, not a chat, or belongs to another model.
     """
-    rows = State.load(path, model)  # compares the digest, which covers the notes
+    rows = State.load(path, model)  # checks the digest, which covers the metadata
     try:
-        notes = json.loads(read_header(path).metadata[NOTE])
+        saved = json.loads(read_header(path).metadata[METADATA_KEY])
         if rows.batch_size != 3:
             raise ValueError(f"{rows.batch_size} states instead of 3")
-        return _conversation(notes, rows, model)
+        return _from_json(saved, rows, model)
     except KeyError as error:
-        raise StateError(f"{path}: this state is no saved chat ({error} is missing)") from error
+        raise StateError(f"{path}: the state is not a saved chat ({error} is missing)") from error
     except (ValueError, TypeError, AttributeError, RecursionError, WKVError) as error:
-        raise StateError(f"{path}: the notes of this chat are damaged ({error})") from error
+        raise StateError(f"{path}: the metadata of the chat are damaged ({error})") from error
 
 
-def _notes(conversation: Conversation, ahead: Sequence[str]) -> str:
-    """All of a conversation but its states, as JSON."""
+def _to_json(conversation: Conversation, read_ahead: list[str]) -> str:
+    """Return everything in a conversation except its states, as JSON."""
     now, settings = conversation.now, conversation.settings
     return json.dumps(
         {
             "template": asdict(now.template),
-            "ahead": ahead,
+            "ahead": read_ahead,
             "entries": [asdict(entry) for entry in now.entries],
             "has_last_turn": conversation.before_last_turn is not None,
             "settings": {
@@ -158,32 +163,32 @@ def _notes(conversation: Conversation, ahead: Sequence[str]) -> str:
     )
 
 
-def _conversation(notes: dict[str, Any], rows: State, model: Model) -> Conversation:
-    """A conversation from its notes and the states of the opening, before, and now."""
+def _from_json(saved: dict[str, Any], rows: State, model: Model) -> Conversation:
+    """Return a conversation from its JSON and its three states."""
     opening, before, now = (
-        Mark(rows.rows([row]) if rows.tokens_seen[row] else None, str(notes["ahead"][row]))
+        Mark(rows.rows([row]) if rows.tokens_seen[row] else None, str(saved["ahead"][row]))
         for row in range(3)
     )
-    saved = notes["settings"]
-    settings = Settings(
-        preset_named(saved["preset"]),
-        _sampling(saved["sampling"]),
-        saved["max_tokens"],
-        Thinking.of(saved["thinking"]),
-        saved["prose"] and _sampling(saved["prose"]),
+    values = saved["settings"]
+    settings = ChatSettings(
+        preset_named(values["preset"]),
+        _sampling(values["sampling"]),
+        values["max_tokens"],
+        Thinking.of(values["thinking"]),
+        values["prose"] and _sampling(values["prose"]),
     )
-    template = Template(**{name: str(text) for name, text in notes["template"].items()})
+    template = Template(**{name: str(text) for name, text in saved["template"].items()})
     entries = tuple(
-        Entry(str(entry["kind"]), str(entry["text"]), str(entry["reply"]))
-        for entry in notes["entries"]
+        ChatEntry(str(entry["kind"]), str(entry["text"]), str(entry["reply"]))
+        for entry in saved["entries"]
     )
     conversation = Conversation(model, settings)
-    conversation.now = Moment(template, opening, now, entries)
-    if notes["has_last_turn"]:
-        conversation.past.append(Moment(template, opening, before, entries[:-1]))
+    conversation.now = Snapshot(template, opening, now, entries)
+    if saved["has_last_turn"]:
+        conversation.past.append(Snapshot(template, opening, before, entries[:-1]))
     return conversation
 
 
-def _sampling(saved: dict[str, Any]) -> Sampling:
-    """A sampling from its fields; a seed is the session's and is not kept."""
-    return Sampling(**{**saved, "banned": tuple(saved["banned"]), "seed": None})
+def _sampling(fields: dict[str, Any]) -> Sampling:
+    """Return sampling parameters without the seed, which belongs to the session."""
+    return Sampling(**{**fields, "banned": tuple(fields["banned"]), "seed": None})

@@ -82,7 +82,7 @@ class Session:
         sampling = replace(options.apply(settings.sampling), seed=seed)
         return replace(settings, sampling=sampling, prose=prose)
 
-    def count(self, reply: ChatReply) -> None:
+    def count_reply(self, reply: ChatReply) -> None:
         """Count a reply that starts."""
         self.counts.replies += 1
         if reply.prefilled is not None:

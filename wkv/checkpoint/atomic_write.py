@@ -22,13 +22,13 @@ def destination(wanted: str | Path) -> Path:
         raise InputError(f"{wanted}: the home directory is unknown ({error})") from error
     if path.name in ("", "..") or ".." in path.parts:
         raise InputError(
-            f"{wanted}: a path with `..` or without a name is not accepted; give a new name"
+            f"{wanted}: a path with `..` in it, or without a name, is not accepted; give a new name"
         )
     path = path.absolute()
     if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; create it first")
+        raise InputError(f"{path}: there is no folder {path.parent}; create it first")
     if path.is_symlink():
-        raise InputError(f"{path}: this is a symbolic link; give the path that it points to")
+        raise InputError(f"{path}: this is a link to somewhere else; give the path it points to")
     return path
 
 

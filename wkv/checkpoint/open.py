@@ -76,7 +76,7 @@ def _find_inside(folder: Path) -> Path:
     others = sorted(file.name for file in folder.glob("*.safetensors"))
     advice = f"give a file in it, such as {folder / others[0]}" if others else "give a file"
     raise CheckpointError(
-        f"{folder}: this directory has none of {', '.join(IN_FOLDERS)} and no .pth; {EXPECTED}; "
+        f"{folder}: this directory holds none of {', '.join(IN_FOLDERS)} and no .pth; {EXPECTED}; "
         f"{advice}"
     )
 

@@ -23,7 +23,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from wkv.ops.torch_settings import at_most, unheld
+from wkv.ops.torch_settings import thread_limit, unlimited_threads
 
 GROUP, BLOCK, PANEL = 32, 16, 128
 """Number of inputs that share a scale, of outputs in a block, and of outputs in a panel."""
@@ -205,9 +205,9 @@ def quantize(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
         here = slice(start, start + step)
         q[here], scales[here] = method(groups[here].float())
 
-    threads = unheld()
+    threads = unlimited_threads()
     # One PyTorch thread for each thread of the pool: more of them would compete for the cores.
-    with at_most(1), ThreadPoolExecutor(threads) as pool:
+    with thread_limit(1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(piece, range(0, len(groups), step)))
     return q.view(len(weight), -1), scales.view(len(weight), -1)
 

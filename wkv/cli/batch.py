@@ -50,18 +50,18 @@ def run(args: argparse.Namespace) -> int:
         import asyncio
 
         from wkv.serve import batch_files
-        from wkv.serve.app import Limits, create_app
-        from wkv.serve.service import Settings
+        from wkv.serve.app import create_app
+        from wkv.serve.service import Limits, ServerSettings
 
-    lines = batch_files.read_lines(args.input)
-    done = batch_files.answered(args.output)
+    lines = batch_files.read_requests(args.input)
+    finished = batch_files.finished_ids(args.output)
     if not args.output.parent.is_dir():
         from wkv.errors import InputError
 
         raise InputError(
             f"{args.output}: the folder does not exist; create it, or name another output file"
         )
-    left = [line for line in lines if line.custom_id not in done]
+    left = [line for line in lines if line.custom_id not in finished]
     if len(left) < len(lines):
         notice(f"{len(lines) - len(left)} of {len(lines)} requests are already answered in OUT")
     if not left:
@@ -70,18 +70,20 @@ def run(args: argparse.Namespace) -> int:
     for line in left:  # only one model is loaded, so the model name in a request is ignored
         if args.name is None:
             line.body.pop("model", None)
-    width = batch_files.AHEAD * args.slots
-    app = create_app(model, Settings(args.name or "wkv"), Limits(slots=args.slots, queue=width))
+    width = batch_files.REQUESTS_PER_SLOT * args.slots
+    app = create_app(
+        model, ServerSettings(args.name or "wkv"), Limits(slots=args.slots, queue=width)
+    )
     failed = 0
     with _progress(len(left)) as advance, args.output.open("a", encoding="utf-8") as out:
 
-        def on_answer(answer: dict[str, Any]) -> None:
+        def on_response(response: dict[str, Any]) -> None:
             nonlocal failed
-            failed += answer["error"] is not None
+            failed += response["error"] is not None
             advance()
 
         try:
-            asyncio.run(batch_files.run(app, left, out, width, on_answer))
+            asyncio.run(batch_files.run(app, left, out, width, on_response))
         except KeyboardInterrupt:
             notice("interrupted; the answers so far are saved, run the same command to continue")
             raise

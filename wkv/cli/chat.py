@@ -15,7 +15,7 @@ from wkv.cli.options import SAMPLING, add_model, add_sampling, load_model, read_
 if TYPE_CHECKING:
     from wkv.chat import Conversation, Session
     from wkv.chat.language import Language
-    from wkv.chat.prompt_files import Prompt
+    from wkv.chat.prompt_files import OpeningPrompt
     from wkv.cli.screen import Screen
     from wkv.inference.model import Model
 
@@ -114,13 +114,13 @@ def _answer(session: Session, screen: Screen, line: str) -> bool:
 
 def _session(args: argparse.Namespace) -> tuple[Session, str]:
     """Return the session that the options describe, and its opening text."""
-    from wkv.chat import Session, Store, language_named, read_prompt
+    from wkv.chat import ChatStore, Session, language_named, read_prompt
 
     language = language_named(args.language)
     prompt = read_prompt(args.prompt) if args.prompt else None  # before the model is loaded
     model = load_model(args)
     _ = model.tokenizer  # raises now, rather than at the first message, if none is known
-    store = Store(args.chats)
+    store = ChatStore(args.chats)
     if args.load:
         conversation, opening = store.load(args.load, model), ""
     else:
@@ -130,7 +130,7 @@ def _session(args: argparse.Namespace) -> tuple[Session, str]:
 
 
 def _new_conversation(
-    args: argparse.Namespace, model: Model, language: Language, prompt: Prompt | None
+    args: argparse.Namespace, model: Model, language: Language, prompt: OpeningPrompt | None
 ) -> tuple[Conversation, str]:
     """Return a conversation that starts as the options say, or with the model's default opening."""
     from wkv.chat import Conversation
@@ -156,10 +156,10 @@ def _new_conversation(
 
 def _apply(args: argparse.Namespace, conversation: Conversation) -> int | None:
     """Apply the sampling options to the conversation and return the seed for the session."""
-    from wkv.chat import Settings, preset_named
+    from wkv.chat import ChatSettings, preset_named
 
     if args.preset:
-        conversation.settings = Settings.of(preset_named(args.preset))
+        conversation.settings = ChatSettings.of(preset_named(args.preset))
     settings = conversation.settings
     sampling = read_sampling(args, settings.sampling)
     if any(getattr(args, name) is not None for name in SAMPLING if name != "seed"):

@@ -112,7 +112,7 @@ class ChatCompleter(Completer):
         """Return the possible values of a command's argument."""
         if kind == "name":
             saved = self._session.store.list(self._session.model).names
-            return sorted({*saved, *self._session.others})
+            return sorted({*saved, *self._session.conversations})
         if kind == "setting":
             if typed.startswith("preset "):
                 return [f"preset {name}" for name in PRESETS]

@@ -15,7 +15,6 @@ from wkv.cli.options import add_model, load_model
 if TYPE_CHECKING:
     from wkv.evaluate.documents import Documents
     from wkv.evaluate.lambada import Measurement
-    from wkv.evaluate.lm_eval_model import ChatForm
     from wkv.evaluate.results_file import ResultFile
     from wkv.inference.model import Model
 
@@ -281,6 +280,7 @@ def _run_tasks(args: argparse.Namespace) -> int:
     model = load_model(args)
 
     from wkv.evaluate.lm_eval_tasks import run_tasks, table_of
+    from wkv.prompting.template import template_for
 
     results = run_tasks(
         model,
@@ -289,7 +289,7 @@ def _run_tasks(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         num_fewshot=args.num_fewshot,
         begin=args.begin,
-        chat=_chat_form(model) if args.apply_chat_template else None,
+        chat=template_for(model) if args.apply_chat_template else None,
         include_path=args.include_path,
     )
     if args.json:
@@ -300,24 +300,3 @@ def _run_tasks(args: argparse.Namespace) -> int:
     else:
         print(table_of(results))
     return 0
-
-
-def _chat_form(model: "Model") -> "ChatForm":
-    """How the chat writes a conversation for this model."""
-    from wkv.chat import clean, template_for
-    from wkv.evaluate.lm_eval_model import ChatForm
-    from wkv.prompting.template import SEPARATOR
-
-    template = template_for(model)
-    speakers = {"system": "System", "user": template.user, "assistant": template.bot}
-
-    def render(messages: Sequence[Mapping[str, str]], wants_reply: bool) -> str:
-        turns = [
-            f"{speakers[message['role']]}{template.interface} {clean(message['content'])}"
-            for message in messages
-        ]
-        if wants_reply:
-            turns.append(f"{template.bot}{template.interface}")
-        return SEPARATOR.join(turns)
-
-    return ChatForm(render, template.next_turn)

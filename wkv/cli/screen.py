@@ -15,7 +15,7 @@ from wkv.prompting.thinking import CLOSE, OPEN, ThoughtPiece, Thoughts
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from wkv.chat import Reply, Session
+    from wkv.chat import ChatReply, Session
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 HANGING = "，。、！？：；）」』】》〉”’…,.!?:;)"
@@ -96,7 +96,7 @@ class Screen:
         self.is_terminal = self._output.isatty()
         self._has_styles = self.is_terminal and _has_styles(self._output)
 
-    def show(self, session: Session, reply: Reply) -> None:
+    def show(self, session: Session, reply: ChatReply) -> None:
         """Print a reply as it streams; Ctrl-C ends it, and the text so far stays in the chat."""
         self._wrap = WordWrap(shutil.get_terminal_size().columns - 1) if self.is_terminal else None
         self._in_thought = False
@@ -125,7 +125,7 @@ class Screen:
                 text = f"{DIM}{text}{PLAIN}"
         notice(text)
 
-    def _print_summary(self, session: Session, reply: Reply, message: str) -> None:
+    def _print_summary(self, session: Session, reply: ChatReply, message: str) -> None:
         """Print the message about a finished reply, or its speed if there is no message."""
         done = reply.result
         tokens, seconds = len(done.token_ids), done.timings.decode_seconds
@@ -197,7 +197,7 @@ class ProgressBar:
         self._bar.start()
 
 
-def _finish(session: Session, reply: Reply) -> str:
+def _finish(session: Session, reply: ChatReply) -> str:
     """Store a finished reply in the session; a second Ctrl-C does not interrupt that."""
     while True:
         try:

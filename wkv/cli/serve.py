@@ -93,11 +93,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> FastAPI:
     """Load the model and return the application that the options describe."""
-    from wkv.serve.app import Limits, create_app
-    from wkv.serve.service import Settings
+    from wkv.serve.app import create_app
+    from wkv.serve.service import Limits, ServerSettings
 
     model = load_model(args)
-    settings = Settings(
+    settings = ServerSettings(
         args.name or (model.path.stem if model.path.is_file() else model.path.name),
         keys=tuple(args.api_key or ()),
         hosts=_hosts(args),

@@ -23,7 +23,7 @@ from wkv.constraints.schema_limits import checked_json
 from wkv.constraints.token_bytes import END_BYTE, llguidance_vocabulary, require_llguidance
 from wkv.errors import InputError
 from wkv.inference.sequence import LogitsProcessor
-from wkv.ops.torch_settings import at_most
+from wkv.ops.torch_settings import thread_limit
 from wkv.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Constraint:
             )
         self._consume(sampled)
         forbidden = self._forbidden().to(logits.device)
-        with at_most(1):  # the work is done before a second thread would wake up
+        with thread_limit(1):  # the work is done before a second thread would wake up
             return torch.where(forbidden, -torch.inf, logits)
 
     def _consume(self, sampled: Sequence[int]) -> None:

@@ -4,8 +4,8 @@
     divergence   mean over tokens of  sum over ids of p (log2 p - log2 q),  p before and q after
     bits         -log2 of the probability of each next token, summed, per byte of the text
 
-The text is read from the empty state as one sequence. If no tokenizer is known, random ids are used,
-and bits per byte are not available.
+The text is read from the empty state as one sequence. If no tokenizer is known, random ids are
+used, and bits per byte are not available.
 """
 
 import math

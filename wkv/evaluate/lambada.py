@@ -120,8 +120,8 @@ def measure(
     """Measure one or more models on the same documents.
 
     Documents are processed in windows, and batches are formed of documents of similar length within
-    a window. So the report after 100 documents covers the first 100 of the file, and memory use does
-    not grow.
+    a window. So the report after 100 documents covers the first 100 of the file, and memory use
+    does not grow.
 
     Args:
         models: one or more models.

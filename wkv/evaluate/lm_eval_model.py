@@ -7,8 +7,7 @@ Contexts are never truncated, because a recurrent model has no maximum context l
 interface: lm-evaluation-harness, lm_eval/api/model.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -19,26 +18,13 @@ from wkv.evaluate.scoring import Pair, Score, score
 from wkv.inference.generate import generate
 from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling
+from wkv.prompting.template import Message, Template
 
 MAX_TOKENS = 256
 """Maximum number of generated tokens if a task does not set one, as in the harness."""
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Option names with which tasks set that limit."""
-
-
-@dataclass(frozen=True)
-class ChatForm:
-    """How a conversation is written for a model.
-
-    Attributes:
-        render: messages, each a role and a content, and whether a reply is to follow (or else the
-            last message is to be gone on with), to a text.
-        stop: where the user's next turn begins.
-    """
-
-    render: Callable[[Sequence[Mapping[str, str]], bool], str]
-    stop: str
 
 
 class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
@@ -57,7 +43,7 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         *,
         batch_size: int = 8,
         begin: str = "auto",
-        chat: ChatForm | None = None,
+        chat: Template | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -87,8 +73,9 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     ) -> str:
         """Format a conversation as text."""
         if self.chat is None:
-            raise NotImplementedError("no chat format was given; pass chat=ChatForm(...)")
-        return self.chat.render(chat_history, add_generation_prompt)
+            raise NotImplementedError("no chat format was given; pass chat=template_for(model)")
+        messages = [Message(message["role"], message["content"]) for message in chat_history]
+        return self.chat.render(messages, add_reply=add_generation_prompt)
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -170,7 +157,7 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         if self.chat is not None:
-            stops.append(self.chat.stop)
+            stops.append(self.chat.next_turn)
         limits = [options[name] for name in LENGTHS if options.get(name) is not None]
         done = generate(
             self.model,

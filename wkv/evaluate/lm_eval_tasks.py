@@ -10,7 +10,7 @@ from wkv.errors import InputError, MissingExtraError
 from wkv.inference.model import Model
 
 if TYPE_CHECKING:
-    from wkv.evaluate.lm_eval_model import ChatForm
+    from wkv.prompting.template import Template
 
 
 def run_tasks(
@@ -21,7 +21,7 @@ def run_tasks(
     batch_size: int = 8,
     num_fewshot: int | None = None,
     begin: str = "auto",
-    chat: "ChatForm | None" = None,
+    chat: "Template | None" = None,
     include_path: Path | None = None,
 ) -> dict[str, Any]:
     """Run tasks by name.

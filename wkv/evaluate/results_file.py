@@ -1,8 +1,8 @@
 """A file of results per document, with which an interrupted evaluation can be resumed.
 
 It consists of JSON lines: a header that describes the evaluation, then one line per document, in
-their order, with a log probability and a boolean (correct or not) for each model. Floats are written
-with full precision.
+their order, with a log probability and a boolean (correct or not) for each model. Floats are
+written with full precision.
 """
 
 import json

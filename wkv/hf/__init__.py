@@ -11,7 +11,7 @@ replaces that of transformers, which computes wrong results for batches that con
 from wkv.errors import MissingExtraError
 
 OLDEST = (5, 0)
-"""The oldest version of transformers whose generation and cache interfaces these classes support."""
+"""The oldest version of transformers whose generation and caches these classes support."""
 
 _INSTALL = "pip install -U 'wkv[hf]'"
 

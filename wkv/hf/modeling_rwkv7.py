@@ -195,7 +195,7 @@ class RWKV7TimeMix(nn.Module):
         self.g_norm = GroupNorm(H, A, config.group_norm_eps or config.norm_eps * N)
 
     def initialize(self) -> None:
-        """Set initial decays (slow to fast over the channels), token shifts (by depth) and so on."""
+        """Set initial decays (slow to fast over the channels), token shifts (by depth) etc."""
         q = ramp(self.x_r.numel()).view(1, 1, -1)
         for name, power in MIX_POWERS.items():
             fill(getattr(self, f"x_{name}"), 1 - q ** (power * self.rest))

@@ -50,7 +50,7 @@ class PretrainedRwkv(PreTrainedModel):
 
 
 class HubBlock(GradientCheckpointingLayer):
-    """A layer of generations 4 to 6: time mix and channel mix, each added to the residual stream."""
+    """A layer of generations 4 to 6: time mix and channel mix, added to the residual stream."""
 
     def __init__(
         self, config: Any, layer: int, attention: nn.Module, feed_forward: nn.Module
@@ -110,7 +110,7 @@ class Backbone(PretrainedRwkv):
         self.embeddings = value
 
     def new_wkv(self, X: Tensor) -> Tensor:
-        """Return the initial recurrent state of a layer for X (B, T, D), with its device and dtype."""
+        """Return the initial recurrent state of a layer, in the dtype of X (B, T, D)."""
         raise NotImplementedError
 
     def shared_at_start(self, input_ids: Tensor | None) -> tuple[Tensor, ...]:
@@ -175,10 +175,11 @@ class Backbone(PretrainedRwkv):
         if not self.training:  # otherwise decoding would keep the graph of all tokens in memory
             new_states = [tuple(tensor.detach() for tensor in state) for state in new_states]
         X = self.get_submodule(self.norm_name)(X)
+        new_cache = RwkvCache(new_states, previous.seen + X.shape[1]) if use_cache else None
         return BaseModelOutputWithPast(
             last_hidden_state=X,
             hidden_states=(*hidden, X) if output_hidden_states else None,
-            **{CACHE_NAME: RwkvCache(new_states, previous.seen + X.shape[1]) if use_cache else None},
+            **{CACHE_NAME: new_cache},
         )
 
 
@@ -210,7 +211,7 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """Begin generation with an RwkvCache; transformers would create none for stateful models."""
+        """Begin generation with an RwkvCache; transformers would create none for these models."""
         given = model_kwargs.get(CACHE_NAME)
         if given is not None:
             given._is_user_defined = True

@@ -15,7 +15,7 @@ from torch import Tensor
 from wkv.errors import InputError, StateError
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import LayerState, State
-from wkv.ops.torch_settings import at_most, unheld
+from wkv.ops.torch_settings import thread_limit, unlimited_threads
 from wkv.strategy import Strategy
 from wkv.strategy.products import products_for, threads_for
 from wkv.tokenizers import Tokenizer
@@ -96,7 +96,7 @@ class Model:
         self.network: Network = network
         self.config: Config = network.config
         self.strategy = strategy
-        self.threads = threads or unheld()
+        self.threads = threads or unlimited_threads()
         if isinstance(network, Skeleton):
             tensors = network.state_dict()
             self._n_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -225,7 +225,7 @@ class Model:
     def _settings(self, rows: int) -> Iterator[None]:
         """Set PyTorch's threads and matrix products for a call with a number of rows."""
         if self.engine == "native":  # PyTorch's threads would slow down the engine's threads
-            with at_most(1):
+            with thread_limit(1):
                 yield
             return
         with (

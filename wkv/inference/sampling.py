@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wkv.errors import InputError
-from wkv.ops.torch_settings import at_most
+from wkv.ops.torch_settings import thread_limit
 
 PARTIAL_SORTS = (256, 4096)
 """top_p looks at this many of the most probable tokens before it sorts all of them."""
@@ -101,7 +101,7 @@ class Sampler:
 
     def sample(self, logits: Tensor) -> int:
         """Sample the next token from logits (V,), which are not changed."""
-        with at_most(1):  # the work is done before a second thread would wake up
+        with thread_limit(1):  # the work is done before a second thread would wake up
             return self._sample(logits)
 
     def _sample(self, logits: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Load a checkpoint's tensors into a PyTorch network, on the devices and in the dtypes of a strategy.
+"""Load a checkpoint's tensors into a PyTorch network, as placed by a strategy.
 
 Blocks know nothing about devices. If a strategy has several devices, hooks move the inputs of each
 block to its device.

@@ -5,10 +5,10 @@
     for each layer:  X += TimeMix(LN(X; ln1));  X += ChannelMix(LN(X; ln2))
     logits = head(LN(X; ln_out))
 
-Matrices are stored in the requested dtype, and only the matrix products are computed in it. Vectors,
-norms, the residual stream X and the state are float32. A 16-bit model therefore loses only the
-rounding of its weights and of the inputs of its products. (After `network.double()` everything is
-float64, which tests use to distinguish errors from rounding.)
+Matrices are stored in the requested dtype, and only their products are computed in it. Vectors,
+norms, the residual stream X and the state are float32. The only loss of a 16-bit model is therefore
+the rounding of its weights and of the inputs of its products. (After `network.double()` everything
+is float64, which tests use to distinguish errors from rounding.)
 
 Source: shapes and names of the official checkpoints.
 """
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from wkv.models.state import LayerState
 
 GROUP_NORM_EPS = 64e-5
-"""The eps of the norm per head. Training divides y by 8 and uses 1e-5, which is 1e-5 * 8^2 for y."""
+"""The eps of the norm per head: training uses 1e-5 for y / 8, which is 1e-5 * 8^2 for y."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -199,7 +199,7 @@ def group_norm(y: Tensor, norm: nn.GroupNorm, eps: float) -> Tensor:
 
 
 class Block(nn.Module):
-    """A layer of generations 4 to 6: time mix and channel mix, each added to the residual stream."""
+    """A layer of generations 4 to 6: time mix and channel mix, added to the residual stream."""
 
     def __init__(self, config: Config, layer: int, att: nn.Module, ffn: nn.Module) -> None:
         super().__init__()

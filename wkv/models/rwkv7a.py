@@ -124,7 +124,7 @@ class RWKV7a(parts.Skeleton):
     def forward(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Compute `Skeleton.forward`, and pass the tokens and the value of layer 0 to each layer."""
+        """Compute `Skeleton.forward`, and pass the ids and the value of layer 0 to each layer."""
         embedded = X = self.embed(ids)
         v_first = None
         new_layers = []

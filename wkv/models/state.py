@@ -291,8 +291,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         if header.get("digest") != _digest(tensors, header.get("notes", "")):
             raise StateError(
-                f"{path}: the values differ from those that were saved (wrong digest); the file is "
-                "damaged, save the state again"
+                f"{path}: the values are not those that were saved (the digest differs); the file "
+                "is damaged, save the state again"
             )
         return header, tensors
 

@@ -15,7 +15,7 @@ from wkv.native.compiled_plan import CompiledPlan
 from wkv.native.plan import Plan
 from wkv.native.state_memory import StateMemory
 from wkv.native.weights import Weights
-from wkv.ops.torch_settings import unheld
+from wkv.ops.torch_settings import unlimited_threads
 from wkv.ops.wkv4 import MINUS_INFINITY
 
 LAYERS: dict[str, Callable[..., None]] = {
@@ -95,7 +95,7 @@ class NativeNetwork:
         plan.product(plan.activate(normed), weights.matrix("head"), plan.logits)
         self.weight_bytes = weights.n_bytes
         self.kernels = kernels or library.kernels()[0]
-        self.threads = threads or unheld()
+        self.threads = threads or unlimited_threads()
         self._plan = CompiledPlan(plan, self.kernels, self.threads)
         self._skip_zeros = True
         self._memory = StateMemory()

@@ -1,4 +1,6 @@
-"""Temporary limits on PyTorch's number of threads.
+"""Process-wide settings of PyTorch: its number of threads, and oneDNN.
+
+Both are changed only within contexts, and restored afterwards.
 
 PyTorch's worker threads spin-wait for milliseconds after each parallel task and occupy cores during
 that time, so PyTorch must not use them between tokens of the native engine.
@@ -34,7 +36,7 @@ _LIMITS, _UNLIMITED = _Limits(), _Unlimited()
 
 
 @contextmanager
-def at_most(threads: int) -> Iterator[None]:
+def thread_limit(threads: int) -> Iterator[None]:
     """Limit PyTorch to a number of threads within a context."""
     with _UNLIMITED.lock:
         if _UNLIMITED.contexts == 0:
@@ -52,10 +54,38 @@ def at_most(threads: int) -> Iterator[None]:
             _UNLIMITED.contexts -= 1
 
 
-def unheld() -> int:
+def unlimited_threads() -> int:
     """Return PyTorch's number of threads without the limits of any context."""
     with _UNLIMITED.lock:
         return _UNLIMITED.number if _UNLIMITED.contexts else torch.get_num_threads()
+
+
+class _WithoutOneDNN:
+    """A context that turns oneDNN off while any thread is inside of it.
+
+    PyTorch's switch applies to the whole process, so the threads inside the context are counted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch._C._get_mkldnn_enabled()
+                torch._C._set_mkldnn_enabled(False)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch._C._set_mkldnn_enabled(self._before)
+
+
+without_onednn = _WithoutOneDNN()
 
 
 def _apply() -> None:

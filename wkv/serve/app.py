@@ -1,28 +1,37 @@
-"""The application: a model, its engine, and the routes, as one ASGI app."""
+"""The ASGI application: a model with its engine, the middleware and the routes."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+from starlette.middleware.authentication import AuthenticationMiddleware
 
 from wkv.batching import Scheduler, StateCache, StateFolder
 from wkv.constraints.grammar import Grammars
 from wkv.inference.model import Model
+from wkv.prompting.presets import preset_for
 from wkv.prompting.template import template_for
 from wkv.serve.engine import Engine
-from wkv.serve.errors import add_error_handlers
 from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
-from wkv.serve.middleware import BodyLimit, Hosts, Keys, SlowReaders
-from wkv.serve.render import Prompts
-from wkv.serve.reply_memory import Replies, speaker
+from wkv.serve.middleware import (
+    ApiKeys,
+    BodyLimit,
+    HostCheck,
+    SendTimeout,
+    on_authentication_error,
+)
+from wkv.serve.protocol.errors import add_error_handlers
+from wkv.serve.protocol.response_objects import RESPONSE_EVENTS
+from wkv.serve.protocol.responses import ChatCompletionChunk, ErrorResponse, TextCompletion
+from wkv.serve.render_prompt import PromptRenderer, ReplyMemory, vocabulary_identity
 from wkv.serve.routes import chat, completions, embeddings, responses, server_info, states
-from wkv.serve.service import Service, Settings
-from wkv.serve.user_states import KeptStates
+from wkv.serve.service import Limits, ServerSettings, Service
+from wkv.serve.user_states import UserStates
 from wkv.version import __version__
 
 ROUTES = (
@@ -34,83 +43,61 @@ ROUTES = (
     states.routes,
 )
 
-ERROR: dict[str, Any] = {
-    "description": "An error",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {
-                    "error": {
-                        "type": "object",
-                        "required": ["message", "type", "param", "code"],
-                        "properties": {
-                            "message": {"type": "string"},
-                            "type": {"type": "string"},
-                            "param": {"type": ["string", "null"]},
-                            "code": {"type": ["string", "null"]},
-                        },
-                    }
-                },
-            }
-        }
-    },
-}
-STATUSES = (400, 401, 404, 405, 413, 422, 429, 500, 503)
+ERROR_STATUSES = (400, 401, 404, 405, 413, 422, 429, 500, 503)
+
+STREAMED = (ChatCompletionChunk, TextCompletion, *RESPONSE_EVENTS)
+"""Models of streamed events, which FastAPI does not find by itself."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much a server may use.
+class Application(FastAPI):
+    """FastAPI with the models of streamed events in its OpenAPI document."""
 
-    Attributes:
-        slots: sequences that are read or written at once.
-        queue: requests that may wait beyond them.
-        cache_bytes: of states in memory.
-        folder: where states outlive the process; None keeps them until it ends.
-        disk_bytes: of states in the folder.
-    """
-
-    slots: int = 16
-    queue: int = 64
-    cache_bytes: int = 2**30
-    folder: Path | None = None
-    disk_bytes: int = 10 * 2**30
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        template = "#/components/schemas/{model}"
+        _, streamed = models_json_schema(
+            [(model, "serialization") for model in STREAMED], ref_template=template
+        )
+        document["components"]["schemas"] |= streamed["$defs"]
+        return document
 
 
-def create_app(model: Model, settings: Settings, room: Limits | None = None) -> FastAPI:
-    """An application that serves a model; its engine ends with the application's lifespan.
+def create_app(model: Model, settings: ServerSettings, limits: Limits | None = None) -> FastAPI:
+    """Return an application that serves a model. Its engine stops with the application's lifespan.
 
     Raises:
         StateError: if the folder for states cannot be used.
         TokenizerError: if the model has no tokenizer.
     """
-    room = room or Limits()
-    # Removed with the application, however that ends.
-    temporary = None if room.folder else TemporaryDirectory(prefix="wkv-states-")
-    folder = room.folder or Path(temporary.name if temporary else "")
-    if room.folder is not None:  # conversations lie in it; others need not read them
-        with suppress(OSError):  # what is wrong with it is told by who uses it first
-            room.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lasting = StateFolder(folder / "cache", model, room.disk_bytes) if room.folder else None
+    limits = limits or Limits()
+    # The object removes its folder when it is deleted, even if the lifespan does not end.
+    temporary = None if limits.folder else TemporaryDirectory(prefix="wkv-states-")
+    folder = limits.folder or Path(temporary.name if temporary else "")
+    if limits.folder is not None:  # it contains conversations, so only its owner may read it
+        with suppress(OSError):  # the first use of the folder reports what is wrong with it
+            limits.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    on_disk = limits.folder is not None
+    state_folder = StateFolder(folder / "cache", model, limits.disk_bytes) if on_disk else None
     scheduler = Scheduler(
         model,
-        StateCache(room.cache_bytes, lasting),
-        slots=room.slots,
-        queue=room.queue,
+        StateCache(limits.cache_bytes, state_folder),
+        slots=limits.slots,
+        queue=limits.queue,
         reader_timeout=settings.idle_seconds,
     )
-    values = KeyValueStore(folder / "notes" if room.folder else None)
-    assert model.tokenizer  # made here: several threads would make it several times
+    values = KeyValueStore(folder / "notes" if on_disk else None)
+    # The first use of the tokenizer creates it, which several threads must not do at once.
+    memory = ReplyMemory(values, vocabulary_identity(model))
     service = Service(
-        model,
-        Engine(scheduler, Metrics()),
-        Prompts(model, template_for(model), Replies(values, speaker(model))),
-        KeptStates(folder / "kept", model, room.disk_bytes),
-        values,
-        Grammars(model.tokenizer, model.config.vocab_size),
-        settings,
+        model=model,
+        engine=Engine(scheduler, Metrics()),
+        renderer=PromptRenderer(model, template_for(model), memory),
+        states=UserStates(folder / "kept", model, limits.disk_bytes),
+        values=values,
+        grammars=Grammars(model.tokenizer, model.config.vocab_size),
+        preset=preset_for(model),
+        settings=settings,
     )
 
     @asynccontextmanager
@@ -121,26 +108,30 @@ def create_app(model: Model, settings: Settings, room: Limits | None = None) -> 
         if temporary is not None:
             temporary.cleanup()
 
-    app = FastAPI(
+    app = Application(
         title="wkv",
         version=__version__,
         description="RWKV language models behind an OpenAI-compatible interface.",
         lifespan=lifespan,
         docs_url=None,
-        redirect_slashes=False,  # a redirection would repeat whatever host was asked for
+        redirect_slashes=False,  # a redirect would repeat the Host header of the request
         redoc_url=None,
-        responses=dict.fromkeys(STATUSES, ERROR),
+        responses={
+            status: {"description": "An error", "model": ErrorResponse} for status in ERROR_STATUSES
+        },
     )
     app.state.service = service
     for routes in ROUTES:
         app.include_router(routes(service))
     add_error_handlers(app)
-    # A state's file must fit, whatever bodies may be otherwise.
-    largest = 2 * model.new_state().n_bytes + 8 * model.config.vocab_size + 2**20
-    uploads = {"/v1/states/upload": max(largest, settings.max_body)}
+    # The file of a state may be larger than other bodies.
+    state_file = 2 * model.new_state().n_bytes + 8 * model.config.vocab_size + 2**20
+    uploads = {"/v1/states/upload": max(state_file, settings.max_body)}
     app.add_middleware(BodyLimit, limit=settings.max_body, paths=uploads)
-    app.add_middleware(Keys, keys=settings.keys)
+    app.add_middleware(
+        AuthenticationMiddleware, backend=ApiKeys(settings.keys), on_error=on_authentication_error
+    )
     if settings.hosts:
-        app.add_middleware(Hosts, names=settings.hosts)
-    app.add_middleware(SlowReaders, seconds=settings.idle_seconds)
+        app.add_middleware(HostCheck, names=settings.hosts)
+    app.add_middleware(SendTimeout, seconds=settings.idle_seconds)
     return app

@@ -1,22 +1,32 @@
-"""The scheduler's thread, and the way from it into asyncio: nothing here blocks the event loop."""
+"""The thread of the scheduler, and asynchronous access to it that never blocks the event loop."""
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from wkv.batching import ChoiceDone, Event, Load, Request, RequestFailed, RequestHandle, Scheduler
+from wkv.batching import (
+    ChoiceDone,
+    Event,
+    Load,
+    Request,
+    RequestFailed,
+    RequestHandle,
+    Scheduler,
+    TextEvent,
+)
 from wkv.errors import BusyError, WKVError
-from wkv.serve.errors import RETRY_SECONDS, ApiError
-from wkv.serve.metrics import Metrics, RequestTimer
+from wkv.serve.metrics import Metrics
+from wkv.serve.protocol.errors import RETRY_SECONDS, ApiError
 
 IDLE_SECONDS = 0.5
-"""The thread looks by itself this often; it is woken when something happens."""
+"""The longest time that an idle thread sleeps; new work wakes it earlier."""
 
 BUSY_SECONDS = 0.05
-"""After this time a request of several is offered again to a scheduler that had no room for it."""
+"""Time before a request is submitted again to a scheduler whose queue was full."""
 
 STOPPED = WKVError("the server was stopped")
 
@@ -24,44 +34,44 @@ Result = TypeVar("Result")
 
 
 class EventStream:
-    """What comes of some requests: an asynchronous iterator over their events, as they come.
+    """An asynchronous iterator over the events of several requests, with each request's number.
 
-    Each event comes with its request's number. The requests are begun in their order, as many at
-    once as there is room for. Whoever stops listening must `close` it, which stops them all.
+    The requests start in order, as many at a time as there are slots. A consumer that stops early
+    must call `close`, which cancels all of them.
     """
 
     def __init__(self, engine: "Engine", requests: Sequence[Request]) -> None:
-        """Give the engine the first requests.
+        """Submit the first requests.
 
         Raises:
-            InputError: if the first cannot be answered.
-            BusyError: if it is not taken, because too many wait already.
+            InputError: if the first request is invalid.
+            BusyError: if the queue is too full for the first request.
         """
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._waiting = deque(enumerate(requests))
         self._running: dict[int, tuple[RequestHandle, int]] = {}
-        self._begin()
-        self._begin_more()
+        self._submit_next()
+        self._fill_slots()
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         return self
 
     async def __anext__(self) -> tuple[int, Event]:
-        """The next event.
+        """Return the next event.
 
         Raises:
-            WKVError: what went wrong with one of them.
+            WKVError: if a request fails.
         """
         while not self._running:
             if not self._waiting:
                 raise StopAsyncIteration
-            self._begin_more()
+            self._fill_slots()
             if not self._running:
                 await asyncio.sleep(BUSY_SECONDS)
         number, event = await self._queue.get()
-        handle, left = self._running[number]
+        handle, choices_left = self._running[number]
         was_behind = handle.is_behind
         handle.acknowledge()
         if was_behind and not handle.is_behind:
@@ -71,33 +81,33 @@ class EventStream:
             self._engine.metrics.failed.inc()
             raise event.error
         if isinstance(event, ChoiceDone):
-            self._running[number] = handle, left - 1
-            if left == 1:
+            self._running[number] = handle, choices_left - 1
+            if choices_left == 1:
                 del self._running[number]
-                self._begin_more()
+                self._fill_slots()
         return number, event
 
     def close(self) -> None:
-        """Stop what has not ended."""
+        """Cancel all requests that have not ended."""
         self._waiting.clear()
         for handle, _ in self._running.values():
             handle.cancel()
         if self._running:
             self._engine.scheduler.wake()
 
-    def _begin_more(self) -> None:
-        """Begin as many as there are slots, so that others find room in the queue."""
+    def _fill_slots(self) -> None:
+        """Submit at most as many requests as there are slots, to leave the queue to others."""
         with suppress(BusyError):
             while self._waiting and len(self._running) < self._engine.scheduler.slots:
-                self._begin()
+                self._submit_next()
 
-    def _begin(self) -> None:
+    def _submit_next(self) -> None:
         number, request = self._waiting[0]
         timer = RequestTimer(self._engine.metrics, request.choices)
 
         def deliver(event: Event) -> None:
             timer.observe(event)
-            with suppress(RuntimeError):  # the loop was closed while this was on its way
+            with suppress(RuntimeError):  # the loop was closed in the meantime
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
 
         handle = self._engine.scheduler.submit(request, deliver)
@@ -106,12 +116,12 @@ class EventStream:
 
 
 class Engine:
-    """Runs a scheduler in a thread of its own.
+    """A scheduler that runs in a thread of its own.
 
     Attributes:
-        scheduler: what it runs.
-        is_closing: nothing new is taken any more.
-        metrics: what it measures.
+        scheduler: the scheduler.
+        metrics: the server's metrics.
+        is_closing: whether new requests are refused.
     """
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics) -> None:
@@ -124,7 +134,7 @@ class Engine:
 
     @property
     def load(self) -> Load:
-        """How much there is to do now."""
+        """The present load."""
         return self.scheduler.load
 
     @property
@@ -133,49 +143,59 @@ class Engine:
         return self._thread.is_alive()
 
     def submit(self, *requests: Request) -> EventStream:
-        """Take requests; to be called in the event loop.
+        """Submit requests. Must be called in the event loop.
 
         Raises:
-            InputError: if the first cannot be answered.
-            BusyError: if too many wait already.
+            InputError: if the first request is invalid.
+            BusyError: if the queue is too full for the first request.
             ApiError: if the server is shutting down.
         """
         self._check_open()
-        return EventStream(self, requests)
-
-    def _check_open(self) -> None:
-        if self.is_closing or not self.is_alive:
-            why = "is shutting down" if self.is_closing else "has failed, and must be started again"
-            raise ApiError(503, f"the server {why}; try again later", retry_after=RETRY_SECONDS)
+        try:
+            events = EventStream(self, requests)
+        except BusyError:
+            self.metrics.refused.inc()
+            raise
+        self.metrics.requests.inc()
+        self.metrics.prompt_tokens.inc(sum(len(request.ids) for request in requests))
+        return events
 
     async def run_task(self, task: Generator[None, None, Result]) -> Result:
-        """What a generator returns that works with the model, between the steps of all others."""
+        """Run a generator that uses the model, step by step between the scheduler's own steps.
+
+        Returns:
+            the generator's return value.
+        """
         self._check_open()
         return await asyncio.wrap_future(self.scheduler.run_task(task))
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing new, and wait until all has ended, at most so long."""
+        """Refuse new requests, and wait until all others have ended or the time is over."""
         self.is_closing = True
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while loop.time() < until:
-            if self.load.is_idle:
-                return
+        deadline = loop.time() + seconds
+        while loop.time() < deadline and not self.load.is_idle:
             await asyncio.sleep(0.05)
 
     def abort(self) -> None:
-        """End all that goes on with an error, as soon as the engine's thread comes to it."""
+        """Fail all requests, in the next iteration of the thread."""
         self._aborts = True
         self.scheduler.wake()
 
     def close(self) -> None:
-        """End the thread; what still goes on ends with an error."""
+        """Stop the thread, and fail the remaining requests."""
         self.is_closing = self._ends = True
         self.scheduler.wake()
         self._thread.join(timeout=30)
         self.scheduler.fail_all(STOPPED)
         if self.scheduler.cache.folder is not None:
             self.scheduler.cache.folder.close()
+
+    def _check_open(self) -> None:
+        if self.is_closing or not self.is_alive:
+            reason = "is shutting down" if self.is_closing else "has failed and must be restarted"
+            message = f"the server {reason}; try again later"
+            raise ApiError(503, message, retry_after=RETRY_SECONDS)
 
     def _run(self) -> None:
         while not self._ends:
@@ -184,8 +204,32 @@ class Engine:
                 self.scheduler.fail_all(STOPPED)
             try:
                 worked = self.scheduler.step()
-            except BaseException as error:  # a library in another language may throw anything
+            except BaseException as error:  # libraries in other languages may raise anything
                 self.scheduler.fail_all(WKVError(f"the engine failed: {error!r}"))
                 worked = True
             if not worked:
                 self.scheduler.wait(IDLE_SECONDS)
+
+
+class RequestTimer:
+    """Records the latencies of one request, from its creation on."""
+
+    def __init__(self, metrics: Metrics, choices: int) -> None:
+        self._metrics = metrics
+        self._started = time.perf_counter()
+        self._last_token: dict[int, float] = {}
+        self._choices_left = choices
+
+    def observe(self, event: Event) -> None:
+        """Record the time of an event."""
+        now = time.perf_counter()
+        if isinstance(event, TextEvent) and event.token is not None:
+            if not self._last_token:
+                self._metrics.first_token.observe(now - self._started)
+            elif event.choice in self._last_token:
+                self._metrics.inter_token.observe(now - self._last_token[event.choice])
+            self._last_token[event.choice] = now
+        elif isinstance(event, ChoiceDone):
+            self._choices_left -= 1
+            if self._choices_left == 0:
+                self._metrics.request.observe(now - self._started)

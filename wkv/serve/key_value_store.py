@@ -67,7 +67,7 @@ class KeyValueStore:
         """Open the store.
 
         Args:
-            folder: where its file is; None keeps everything in memory.
+            folder: the folder of its file; None stores values in memory only.
             memory_bytes: limit of the values in memory.
             disk_bytes: limit of the values in the file.
         """

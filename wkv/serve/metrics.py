@@ -1,6 +1,5 @@
 """Prometheus metrics of the server. No name or label contains anything that users send."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from wkv.batching import ChoiceDone, Event, Load, TextEvent
+from wkv.batching import Load
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 
@@ -74,30 +73,6 @@ class Metrics:
 
     def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"wkv_{name}", documentation, buckets=buckets, registry=self.registry)
-
-
-class RequestTimer:
-    """Measures one request, from its creation on."""
-
-    def __init__(self, metrics: Metrics, choices: int) -> None:
-        self._metrics = metrics
-        self._begun = time.perf_counter()
-        self._last: dict[int, float] = {}
-        self._left = choices
-
-    def observe(self, event: Event) -> None:
-        """Record the time of an event."""
-        now = time.perf_counter()
-        if isinstance(event, TextEvent) and event.token is not None:
-            if not self._last:
-                self._metrics.first_token.observe(now - self._begun)
-            elif event.choice in self._last:
-                self._metrics.inter_token.observe(now - self._last[event.choice])
-            self._last[event.choice] = now
-        elif isinstance(event, ChoiceDone):
-            self._left -= 1
-            if self._left == 0:
-                self._metrics.request.observe(now - self._begun)
 
 
 class _Gauges(Collector):

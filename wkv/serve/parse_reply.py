@@ -1,4 +1,4 @@
-"""One choice of a chat answer, from raw text to what the client sees; streamed or whole alike."""
+"""Parsing of a chat reply: from raw text to content, reasoning and tool calls, piece by piece."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,38 +7,41 @@ from typing import Any
 from wkv.batching import TextEvent
 from wkv.inference.sampling import SampledToken
 from wkv.prompting.template import Message
-from wkv.prompting.thinking import ThoughtPiece as Part
-from wkv.prompting.thinking import Thoughts
+from wkv.prompting.thinking import ThoughtPiece, Thoughts
 from wkv.prompting.tool_calls import CallBegun, CallEvent, TextPiece, ToolCallParser
 from wkv.prompting.tool_types import Call
-from wkv.serve.response_format import ReplyFormat, assistant_text
+from wkv.serve.build_constraints import ReplyFormat, assistant_text
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]
 
+MIN_LOGPROB = -9999.0
+"""The value for minus infinity, which JSON lacks; OpenAI's API uses the same."""
+
 
 @dataclass(eq=False)
-class Reply:
-    """A choice while it comes.
+class ReplyParser:
+    """Parses one choice of a chat reply.
 
     Attributes:
-        assistant_prefix: what the prompt has of it already.
-        goes_on: the client wrote its beginning: there are no thoughts, and blanks mean something.
-        form: that it has.
+        assistant_prefix: the beginning of the reply, which the prompt contains.
+        continues: the client wrote the beginning. Then there is no reasoning, and leading blanks
+            belong to the content.
+        reply_format: the format of the reply.
         content: the answer so far.
-        reasoning: the thoughts before it.
-        calls: of tools, as an answer tells them.
-        token_ids: what was drawn so far.
-        characters: of the text that was given so far; the tokens may hold more.
-        reasoning_tokens: of the tokens, those before the answer began.
-        is_whole: nothing of the text was left out.
-        top_logprobs: of the tokens, where they were asked for.
-        finish_reason: why it ended; None while it goes on.
+        reasoning: the reasoning before the answer.
+        calls: the tool calls, as the response contains them.
+        token_ids: the sampled ids so far.
+        characters: the length of the text so far; the tokens may contain more.
+        reasoning_tokens: the number of tokens before the answer.
+        is_whole: whether the response contains the whole text.
+        logprobs: those of the tokens, if the request asks for them. A stream clears them.
+        finish_reason: the reason for the end; None before it.
     """
 
     assistant_prefix: str
-    goes_on: bool = False
-    form: ReplyFormat = field(default_factory=ReplyFormat)
+    continues: bool = False
+    reply_format: ReplyFormat = field(default_factory=ReplyFormat)
     content: str = ""
     reasoning: str = ""
     calls: list[Json] = field(default_factory=list)
@@ -46,81 +49,82 @@ class Reply:
     characters: int = 0
     reasoning_tokens: int = 0
     is_whole: bool = True
-    top_logprobs: list[SampledToken] = field(default_factory=list)
+    logprobs: list[SampledToken] = field(default_factory=list)
     finish_reason: str | None = None
     _thoughts: Thoughts = field(default_factory=Thoughts)
-    _parser: ToolCallParser | None = None
+    _call_parser: ToolCallParser | None = None
 
     def __post_init__(self) -> None:
-        if not self.goes_on:
+        if not self.continues:
             self._thoughts.push(self.assistant_prefix)
-        if self.form.names:
-            self._parser = ToolCallParser(
-                self.form.names, assistant_prefix=self.form.assistant_prefix or ""
+        if self.reply_format.tool_names:
+            prefix = self.reply_format.assistant_prefix or ""
+            self._call_parser = ToolCallParser(
+                self.reply_format.tool_names, assistant_prefix=prefix
             )
 
-    def push(self, piece: TextEvent) -> list[Json]:
-        """What a piece adds: deltas with `content`, `reasoning` or `tool_calls`."""
-        if piece.token is not None:
-            self.token_ids.append(piece.token)
-        if piece.logprobs is not None:
-            self.top_logprobs.append(piece.logprobs)
-        if not piece.text:
+    def push(self, event: TextEvent) -> list[Json]:
+        """Add text; returns deltas with `content`, `reasoning` or `tool_calls`."""
+        if event.token is not None:
+            self.token_ids.append(event.token)
+        if event.logprobs is not None:
+            self.logprobs.append(event.logprobs)
+        if not event.text:
             return []
-        self.characters += len(piece.text)
-        if self.goes_on:
-            return self._answered(piece.text)
-        deltas = self._told(self._thoughts.push(piece.text))
+        self.characters += len(event.text)
+        if self.continues:
+            return self._answer_deltas(event.text)
+        deltas = self._deltas(self._thoughts.push(event.text))
         if self.reasoning and not self.content and not self.calls:
             self.reasoning_tokens = len(self.token_ids)
         return deltas
 
     def finish(self, reason: str) -> list[Json]:
-        """What was held back until the end."""
-        deltas = [] if self.goes_on else self._told(self._thoughts.flush())
-        if self._parser is not None:
-            deltas += self._events(self._parser.flush())
+        """End the reply; returns deltas with the text that was held back."""
+        deltas = [] if self.continues else self._deltas(self._thoughts.flush())
+        if self._call_parser is not None:
+            deltas += self._call_deltas(self._call_parser.flush())
         self.finish_reason = "tool_calls" if self.calls and reason == "stop" else reason
         return deltas
 
     @property
     def message(self) -> Message:
-        """The whole message, as it comes back in the history of the next turn."""
-        begun = self.assistant_prefix.lstrip() if self.goes_on else ""
+        """The whole message, as the client sends it back in the next turn."""
+        prefix = self.assistant_prefix.lstrip() if self.continues else ""
         calls = tuple(
             Call(call["function"]["name"], call["function"]["arguments"]) for call in self.calls
         )
-        return Message("assistant", begun + assistant_text(self.content, calls), self.reasoning)
+        return Message("assistant", prefix + assistant_text(self.content, calls), self.reasoning)
 
     @property
     def body(self) -> Json:
-        """The message as an answer tells it."""
+        """The message, as the response contains it."""
         content = None if self.calls and not self.content else self.content
-        told: Json = {"role": "assistant", "content": content, "refusal": None}
+        message: Json = {"role": "assistant", "content": content, "refusal": None}
         if self.reasoning:
-            told["reasoning"] = self.reasoning
+            message["reasoning"] = self.reasoning
         if self.calls:
-            told["tool_calls"] = self.calls
-        return told
+            message["tool_calls"] = self.calls
+        return message
 
-    def _told(self, parts: Iterable[Part]) -> list[Json]:
+    def _deltas(self, pieces: Iterable[ThoughtPiece]) -> list[Json]:
         deltas: list[Json] = []
-        for part in parts:
-            if part.is_thought:
-                self.reasoning += part.text
-                deltas.append({"reasoning": part.text})
+        for piece in pieces:
+            if piece.is_thought:
+                self.reasoning += piece.text
+                deltas.append({"reasoning": piece.text})
             else:
-                deltas += self._answered(part.text)
+                deltas += self._answer_deltas(piece.text)
         return deltas
 
-    def _answered(self, text: str) -> list[Json]:
-        if self._parser is not None:
-            return self._events(self._parser.push(text))
+    def _answer_deltas(self, text: str) -> list[Json]:
+        if self._call_parser is not None:
+            return self._call_deltas(self._call_parser.push(text))
         self.content += text
         return [{"content": text}]
 
-    def _events(self, events: Iterable[CallEvent]) -> list[Json]:
-        """Text and calls; where only one call is wanted, nothing after it."""
+    def _call_deltas(self, events: Iterable[CallEvent]) -> list[Json]:
+        """Return deltas for text and calls, without text after a call and unwanted calls."""
         deltas: list[Json] = []
         for event in events:
             if isinstance(event, TextPiece):
@@ -129,12 +133,11 @@ class Reply:
                     continue
                 self.content += event.text
                 deltas.append({"content": event.text})
-            elif event.index > 0 and not self.form.parallel:
+            elif event.index > 0 and not self.reply_format.parallel:
                 self.is_whole = False
             elif isinstance(event, CallBegun):
                 call: Json = {"id": event.id, "type": "function"}
-                call |= {"function": {"name": event.name, "arguments": ""}}
-                self.calls.append(call)
+                self.calls.append(call | {"function": {"name": event.name, "arguments": ""}})
                 function = {"name": event.name, "arguments": ""}
                 deltas.append(_call_delta(event.index, call | {"function": function}))
             else:
@@ -148,18 +151,17 @@ def _call_delta(index: int, call: Json) -> Json:
     return {"tool_calls": [{"index": index, **call}]}
 
 
-def chances_body(top_logprobs: Sequence[SampledToken], tokenizer: Tokenizer) -> Json:
-    """The `logprobs` of a chat choice."""
+def logprobs_body(logprobs: Sequence[SampledToken], tokenizer: Tokenizer) -> Json:
+    """Return the `logprobs` of a chat choice."""
 
-    def told(token: int, logprob: float) -> Json:
+    def entry(token: int, logprob: float) -> Json:
         data = tokenizer.decode_bytes([token])
         text = data.decode("utf-8", "replace")
-        # JSON has no infinity; OpenAI's own answers use this for "never".
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(data)}
+        return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": list(data)}
 
-    content = []
-    for drawn in top_logprobs:
-        entry = told(drawn.token, drawn.logprob)
-        entry["top_logprobs"] = [told(c.token, c.logprob) for c in drawn.top_logprobs]
-        content.append(entry)
+    content = [
+        entry(sampled.token, sampled.logprob)
+        | {"top_logprobs": [entry(top.token, top.logprob) for top in sampled.top_logprobs]}
+        for sampled in logprobs
+    ]
     return {"content": content, "refusal": None}

@@ -1,8 +1,8 @@
-"""The same application on Ray Serve: several replicas, on one machine or on a cluster.
+"""The application on Ray Serve: several replicas, on one machine or on a cluster.
 
-Each replica is a whole server. What a conversation needs to go on, states and replies, lies in a
-folder that all of them share, named by digests; so any replica can take any turn, and one that is
-lost takes no conversation with it. That a session stays with its replica is only faster.
+Each replica is a whole server. The states and replies that a conversation needs are in a folder
+that all replicas share, under digests of their content. So any replica can handle any turn, and the
+loss of one ends no conversation. Keeping a session on one replica is only faster.
 
 Needs `pip install 'wkv[ray]'`.
 """
@@ -28,15 +28,17 @@ ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 @dataclass(frozen=True)
 class Cluster:
-    """How an application is spread.
+    """The distribution of an application over replicas.
 
     Attributes:
-        replicas: how many servers.
-        slots: sequences that each runs at once.
-        queue: requests that may wait for all of them.
-        cpus, gpus: that each replica takes, as Ray counts them.
-        host, port: where the cluster listens.
-        drain_seconds: that requests have to end when a replica stops.
+        replicas: number of servers.
+        slots: number of sequences that each replica runs at the same time.
+        queue: number of requests that may wait for a replica.
+        cpus: CPUs of each replica, in Ray's units.
+        gpus: GPUs of each replica, in Ray's units.
+        host: address that the cluster listens on.
+        port: port that the cluster listens on.
+        drain_seconds: time that requests have to finish when a replica stops.
     """
 
     replicas: int
@@ -49,8 +51,13 @@ class Cluster:
     drain_seconds: float
 
 
-def run(build: Callable[[], FastAPI], cluster: Cluster, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `build` is called in each replica; `ready` when all are up.
+def run(build: Callable[[], FastAPI], cluster: Cluster, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        build: returns the application; called in each replica.
+        cluster: the distribution.
+        on_ready: called when all replicas accept requests.
 
     Raises:
         MissingExtraError: if Ray is not installed.
@@ -60,13 +67,15 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, ready: Callable[[], None
         from ray import serve
         from ray.serve.config import BackpressureConfig, HTTPOptions, RequestRouterConfig
     except ImportError as error:
-        raise MissingExtraError("Ray Serve is not installed; pip install 'wkv[ray]'") from error
+        raise MissingExtraError(
+            "Ray Serve is not installed; run: pip install 'wkv[ray]'"
+        ) from error
 
     deployment: Any = serve.deployment(
         name="wkv",
         num_replicas=cluster.replicas,
         ray_actor_options={"num_cpus": cluster.cpus, "num_gpus": cluster.gpus},
-        # A few more than there are slots: /health and the like, and the next to be read.
+        # More than there are slots: also /health and similar requests, and the next prompts.
         max_ongoing_requests=2 * cluster.slots,
         max_queued_requests=cluster.queue,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS),
@@ -74,7 +83,7 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, ready: Callable[[], None
         graceful_shutdown_timeout_s=cluster.drain_seconds,
     )(serve.ingress(build)())
     stopped = threading.Event()
-    # Ray tells much that is its own affair; an address in RAY_ADDRESS joins a cluster.
+    # Ray logs many details of its own. It joins the cluster that RAY_ADDRESS names.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     serve.start(
@@ -83,9 +92,9 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, ready: Callable[[], None
     )
     try:
         serve.run(deployment.bind(), name="wkv", route_prefix="/", logging_config=QUIET)
-        for kind in (signal.SIGINT, signal.SIGTERM):  # Ray has taken them meanwhile
-            signal.signal(kind, lambda *_: stopped.set())
-        ready()
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ray has replaced the handlers
+            signal.signal(number, lambda *_: stopped.set())
+        on_ready()
         stopped.wait()
     finally:
         serve.shutdown()

@@ -1,26 +1,110 @@
-"""The items of `/v1/responses`: what comes in as a chat request, and what goes out of a reply."""
+"""Items of `/v1/responses`: conversion of requests to chat requests, and of replies to items."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from wkv.serve.errors import ApiError
-from wkv.serve.parse_reply import Reply
-from wkv.serve.requests import ResponseRequest
+from wkv.serve.parse_reply import ReplyParser
+from wkv.serve.protocol.errors import ApiError, Location, dotted
+from wkv.serve.protocol.requests import ChatRequest, ResponseRequest
 
 Json = dict[str, Any]
 
-PARTS = ("input_text", "output_text")
+TEXT_PARTS = ("input_text", "output_text")
 
 ITEM, TEXT = "response.output_item", "response.output_text"
-THOUGHT = "response.reasoning_text"
+REASONING = "response.reasoning_text"
 ARGUMENTS = "response.function_call_arguments"
 
+RENAMED: dict[Location, Location] = {
+    ("max_completion_tokens",): ("max_output_tokens",),
+    ("reasoning_effort",): ("reasoning", "effort"),
+    ("response_format", "json_schema"): ("text", "format"),
+    ("response_format",): ("text", "format"),
+}
+"""Locations in a chat request, and the same ones in a request to `/v1/responses`."""
 
-def chat_fields(body: ResponseRequest, messages: list[Json]) -> Json:
-    """The chat request that answers a conversation as a responses request wants it."""
-    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    return {
-        "messages": [*system, *messages],
+OUTPUT_NAMES = {"content": "output", "tool_call_id": "call_id"}
+"""Fields of a tool's message, and the same ones of an item with the output of a call."""
+
+
+@dataclass
+class Origin:
+    """The part of a request that became a chat message.
+
+    Attributes:
+        location: its location in the request.
+        names: names of its fields that differ from those of the message; None: it has no fields.
+        calls: the locations of the items that became tool calls of the message.
+    """
+
+    location: Location
+    names: dict[str, str] | None = None
+    calls: list[Location] = field(default_factory=list)
+
+
+@dataclass
+class Conversation:
+    """Chat messages and their origins."""
+
+    messages: list[Json] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+
+    def add(self, message: Json, origin: Origin) -> None:
+        """Add a message."""
+        self.messages.append(message)
+        self.origins.append(origin)
+
+    def path(self, location: Location) -> str:
+        """Return the path in the request of a location in the chat request."""
+        match location:
+            case ("messages", int(index), "tool_calls", int(call), *rest) if self.origins[
+                index
+            ].calls:
+                origin = self.origins[index].calls[call]
+                return dotted((*origin, *_renamed(rest, {"id": "call_id", "function": ""})))
+            case ("messages", int(index), *rest):
+                origin, names = self.origins[index].location, self.origins[index].names
+                return dotted((*origin, *(() if names is None else _renamed(rest, names))))
+            case ("messages", *_):
+                return "input"
+        for chat, own in RENAMED.items():
+            if location[: len(chat)] == chat:
+                return dotted((*own, *location[len(chat) :]))
+        return dotted(location)
+
+
+def _renamed(location: Sequence[str | int], names: Mapping[str, str]) -> Location:
+    """Return a location with other names; names that become "" are left out."""
+    return tuple(name for part in location if (name := names.get(str(part), part)) != "")
+
+
+def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatRequest, list[Json]]:
+    """Convert a request to a chat request, and to the messages that its response is stored with.
+
+    Args:
+        body: the request.
+        history: the messages of the previous responses.
+
+    Raises:
+        ApiError: if the request is invalid; it names the fields of `/v1/responses`.
+    """
+    conversation = Conversation()
+    if body.instructions:
+        system = {"role": "system", "content": body.instructions}
+        conversation.add(system, Origin(("instructions",)))
+    n_system = len(conversation.messages)
+    for message in history:
+        conversation.add(message, Origin(("previous_response_id",)))
+    if isinstance(body.input, str):
+        message = {"role": "user", "content": body.input}
+        conversation.add(message, Origin(("input",)))
+    else:
+        previous_end = len(conversation.messages)
+        for number, item in enumerate(body.input):
+            _add_item(conversation, item, ("input", number), previous_end)
+    fields = {
+        "messages": conversation.messages,
         "max_completion_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -28,81 +112,76 @@ def chat_fields(body: ResponseRequest, messages: list[Json]) -> Json:
         "reasoning_effort": (body.reasoning or {}).get("effort"),
         "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
         "tool_choice": _tool_choice(body.tool_choice),
-        "response_format": _format(body.text),
+        "response_format": _response_format(body.text),
     }
+    request = ChatRequest.converted(fields, conversation.path)
+    return request, conversation.messages[n_system:]
 
 
-def messages_of(body: ResponseRequest) -> list[Json]:
-    """The input as chat messages.
-
-    Raises:
-        ApiError: for an item that no model here can read.
-    """
-    if isinstance(body.input, str):
-        return [{"role": "user", "content": body.input}]
-    messages: list[Json] = []
-    for number, item in enumerate(body.input):
-        kind = item.get("type", "message")
-        if kind == "message":
-            messages.append({"role": item.get("role"), "content": _content(item.get("content"))})
-        elif kind == "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments")}
-            call = {"id": item.get("call_id"), "type": "function", "function": function}
-            if messages and messages[-1].get("tool_calls"):
-                messages[-1]["tool_calls"].append(call)
-            else:
-                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-        elif kind == "function_call_output":
-            result = {"role": "tool", "tool_call_id": item.get("call_id")}
-            messages.append(result | {"content": _content(item.get("output"))})
-        elif kind != "reasoning":  # thoughts of earlier turns are not read again
-            param = f"input.{number}.type"
-            raise ApiError(400, f"items of the type {kind!r:.60} are not supported", param=param)
-    return messages
+def _add_item(conversation: Conversation, item: Json, location: Location, begin: int) -> None:
+    """Add an item of the input; calls are added to the message before, from `begin` on."""
+    messages = conversation.messages
+    kind = item.get("type", "message")
+    if kind == "message":
+        message = {"role": item.get("role"), "content": _content(item.get("content"))}
+        conversation.add(message, Origin(location, names={}))
+    elif kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        if len(messages) > begin and messages[-1].get("tool_calls"):
+            messages[-1]["tool_calls"].append(call)
+            conversation.origins[-1].calls.append(location)
+        else:
+            message = {"role": "assistant", "content": None, "tool_calls": [call]}
+            conversation.add(message, Origin(location, calls=[location]))
+    elif kind == "function_call_output":
+        message = {"role": "tool", "tool_call_id": item.get("call_id")}
+        message["content"] = _content(item.get("output"))
+        conversation.add(message, Origin(location, names=OUTPUT_NAMES))
+    elif kind != "reasoning":  # the reasoning of earlier turns is not read again
+        param = dotted((*location, "type"))
+        raise ApiError(400, f"items of the type {kind!r:.60} are not supported", param=param)
 
 
-def items_of(reply: Reply, name: str, status: str = "completed") -> list[Json]:
-    """The output items of a reply: thoughts, text, calls; those that are there."""
+def items_of(reply: ReplyParser, response_id: str, status: str = "completed") -> list[Json]:
+    """Return the output items of a reply: reasoning, text and tool calls, if there are any."""
     items: list[Json] = []
     if reply.reasoning:
-        thoughts = [{"type": "reasoning_text", "text": reply.reasoning}]
-        items.append(
-            {"type": "reasoning", "id": _item(name, "rs"), "summary": [], "content": thoughts}
-        )
+        content = [{"type": "reasoning_text", "text": reply.reasoning}]
+        item_id = _item_id(response_id, "rs")
+        items.append({"type": "reasoning", "id": item_id, "summary": [], "content": content})
     if reply.content or not reply.calls:
         text = {"type": "output_text", "text": reply.content, "annotations": [], "logprobs": []}
-        message = {"type": "message", "id": _item(name, "msg"), "status": status}
+        message = {"type": "message", "id": _item_id(response_id, "msg"), "status": status}
         items.append(message | {"role": "assistant", "content": [text]})
     for call in reply.calls:
-        function = call["function"]
         item = {"type": "function_call", "id": f"fc_{call['id']}", "call_id": call["id"]}
-        items.append(item | function | {"status": "completed"})
+        items.append(item | call["function"] | {"status": "completed"})
     return items
 
 
 class ItemEvents:
-    """The events that tell a streamed reply, item by item, each added and then done."""
+    """The events of a streamed reply: each item is added, grows and is done."""
 
-    def __init__(self, reply: Reply, name: str) -> None:
-        """Begin to tell the reply of a response of some name."""
+    def __init__(self, reply: ReplyParser, response_id: str) -> None:
         self._reply = reply
-        self._name = name
+        self._response_id = response_id
         self._done_items = 0
-        self._open_kind = ""  # of the item that is being told: "", "reasoning" or "message"
+        self._open_kind = ""  # type of the unfinished item: "", "reasoning" or "message"
 
-    def told(self, delta: Json) -> Iterator[Json]:
-        """What a delta of a chat reply adds; calls are told whole, at the end."""
+    def push(self, delta: Json) -> Iterator[Json]:
+        """Yield the events for a delta of a chat reply. Tool calls follow at the end."""
         if delta.get("reasoning"):
             yield from self._open("reasoning")
-            yield {"type": f"{THOUGHT}.delta", **self._place(), "delta": delta["reasoning"]}
+            yield {"type": f"{REASONING}.delta", **self._place(), "delta": delta["reasoning"]}
         elif delta.get("content"):
             yield from self._open("message")
             text = {"delta": delta["content"], "logprobs": []}
             yield {"type": f"{TEXT}.delta", **self._place(), **text}
 
-    def rest(self, status: str) -> Iterator[Json]:
-        """What is left to tell when the reply has ended."""
-        items = items_of(self._reply, self._name, status)
+    def finish(self, status: str) -> Iterator[Json]:
+        """Yield the remaining events after the end of the reply."""
+        items = items_of(self._reply, self._response_id, status)
         for item in items[self._done_items :]:
             if item["type"] == "function_call":
                 yield from self._call(item)
@@ -111,27 +190,27 @@ class ItemEvents:
                 yield from self._close(item)
 
     def _open(self, kind: str) -> Iterator[Json]:
-        """The events before the first piece of an item; the one before it has ended then."""
+        """Yield the events before the first delta of an item; the item before it ends."""
         if self._open_kind == kind:
             return
         if self._open_kind:
-            yield from self._close(items_of(self._reply, self._name)[self._done_items])
+            yield from self._close(items_of(self._reply, self._response_id)[self._done_items])
         self._open_kind = kind
         if kind == "reasoning":
-            item: Json = {"type": kind, "id": _item(self._name, "rs"), "summary": []}
+            item: Json = {"type": kind, "id": _item_id(self._response_id, "rs"), "summary": []}
             yield {"type": f"{ITEM}.added", "output_index": self._done_items, "item": item}
             return
-        item = {"type": kind, "id": _item(self._name, "msg"), "status": "in_progress"}
+        item = {"type": kind, "id": _item_id(self._response_id, "msg"), "status": "in_progress"}
         item |= {"role": "assistant", "content": []}
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         yield {"type": f"{ITEM}.added", "output_index": self._done_items, "item": item}
         yield {"type": "response.content_part.added", **self._place(), "part": part}
 
     def _close(self, item: Json) -> Iterator[Json]:
-        """The events after the last piece of an item."""
+        """Yield the events after the last delta of an item."""
         part = item["content"][0]
         if self._open_kind == "reasoning":
-            yield {"type": f"{THOUGHT}.done", **self._place(), "text": part["text"]}
+            yield {"type": f"{REASONING}.done", **self._place(), "text": part["text"]}
         else:
             done = {"text": part["text"], "logprobs": []}
             yield {"type": f"{TEXT}.done", **self._place(), **done}
@@ -140,14 +219,13 @@ class ItemEvents:
         self._open_kind = ""
 
     def _call(self, item: Json) -> Iterator[Json]:
-        """A call, at once."""
+        """Yield all events of a tool call."""
         index = self._done_items
-        opened = {**item, "arguments": ""}
-        yield {"type": f"{ITEM}.added", "output_index": index, "item": opened}
-        at = {"item_id": item["id"], "output_index": index}
+        yield {"type": f"{ITEM}.added", "output_index": index, "item": {**item, "arguments": ""}}
+        place = {"item_id": item["id"], "output_index": index}
         arguments, name = item["arguments"], item["name"]
-        yield {"type": f"{ARGUMENTS}.delta", **at, "delta": arguments}
-        yield {"type": f"{ARGUMENTS}.done", **at, "arguments": arguments, "name": name}
+        yield {"type": f"{ARGUMENTS}.delta", **place, "delta": arguments}
+        yield {"type": f"{ARGUMENTS}.done", **place, "arguments": arguments, "name": name}
         yield self._done(item)
 
     def _done(self, item: Json) -> Json:
@@ -155,17 +233,17 @@ class ItemEvents:
         return {"type": f"{ITEM}.done", "output_index": self._done_items - 1, "item": item}
 
     def _place(self) -> Json:
-        item = _item(self._name, "rs" if self._open_kind == "reasoning" else "msg")
-        return {"item_id": item, "output_index": self._done_items, "content_index": 0}
+        item_id = _item_id(self._response_id, "rs" if self._open_kind == "reasoning" else "msg")
+        return {"item_id": item_id, "output_index": self._done_items, "content_index": 0}
 
 
 def _content(content: Any) -> Any:
-    """Parts by the names they have in chat."""
+    """Convert the parts of a content to those of a chat message."""
     if not isinstance(content, list):
         return content
     return [
         {"type": "text", "text": part.get("text")}
-        if isinstance(part, dict) and part.get("type") in PARTS
+        if isinstance(part, dict) and part.get("type") in TEXT_PARTS
         else part
         for part in content
     ]
@@ -182,12 +260,13 @@ def _tool_choice(choice: Any) -> Any:
     return choice
 
 
-def _format(text: Json | None) -> Json | None:
-    form = (text or {}).get("format")
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
-        return form
-    return {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
+def _response_format(text: Json | None) -> Json | None:
+    wanted = (text or {}).get("format")
+    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+        return wanted
+    schema = {key: value for key, value in wanted.items() if key != "type"}
+    return {"type": "json_schema", "json_schema": schema}
 
 
-def _item(name: str, kind: str) -> str:
-    return f"{kind}_{name.removeprefix('resp_')}"
+def _item_id(response_id: str, prefix: str) -> str:
+    return f"{prefix}_{response_id.removeprefix('resp_')}"

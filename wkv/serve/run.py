@@ -1,4 +1,4 @@
-"""Running the application until it is told to stop: what goes on may end, then the process does."""
+"""Running of the application until a signal stops it; running requests may finish before."""
 
 import asyncio
 import errno
@@ -17,22 +17,22 @@ from wkv.errors import InputError
 from wkv.serve.service import Service
 
 ABORT_SECONDS = 2.0
-"""For what was ended to be told."""
+"""Time to send the errors of aborted requests."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
-    """A socket that listens; port 0 takes any that is free.
+    """Return a socket that listens on an address; port 0 selects any free port.
 
-    Its connections are closed when their other end has taken nothing for so long.
+    The system closes connections whose client has acknowledged nothing for `idle_seconds`.
 
     Raises:
-        InputError: if the address cannot be had.
+        InputError: if the address cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sends what it has at once; else it waits 40 ms for an answer
-    # to what it sent before.
+    # asyncio turns Nagle's algorithm off only for sockets that name their protocol. The algorithm
+    # would delay each event by up to 40 ms, until the client acknowledges the one before.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
@@ -41,24 +41,31 @@ def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
         listening.listen(2048)
     except (OSError, OverflowError) as error:
         listening.close()
-        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        in_use = getattr(error, "errno", None) == errno.EADDRINUSE
         hint = "is another server running? give another --port"
-        hint = hint if taken else "give an address of this machine with --host"
-        raise InputError(f"{host}:{port} cannot be listened on ({error}); {hint}") from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the slot is freed, the socket later
+        hint = hint if in_use else "give an address of this machine with --host"
+        message = f"the server cannot listen on {host}:{port} ({error}); {hint}"
+        raise InputError(message) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the socket stays open for longer
         listening.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(idle_seconds * 1000))
         )
     return listening
 
 
-def run(app: FastAPI, listening: socket.socket, ready: Callable[[], None], tell: Tell) -> None:
-    """Serve until SIGTERM or Ctrl-C, then let what goes on end; a second one stops at once.
+def run(
+    app: FastAPI, listening: socket.socket, on_ready: Callable[[], None], notify: Notify
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then let requests finish; a second signal stops at once.
 
-    `ready` is called when requests, and signals, are taken.
+    Args:
+        app: the result of `create_app`.
+        listening: the result of `bind`.
+        on_ready: called when the server accepts requests and handles signals.
+        notify: prints a notice.
     """
     service: Service = app.state.service
-    # It warns of each client that went away while something was sent to it.
+    # asyncio logs a warning for each client that disconnects while data is sent to it.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
@@ -69,53 +76,58 @@ def run(app: FastAPI, listening: socket.socket, ready: Callable[[], None], tell:
         limit_concurrency=None,
     )
     try:
-        Server(config, service, ready, tell).run([listening])
-    finally:  # where it was stopped at once, the application was not told
+        Server(config, service, on_ready, notify).run([listening])
+    finally:  # after a second signal, the application's lifespan does not end by itself
         service.engine.close()
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which drains before it stops and then exits with 0."""
+    """Uvicorn's server, which drains the engine before it stops, and then exits with 0."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, ready: Callable[[], None], tell: Tell
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        on_ready: Callable[[], None],
+        notify: Notify,
     ) -> None:
         super().__init__(config)
         self._service = service
-        self._ready = ready
-        self._tell = tell
+        self._on_ready = on_ready
+        self._notify = notify
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take requests, and say so."""
+        """Start to accept requests, and report it."""
         await super().startup(sockets=sockets)
         if not self.should_exit:
-            self._ready()
+            self._on_ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals that end a process, and give them back afterwards."""
+        """Handle SIGINT and SIGTERM in this context."""
         self._loop = asyncio.get_running_loop()
-        before = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
             yield
         finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
-    def _stop(self, kind: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stop_in_loop)
 
     def _stop_in_loop(self) -> None:
         if self._draining is not None:
-            self._tell("stopping at once")
-            # It would tell of each request that is cut off, line by line.
+            self._notify("stopping at once")
+            # uvicorn would log each request that is interrupted.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
             self.should_exit = self.force_exit = True
             return
-        # From here on /health says 503 and nothing new is taken.
+        # From now on, /health returns 503 and new requests are refused.
         self._service.engine.is_closing = True
         self._draining = asyncio.ensure_future(self._drain())
 
@@ -123,11 +135,14 @@ class Server(uvicorn.Server):
         engine, load = self._service.engine, self._service.engine.load
         if not load.is_idle:
             seconds = self._service.settings.drain_seconds
-            going = load.running + load.prefilling + load.queued + load.tasks
-            self._tell(f"waiting {seconds:g} s for {going} to end; once more stops at once")
+            requests = load.running + load.prefilling + load.queued + load.tasks
+            self._notify(
+                f"waiting up to {seconds:g} s for {requests} running requests; "
+                "press Ctrl-C again to stop at once"
+            )
             await engine.drain(seconds)
         if not engine.load.is_idle:
-            self._tell("not all have ended; they end with an error")
+            self._notify("some requests did not finish in time; they end with an error")
             engine.abort()
             await engine.drain(ABORT_SECONDS)
         self.should_exit = True

@@ -1,37 +1,34 @@
-"""What all routes share: the model, its engine, and what was said and kept."""
+"""The objects that all routes share: the model, its engine, and the stored states and values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from starlette.requests import Request as HttpRequest
-
-from wkv.batching import Request
 from wkv.constraints.grammar import Grammars
-from wkv.errors import BusyError
 from wkv.inference.model import Model
-from wkv.prompting.presets import Preset, ends_at_blank_line, preset_for
+from wkv.prompting.presets import Preset, ends_at_blank_line
 from wkv.prompting.template import SEPARATOR, Thinking
-from wkv.serve.engine import Engine, EventStream
+from wkv.serve.engine import Engine
 from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
-from wkv.serve.middleware import TENANT
-from wkv.serve.render import Prompts, Start
-from wkv.serve.user_states import KeptStates
+from wkv.serve.protocol.errors import ApiError
+from wkv.serve.render_prompt import ConversationStart, PromptRenderer
+from wkv.serve.user_states import UserStates
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a server runs.
+class ServerSettings:
+    """The settings of a server.
 
     Attributes:
-        name: of the model, to clients.
-        keys: API keys; none lets everybody in.
-        hosts: names that requests may be for; none allows all.
-        max_body: bytes of a request.
-        idle_seconds: after which a reader that takes nothing is given up.
-        drain_seconds: that requests have to end when the server stops.
-        max_tokens: of a reply at most.
+        name: the model name that clients see.
+        keys: accepted API keys; without any, no key is needed.
+        hosts: accepted names in Host headers; without any, all are accepted.
+        max_body: the largest size of a request body, in bytes.
+        idle_seconds: the time after which a client that receives nothing is disconnected.
+        drain_seconds: the time that requests have to finish when the server stops.
+        max_tokens: the largest number of tokens of a reply.
     """
 
     name: str
@@ -43,81 +40,88 @@ class Settings:
     max_tokens: int = 2**17
 
 
-@dataclass
-class Service:
-    """A model being served.
+@dataclass(frozen=True)
+class Limits:
+    """The resources of a server.
 
     Attributes:
-        model: what answers.
-        engine: its scheduler in a thread.
-        prompts: conversations to ids.
-        states: those that users keep by name.
-        values: what is remembered of answers.
-        grammars: that replies may have to follow.
-        settings: how it is served.
+        slots: number of sequences that run at the same time.
+        queue: number of requests that may wait for a slot.
+        cache_bytes: memory for cached states.
+        folder: folder for data that survives a restart; None stores nothing.
+        disk_bytes: disk space for states in the folder.
+    """
+
+    slots: int = 16
+    queue: int = 64
+    cache_bytes: int = 2**30
+    folder: Path | None = None
+    disk_bytes: int = 10 * 2**30
+
+
+@dataclass
+class Service:
+    """A model that is served.
+
+    Attributes:
+        model: the model.
+        engine: the scheduler in its thread.
+        renderer: renders prompts, and remembers replies.
+        states: the states that users save.
+        values: stored responses and remembered replies.
+        grammars: compiled grammars.
+        preset: default sampling parameters of chat replies.
+        settings: the settings of the server.
     """
 
     model: Model
     engine: Engine
-    prompts: Prompts
-    states: KeptStates
+    renderer: PromptRenderer
+    states: UserStates
     values: KeyValueStore
     grammars: Grammars
-    settings: Settings
+    preset: Preset
+    settings: ServerSettings
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        # No file says whether a model can think. RWKV-7 G1 can, whose vocabulary is World's.
+        self.thinks = config.generation in ("7", "7a") and config.vocab_size == WORLD_VOCAB_SIZE
+        self._ends_at_blank_line = ends_at_blank_line(self.model, self.preset)
 
     @property
     def metrics(self) -> Metrics:
         """Counters and histograms."""
         return self.engine.metrics
 
-    @property
-    def preset(self) -> Preset:
-        """How replies are drawn unless a request says otherwise."""
-        return preset_for(self.model)
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the model may think before it answers, as RWKV-7 G1 does; no file says so."""
-        config = self.model.config
-        return config.generation in ("7", "7a") and config.vocab_size == WORLD_VOCAB_SIZE
-
     def turn_stops(self, thinking: Thinking) -> tuple[str, ...]:
-        """Where a reply ends by itself; thoughts have paragraphs."""
-        if ends_at_blank_line(self.model, self.preset) and thinking is Thinking.PLAIN:
+        """Return the strings that end a turn; reasoning may contain blank lines."""
+        if self._ends_at_blank_line and thinking is Thinking.PLAIN:
             return (SEPARATOR,)
-        return (self.prompts.template.next_turn,)
+        return (self.renderer.template.next_turn,)
 
-    def most_tokens(self, asked: int | None, usual: int) -> int:
-        """How long a reply may be: what was asked, or what is usual, within the server's limit."""
-        return min(usual if asked is None else asked, self.settings.max_tokens)
+    def max_tokens(self, requested: int | None, default: int) -> int:
+        """Return the largest number of tokens of a reply, within the limit of the server."""
+        return min(default if requested is None else requested, self.settings.max_tokens)
 
-    def start_of(self, name: str | None, tenant: str) -> Start:
-        """Where a conversation begins: at a state that was kept, or at the very beginning.
-
-        Raises:
-            ApiError: if there is no such state.
-        """
-        if name is None:
-            return Start(tenant)
-        state, ahead = self.states.load(tenant, name)
-        return Start(f"{tenant}/{name}", state, ahead)
-
-    def submit(self, *requests: Request) -> EventStream:
-        """Give requests to the engine.
+    def conversation_start(self, state_id: str | None, tenant: str) -> ConversationStart:
+        """Return the start of a conversation: a saved state, or a new conversation.
 
         Raises:
-            InputError, BusyError: if the first is not taken.
+            ApiError: if the state does not exist.
         """
-        try:
-            answers = self.engine.submit(*requests)
-        except BusyError:
-            self.metrics.refused.inc()
-            raise
-        self.metrics.requests.inc()
-        self.metrics.prompt_tokens.inc(sum(len(request.ids) for request in requests))
-        return answers
+        if state_id is None:
+            return ConversationStart(tenant)
+        state, read_ahead = self.states.load(tenant, state_id)
+        return ConversationStart(f"{tenant}/{state_id}", state, read_ahead)
 
+    def check_model(self, name: str | None) -> None:
+        """Accept the served model's name, or no name.
 
-def tenant_of(request: HttpRequest) -> str:
-    """Whose request it is."""
-    return str(request.scope.get(TENANT, ""))
+        Raises:
+            ApiError: if a request names another model.
+        """
+        served = self.settings.name
+        if name not in (None, "", served):
+            message = f"the model {name[:100]!r} is not served here, expected {served!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")

@@ -1,6 +1,6 @@
-"""States that users keep by an id: files in a folder, one for each tenant.
+"""States that users save under an id: files in a folder, with a subfolder for each tenant.
 
-An id is a digest of what the state holds. Nothing that a user sends becomes a part of a path.
+An id is a digest of the content of the state. No path contains anything that a user sends.
 """
 
 import re
@@ -14,24 +14,25 @@ from wkv.errors import StateError
 from wkv.inference.model import Model
 from wkv.models.state import State, read_header
 from wkv.prompting.template import SEPARATOR
-from wkv.serve.errors import ApiError
+from wkv.serve.protocol.errors import ApiError
 
 ID = re.compile(r"state-[0-9a-f]{32}")
 SUFFIX = ".safetensors"
-NOTE = "ahead"
-"""In a file's notes: what the state has read beyond its last turn."""
+READ_AHEAD = "ahead"
+"""Key in a file's metadata: the text that the state has read after its last message."""
 
-OPEN_TENANT = "all"
+NO_KEY = "all"
+"""Name of the subfolder for requests without an API key."""
 
 
 @dataclass(frozen=True)
-class KeptState:
-    """What is told of a state.
+class UserState:
+    """A description of a saved state.
 
     Attributes:
-        id: its name.
-        tokens: that it has read.
-        n_bytes: of its file.
+        id: the id.
+        tokens: number of tokens that it has read.
+        n_bytes: size of its file.
         created: seconds since 1970.
     """
 
@@ -42,7 +43,7 @@ class KeptState:
 
     @property
     def body(self) -> dict[str, object]:
-        """The state as an answer tells it."""
+        """The description, as a response contains it."""
         return {
             "id": self.id,
             "object": "state",
@@ -52,40 +53,40 @@ class KeptState:
         }
 
 
-class KeptStates:
-    """The folder of states that users keep, up to a number of bytes for each tenant."""
+class UserStates:
+    """The folder of the states that users save, with a limit of bytes for each tenant."""
 
     def __init__(self, folder: Path, model: Model, limit: int) -> None:
         self._folder = folder
         self._model = model
         self._limit = limit
 
-    def keep(self, tenant: str, state: State, ahead: str) -> KeptState:
-        """Write a state.
+    def save(self, tenant: str, state: State, read_ahead: str) -> UserState:
+        """Save a state.
 
         Raises:
-            ApiError: if the tenant's states would take too many bytes, or it cannot be written.
+            ApiError: if the tenant's states would become too large, or writing fails.
         """
-        folder = self._of(tenant)
+        folder = self._tenant_folder(tenant)
         partial = folder / f"{uuid4().hex}.partial"
-        notes = {NOTE: ahead, "tokens": str(state.tokens_seen[0])}
+        metadata = {READ_AHEAD: read_ahead, "tokens": str(state.tokens_seen[0])}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            state.save(partial, notes)
-            return self._take(tenant, partial)
+            state.save(partial, metadata)
+            return self._add(tenant, partial)
         except (OSError, StateError) as error:
-            raise ApiError(500, "the state could not be written; is the disk full?") from error
+            raise _write_error() from error
         finally:
             with suppress(OSError):
                 partial.unlink()
 
-    def upload(self, tenant: str, data: bytes) -> KeptState:
-        """Keep the file of a state that was kept before, here or elsewhere.
+    def upload(self, tenant: str, data: bytes) -> UserState:
+        """Save the file of a state that was saved before, on this server or elsewhere.
 
         Raises:
-            StateError: if it is damaged, no state, or of another model.
+            StateError: if it is damaged, not a state, or a state of another model.
         """
-        folder = self._of(tenant)
+        folder = self._tenant_folder(tenant)
         partial = folder / f"{uuid4().hex}.partial"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,107 +94,111 @@ class KeptStates:
             state = State.load(partial, self._model)
             if state.batch_size != 1:
                 raise StateError(
-                    f"the file holds {state.batch_size} states, expected one; save a single row"
+                    f"the file contains {state.batch_size} states, expected one; save a single row"
                 )
-            notes = read_header(partial).metadata
-            return self.keep(tenant, state, notes.get(NOTE, SEPARATOR))
+            metadata = read_header(partial).metadata
+            return self.save(tenant, state, metadata.get(READ_AHEAD, SEPARATOR))
         except StateError as error:
-            # Our own path means nothing to who sent the file.
+            # The client does not know the server's path.
             raise StateError(str(error).replace(f"{partial}: ", "")) from error
         except OSError as error:
-            raise ApiError(500, "the state could not be written; is the disk full?") from error
+            raise _write_error() from error
         finally:
             with suppress(OSError):
                 partial.unlink()
 
-    def list(self, tenant: str) -> list[KeptState]:
-        """All states of a tenant, the newest first."""
-        paths = self._of(tenant).glob(f"state-*{SUFFIX}")
-        told = [told for path in paths if (told := self._told(path)) is not None]
-        return sorted(told, key=lambda state: state.created, reverse=True)
+    def list(self, tenant: str) -> list[UserState]:
+        """Return all states of a tenant, newest first."""
+        paths = self._tenant_folder(tenant).glob(f"state-*{SUFFIX}")
+        states = [state for path in paths if (state := _describe(path)) is not None]
+        return sorted(states, key=lambda state: state.created, reverse=True)
 
-    def about(self, tenant: str, name: str) -> KeptState:
-        """What is told of one.
-
-        Raises:
-            ApiError: if there is none of that id.
-        """
-        told = self._told(self.path(tenant, name))
-        if told is None:
-            raise _unknown(name)
-        return told
-
-    def load(self, tenant: str, name: str) -> tuple[State, str]:
-        """A state, and what it has read beyond its last turn.
+    def describe(self, tenant: str, state_id: str) -> UserState:
+        """Return the description of a state.
 
         Raises:
-            ApiError: if there is none of that id, or its file was damaged.
+            ApiError: if the state does not exist.
         """
-        path = self.path(tenant, name)
+        state = _describe(self.path(tenant, state_id))
+        if state is None:
+            raise _unknown(state_id)
+        return state
+
+    def load(self, tenant: str, state_id: str) -> tuple[State, str]:
+        """Return a state, and the text that it has read after its last message.
+
+        Raises:
+            ApiError: if the state does not exist, or its file is damaged.
+        """
+        path = self.path(tenant, state_id)
         try:
-            return State.load(path, self._model), read_header(path).metadata.get(NOTE, SEPARATOR)
+            state = State.load(path, self._model)
+            return state, read_header(path).metadata.get(READ_AHEAD, SEPARATOR)
         except StateError as error:
-            raise ApiError(500, f"the file of {name} is damaged; delete it") from error
+            raise ApiError(500, f"the file of {state_id} is damaged; delete it") from error
 
-    def data(self, tenant: str, name: str) -> bytes:
-        """The bytes of a state's file.
+    def data(self, tenant: str, state_id: str) -> bytes:
+        """Return the bytes of a state's file.
 
         Raises:
-            ApiError: if there is none of that id.
+            ApiError: if the state does not exist.
         """
         try:
-            return self.path(tenant, name).read_bytes()
-        except OSError as error:  # it was deleted meanwhile
-            raise _unknown(name) from error
+            return self.path(tenant, state_id).read_bytes()
+        except OSError as error:  # it was deleted in the meantime
+            raise _unknown(state_id) from error
 
-    def delete(self, tenant: str, name: str) -> None:
-        """Delete one.
-
-        Raises:
-            ApiError: if there is none of that id.
-        """
-        self.path(tenant, name).unlink(missing_ok=True)
-
-    def path(self, tenant: str, name: str) -> Path:
-        """The file of an id.
+    def delete(self, tenant: str, state_id: str) -> None:
+        """Delete a state.
 
         Raises:
-            ApiError: if there is none.
+            ApiError: if the state does not exist.
         """
-        path = self._of(tenant) / f"{name}{SUFFIX}"
-        if not ID.fullmatch(name) or path.is_symlink() or not path.is_file():
-            raise _unknown(name)
+        self.path(tenant, state_id).unlink(missing_ok=True)
+
+    def path(self, tenant: str, state_id: str) -> Path:
+        """Return the path of a state's file.
+
+        Raises:
+            ApiError: if the state does not exist.
+        """
+        path = self._tenant_folder(tenant) / f"{state_id}{SUFFIX}"
+        if not ID.fullmatch(state_id) or path.is_symlink() or not path.is_file():
+            raise _unknown(state_id)
         return path
 
-    def _take(self, tenant: str, partial: Path) -> KeptState:
-        """Give a whole file the name of what it holds."""
+    def _add(self, tenant: str, partial: Path) -> UserState:
+        """Rename a complete file to the id of its content."""
         path = partial.with_name(f"state-{read_header(partial).digest[:32]}{SUFFIX}")
-        told = self._told(partial)
-        if told is None:
-            raise StateError("the file went away while it was kept")
-        kept = self.list(tenant)
-        taken = sum(one.n_bytes for one in kept if one.id != path.stem)
-        if taken + told.n_bytes > self._limit:
-            raise ApiError(
-                413,
-                f"your states take {taken} bytes and may take {self._limit}; delete some",
-                code="too_many_states",
-            )
+        state = _describe(partial)
+        if state is None:
+            raise StateError("the file disappeared while it was saved; try again")
+        others = sum(other.n_bytes for other in self.list(tenant) if other.id != path.stem)
+        if others + state.n_bytes > self._limit:
+            message = f"your states take {others} of {self._limit} bytes; delete some"
+            raise ApiError(413, message, code="too_many_states")
         partial.replace(path)
-        return replace(told, id=path.stem)
+        return replace(state, id=path.stem)
 
-    def _told(self, path: Path) -> KeptState | None:
-        with suppress(OSError, StateError, ValueError):
-            about = path.lstat()
-            if stat.S_ISREG(about.st_mode):
-                tokens = int(read_header(path).metadata.get("tokens", "0"))
-                return KeptState(path.stem, tokens, about.st_size, int(about.st_mtime))
-        return None
-
-    def _of(self, tenant: str) -> Path:
-        return self._folder / self._model.identity[:16] / (tenant or OPEN_TENANT)
+    def _tenant_folder(self, tenant: str) -> Path:
+        return self._folder / self._model.identity[:16] / (tenant or NO_KEY)
 
 
-def _unknown(name: str) -> ApiError:
-    shown = name if ID.fullmatch(name) else "that id"
-    return ApiError(404, f"there is no state {shown}; GET /v1/states lists yours", code="no_state")
+def _describe(path: Path) -> UserState | None:
+    """Return the description of a file, or None if it is not the file of a state."""
+    with suppress(OSError, StateError, ValueError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            tokens = int(read_header(path).metadata.get("tokens", "0"))
+            return UserState(path.stem, tokens, status.st_size, int(status.st_mtime))
+    return None
+
+
+def _unknown(state_id: str) -> ApiError:
+    shown = f"the id {state_id}" if ID.fullmatch(state_id) else "this id"
+    message = f"there is no state with {shown}; GET /v1/states lists your states"
+    return ApiError(404, message, code="no_state")
+
+
+def _write_error() -> ApiError:
+    return ApiError(500, "the state could not be written; is the disk full?")

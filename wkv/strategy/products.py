@@ -1,6 +1,5 @@
 """Select PyTorch's fastest matrix products and number of threads for a placement."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -8,39 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wkv.ops.torch_settings import at_most
+from wkv.ops.torch_settings import thread_limit, without_onednn
 from wkv.strategy.placement import Placement, Strategy
 
 SMALL = 64 * 2**20
 """Weights of fewer bytes fit into the cache of a CPU, so that reading them takes almost no time."""
-
-
-class _OneRowProducts:
-    """A context that turns oneDNN off while any thread multiplies a single row.
-
-    PyTorch's switch applies to the whole process, so the threads inside the context are counted.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = True
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = torch._C._get_mkldnn_enabled()
-                torch._C._set_mkldnn_enabled(False)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                torch._C._set_mkldnn_enabled(self._before)
-
-
-_ONE_ROW_PRODUCTS = _OneRowProducts()
 
 
 def products_for(rows: int, strategy: Strategy) -> AbstractContextManager[None]:
@@ -51,7 +22,7 @@ def products_for(rows: int, strategy: Strategy) -> AbstractContextManager[None]:
     """
     if rows > 1 or not any(map(_is_bf16_on_cpu, strategy.layers)):
         return nullcontext()
-    return _ONE_ROW_PRODUCTS
+    return without_onednn
 
 
 def _is_bf16_on_cpu(placement: Placement) -> bool:
@@ -75,7 +46,7 @@ def threads_for(n_bytes: int, strategy: Strategy, threads: int) -> Iterator[None
     if not on_cpu:
         yield
         return
-    with at_most(threads):
+    with thread_limit(threads):
         yield
 
 

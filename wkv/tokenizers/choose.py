@@ -84,9 +84,9 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
     Raises:
         TokenizerError: if no tokenizer is known for the vocabulary size.
     """
-    beside = None if checkpoint is None else tokenizer_beside(checkpoint)
-    if beside is not None:
-        return open_tokenizer(beside, vocab_size)
+    own = None if checkpoint is None else tokenizer_beside(checkpoint)
+    if own is not None:
+        return open_tokenizer(own, vocab_size)
     if vocab_size == WORLD_VOCAB_SIZE:
         return WorldTokenizer()
     if vocab_size in PILE_VOCAB_SIZES:

@@ -21,7 +21,7 @@ Node: TypeAlias = dict[str, "Node"]
 
 
 def longest_match_pattern(tokens: Iterable[str]) -> str:
-    """Return the pattern in the regular expression syntax of the `tokenizers` library (Oniguruma)."""
+    """Return the pattern in the syntax of Oniguruma, which the `tokenizers` library uses."""
     root: Node = {}
     for token in tokens:
         node = root

@@ -289,7 +289,7 @@ def _targets(rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _loss(model: RWKV7, X: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean cross entropy plus z-loss, and the cross entropies of targets (K,)."""
+    """Return the weighted mean cross entropy plus z-loss, and each target's cross entropy (K,)."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.logits(X)
     total = logits.logsumexp(-1)

@@ -63,7 +63,7 @@ class RunFolder:
         return [self.checkpoint, self.model, self.vocabulary, self.log, self.plotted]
 
     def check(self, resume: bool) -> None:
-        """Check that there is a run to resume, or, for a new run, that no file would be overwritten.
+        """Check that there is a run to resume, or that a new run would not overwrite files.
 
         Raises:
             TrainingError: if there is no checkpoint to resume, or a new run would overwrite files.
@@ -78,7 +78,7 @@ class RunFolder:
         found = [path.name for path in self.files if path.exists()]
         if not resume and has_checkpoint:
             raise TrainingError(
-                f"{self.path} already contains a run; give --resume to continue it, or another folder"
+                f"{self.path} contains a run already; give --resume to continue, or another folder"
             )
         if not resume and found:
             raise TrainingError(
@@ -173,7 +173,7 @@ class RunFolder:
             file.write(json.dumps(entry) + "\n")
 
     def plot(self) -> None:
-        """Plot the losses of each source against the number of tokens, if matplotlib is installed."""
+        """Plot each source's losses against the number of tokens, if matplotlib is installed."""
         if not can_plot():
             return
         from matplotlib.figure import Figure
@@ -200,7 +200,7 @@ def can_plot() -> bool:
 
 
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically: to a temporary file in the same folder, which replaces the target."""
+    """Write a file atomically: to a temporary file next to it, which then replaces the target."""
     partial = target.with_name(target.name + ".part")
     write(partial)
     os.replace(partial, target)

@@ -1,16 +1,16 @@
-"""What tests of the chat share: a session, and tiny models of both families."""
+"""Fixtures of the chat tests: a session, and tiny models of both families."""
 
 import pytest
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
-from wkv.chat import Session, Store
+from wkv.chat import ChatStore, Session
 
 
 @pytest.fixture
 def session(demo, tmp_path):
     """Give a session with the built-in model, whose free texts are short."""
-    session = Session(demo, wkv.chat.Conversation(demo), Store(tmp_path / "chats"), seed=1)
+    session = Session(demo, wkv.chat.Conversation(demo), ChatStore(tmp_path / "chats"), seed=1)
     session.free.length = 8
     return session
 

@@ -1,16 +1,16 @@
-"""Models that want to say a certain thing, and talking to a chat."""
+"""Models with predetermined replies, and helpers that use a chat."""
 
 from dataclasses import replace
 
 import torch
 
-from wkv.chat import Reply, answer
+from wkv.chat import ChatReply, answer
 
 
-class Wishful:
-    """A model whose most probable next token is told by the last one read.
+class PreferringModel:
+    """A model whose most probable next token depends only on the last token that it read.
 
-    `after` maps the last id to the next; all others are followed by `else_`.
+    `after` maps the last id to the next one; any other id is followed by `else_`.
     """
 
     def __init__(self, model, else_, after=()):
@@ -26,12 +26,12 @@ class Wishful:
         last = int(torch.as_tensor(ids).reshape(-1)[-1])
         logits = torch.zeros(self._model.config.vocab_size)
         logits[self._after.get(last, self._else)] = 30.0
-        logits[ord("z") + 1] = 20.0  # the second wish; in the World vocabulary too, it is a letter
+        logits[ord("z") + 1] = 20.0  # the second choice, a letter in the World vocabulary
         return logits, replace(state, logits=logits[None])
 
 
-class Scripted(Wishful):
-    """A model that wants to say the same ids after every prompt."""
+class ScriptedModel(PreferringModel):
+    """A model that prefers the same sequence of ids after every prompt."""
 
     def __init__(self, model, script):
         super().__init__(model, script[0])
@@ -45,7 +45,7 @@ class Scripted(Wishful):
 
 
 def say(conversation, message, **options):
-    """Send a message and give the reply's text."""
+    """Send a message and return the text of the reply."""
     reply = conversation.reply(message, **options)
     text = "".join(reply)
     conversation.finish(reply)
@@ -53,9 +53,9 @@ def say(conversation, message, **options):
 
 
 def type_line(session, line):
-    """Type a line and give the notice, or the reply's text."""
+    """Type a line and return the notice, or the text of the reply."""
     outcome = answer(session, line)
-    if not isinstance(outcome, Reply):
+    if not isinstance(outcome, ChatReply):
         return getattr(outcome, "text", None)
     text = "".join(outcome)
     session.finish(outcome)
@@ -63,7 +63,7 @@ def type_line(session, line):
 
 
 def same(first, second):
-    """Whether two states are the same up to rounding."""
+    """Return whether two states are equal up to rounding."""
     pairs = zip(first.layers, second.layers, strict=True)
     return first.tokens_seen == second.tokens_seen and all(
         torch.allclose(a.wkv, b.wkv, atol=1e-3) for a, b in pairs

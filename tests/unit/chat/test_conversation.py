@@ -1,14 +1,14 @@
-"""Conversations: the turns that a model is fed, whatever way a reply ended, and going back."""
+"""Conversations: the text that a model reads, all endings of a reply, and going back."""
 
 from dataclasses import replace
 
 import pytest
 
 import wkv
-from tests.unit.chat.talking import Scripted, same, say
-from wkv.chat import Conversation, Settings, Template, clean, preset_for, template_for
-from wkv.chat.conversation import MOST_UNDONE
-from wkv.chat.prompt_files import Prompt, prepared
+from tests.unit.chat.talking import ScriptedModel, same, say
+from wkv.chat import ChatSettings, Conversation, Template, clean, preset_for, template_for
+from wkv.chat.conversation import MAX_UNDO
+from wkv.chat.prompt_files import OpeningPrompt, prepared
 from wkv.prompting.presets import CHAT, CHATRWKV, EXACT
 from wkv.prompting.template import Thinking, left_to_read
 
@@ -23,7 +23,7 @@ def conversation(demo):
     return Conversation(demo)
 
 
-def test_turns_are_read_once_and_in_the_format_of_training(demo, conversation):
+def test_each_turn_is_read_once_in_the_format_of_training(demo, conversation):
     first = say(conversation, "My name is Tadeus.")
     second = say(conversation, "What is my name?")
     whole = (
@@ -46,67 +46,67 @@ def test_an_interrupted_reply_is_closed_before_the_next_turn(demo, conversation)
     assert same(conversation.state, _read(demo, whole))
 
 
-def test_200_turns_take_no_more_memory_and_no_more_reading_than_one(byte_model):
-    model = Scripted(byte_model, b"hm")
-    conversation = Conversation(model, replace(Settings.of(EXACT), max_tokens=2))
+def test_memory_and_tokens_read_per_turn_are_constant_over_200_turns(byte_model):
+    model = ScriptedModel(byte_model, b"hm")
+    conversation = Conversation(model, replace(ChatSettings.of(EXACT), max_tokens=2))
     read, sizes = [], []
     for _ in range(200):
         reply = conversation.reply("ho")
         assert "".join(reply) == "hm"
         conversation.finish(reply)
-        read.append(reply.reading.n_tokens)
+        read.append(reply.prefilled.n_tokens)
         sizes.append(conversation.state.n_bytes)
     turn = "User: ho\n\nAssistant:"
     assert read == [len(turn), *(199 * [len("\n\n" + turn)])]
     assert len(set(sizes)) == 1
-    assert len(conversation.past) == MOST_UNDONE
+    assert len(conversation.past) == MAX_UNDO
     assert len(conversation.now.entries) == 200
     whole = "\n\n".join(200 * [turn + "hm"])
     assert same(conversation.state, _read(byte_model, whole))
 
 
-def test_many_turns_are_as_if_all_had_been_read_at_once(demo, conversation):
+def test_many_turns_give_the_state_of_reading_them_at_once(demo, conversation):
     for _ in range(30):
         assert say(conversation, "What is 1 + 2?") == " 1 + 2 = 3"
     turn = "User: What is 1 + 2?\n\nAssistant: 1 + 2 = 3\n\n"
     assert same(conversation.state, _read(demo, 30 * turn))
 
 
-def test_a_reply_of_rwkv_7_has_paragraphs_and_ends_where_the_user_would_speak(byte_model):
-    model = Scripted(byte_model, b" One.\n\nTwo.\n\nUser: Three")
-    conversation = Conversation(model, Settings.of(EXACT))
+def test_a_reply_of_rwkv_7_has_paragraphs_and_ends_at_the_next_user_turn(byte_model):
+    model = ScriptedModel(byte_model, b" One.\n\nTwo.\n\nUser: Three")
+    conversation = Conversation(model, ChatSettings.of(EXACT))
     assert say(conversation, "hi") == " One.\n\nTwo."
-    assert conversation.now.mark.ahead == "\n\nUser:"
+    assert conversation.now.mark.read_ahead == "\n\nUser:"
     reply = conversation.reply("ho")
-    assert reply.reading.n_tokens == len(" ho\n\nAssistant:")
+    assert reply.prefilled.n_tokens == len(" ho\n\nAssistant:")
     assert "".join(reply) == " One.\n\nTwo."
     conversation.finish(reply)
     whole = "".join(f"User: {m}\n\nAssistant: One.\n\nTwo.\n\n" for m in ("hi", "ho")) + "User:"
     assert same(conversation.state, _read(byte_model, whole))
 
 
-def test_a_reply_ends_at_the_blank_line_where_models_were_trained_so(byte_model):
-    model = Scripted(byte_model, b" One.\n\nTwo.")
-    settings = Settings.of(replace(EXACT, at_blank_line=True))
+def test_a_reply_ends_at_a_blank_line_if_the_preset_says_so(byte_model):
+    model = ScriptedModel(byte_model, b" One.\n\nTwo.")
+    settings = ChatSettings.of(replace(EXACT, at_blank_line=True))
     conversation = Conversation(model, settings)
     assert say(conversation, "hi") == " One."
-    assert conversation.now.mark.ahead == "\n\n"
+    assert conversation.now.mark.read_ahead == "\n\n"
     thinking = replace(settings, thinking=Thinking.FREE, max_tokens=11)
     assert say(conversation, "hi", settings=thinking) == " One.\n\nTwo."
 
 
 def test_a_reply_that_the_model_ended_is_closed_before_the_next_turn(world_model):
-    model = Scripted(world_model, [*world_model.tokenizer.encode(" One."), 0])
-    conversation = Conversation(model, Settings.of(EXACT))
+    model = ScriptedModel(world_model, [*world_model.tokenizer.encode(" One."), 0])
+    conversation = Conversation(model, ChatSettings.of(EXACT))
     for _ in range(2):
         assert say(conversation, "hi") == " One."
-        assert conversation.now.mark.ahead == ""
+        assert conversation.now.mark.read_ahead == ""
     ids = world_model.tokenizer.encode("User: hi\n\nAssistant: One.\n\nUser: hi\n\nAssistant: One.")
     assert same(conversation.state, world_model.forward([0, *ids])[1])
 
 
 @pytest.mark.parametrize(
-    ("ahead", "left"),
+    ("read_ahead", "left"),
     [
         ("", "\n\nUser: hi"),
         ("\n", "\nUser: hi"),
@@ -118,11 +118,11 @@ def test_a_reply_that_the_model_ended_is_closed_before_the_next_turn(world_model
         ("\n\nUser: so", "\n\nUser: hi"),
     ],
 )
-def test_what_was_read_ahead_is_not_read_again(ahead, left):
-    assert left_to_read("User: hi", ahead) == left
+def test_text_that_was_read_ahead_is_not_read_again(read_ahead, left):
+    assert left_to_read("User: hi", read_ahead) == left
 
 
-def test_again_undo_and_reset_go_back_to_states_that_were_kept(demo, conversation):
+def test_again_undo_and_reset_return_to_earlier_states(demo, conversation):
     assert conversation.again() is None
     assert not conversation.undo()
     say(conversation, "My name is Tadeus.")
@@ -143,7 +143,7 @@ def test_again_undo_and_reset_go_back_to_states_that_were_kept(demo, conversatio
     assert conversation.now is before
 
 
-def test_forks_go_their_own_ways(conversation):
+def test_forks_are_independent(conversation):
     say(conversation, "My name is Tadeus.")
     fork = conversation.fork()
     say(fork, "My name is Anna.")
@@ -151,7 +151,7 @@ def test_forks_go_their_own_ways(conversation):
     assert "Anna" in say(fork, "What is my name?")
 
 
-def test_a_system_turn_begins_a_new_conversation_that_reset_returns_to(demo, conversation):
+def test_reset_returns_to_the_system_prompt(demo, conversation):
     say(conversation, "Hello")
     conversation.system("You are\n\nkind.")
     assert same(conversation.state, _read(demo, "System: You are\nkind.\n\n"))
@@ -163,14 +163,14 @@ def test_a_system_turn_begins_a_new_conversation_that_reset_returns_to(demo, con
     assert len(conversation.now.entries) == 1
 
 
-def test_a_document_is_read_in_pieces_and_a_stop_leaves_all_as_it_was(demo, conversation):
+def test_a_document_is_read_in_chunks_and_ctrl_c_changes_nothing(demo, conversation):
     say(conversation, "Hello")
     before = conversation.now
     text = "The tower is green.\n\n\n\n" * 400
-    told = []
-    done = conversation.read(text, lambda *numbers: told.append(numbers))
-    assert [count for count, _ in told][-1] == done.n_tokens
-    assert len(told) > 3
+    calls = []
+    done = conversation.read(text, lambda *numbers: calls.append(numbers))
+    assert [count for count, _ in calls][-1] == done.n_tokens
+    assert len(calls) > 3
     cleaned = "\n".join(["The tower is green."] * 400)
     said = before.entries[0].reply
     whole = f"User: Hello\n\nAssistant: {said}\n\nUser: {cleaned}\n\nAssistant: I have read it.\n\n"
@@ -185,7 +185,7 @@ def test_a_document_is_read_in_pieces_and_a_stop_leaves_all_as_it_was(demo, conv
     assert conversation.now is before
 
 
-def test_thinking_is_a_matter_of_the_words_around_the_message():
+def test_thinking_modes_add_words_and_the_beginning_of_the_reply():
     template = Template()
     assert template.turn("hi", Thinking.FREE) == "User: hi\n\nAssistant: <think"
     assert template.turn("hi", Thinking.SKIPPED) == "User: hi\n\nAssistant: <think>\n</think"
@@ -194,7 +194,7 @@ def test_thinking_is_a_matter_of_the_words_around_the_message():
     assert template.turn("hi", Thinking.A_LOT) == "User: hi (think a lot)\n\nAssistant: <think"
 
 
-def test_messages_cannot_hold_the_end_of_a_turn():
+def test_messages_cannot_contain_the_end_of_a_turn():
     assert clean("  a\r\n\r\n\n\nb \n") == "a\nb"
     with pytest.raises(wkv.InputError, match="message is empty"):
         clean(" \n\n ")
@@ -209,14 +209,14 @@ def test_templates_and_presets_follow_the_model(demo, world_model, old_world_mod
     assert Conversation(world_model).settings.prose is None
 
 
-def test_raven_models_are_bob_and_alice(raven_model):
+def test_the_speakers_of_raven_models_are_bob_and_alice(raven_model):
     assert template_for(raven_model).turn("hi") == "Bob: hi\n\nAlice:"
     assert preset_for(raven_model) is CHATRWKV
 
 
 def test_openings_are_read_once(world_model):
-    conversation = Conversation(world_model, replace(Settings.of(EXACT), max_tokens=3))
-    conversation.begin(Prompt(Template(), prepared("User: hi\n\nAssistant: Hello.")))
+    conversation = Conversation(world_model, replace(ChatSettings.of(EXACT), max_tokens=3))
+    conversation.begin(OpeningPrompt(Template(), prepared("User: hi\n\nAssistant: Hello.")))
     text = "\nUser: hi\n\nAssistant: Hello.\n\n"
     ids = [0, *world_model.tokenizer.encode(text)]
     assert conversation.state.tokens_seen == (len(ids),)

@@ -1,4 +1,4 @@
-"""Each defect of ChatRWKV's chat that the specification marks FIX, and each quirk marked KEEP."""
+"""ChatRWKV's chat: one test for each defect that is fixed (fix) and each behavior kept (keep)."""
 
 from dataclasses import replace
 
@@ -6,18 +6,18 @@ import pytest
 import torch
 
 import wkv
-from tests.unit.chat.talking import Wishful, same, say, type_line
-from wkv.chat import Conversation, Session, Settings, Store, preset_for, template_for
+from tests.unit.chat.talking import PreferringModel, same, say, type_line
+from wkv.chat import ChatSettings, ChatStore, Conversation, Session, preset_for, template_for
 from wkv.chat.free_text import FreeText, continuation
 from wkv.chat.inline_options import split_options
 from wkv.chat.newline_rules import FORBIDDEN, for_chat, for_free_text, newline_adjustment
-from wkv.chat.prompt_files import Prompt, prepared, read_prompt
+from wkv.chat.prompt_files import OpeningPrompt, prepared, read_prompt
 from wkv.chat.settings import default_settings
 from wkv.inference.sampling import Sampler
 from wkv.prompting.presets import CHAT, CHATRWKV, EXACT
 from wkv.prompting.template import clean
 
-GREEDY_CHATRWKV = Settings(
+GREEDY_CHATRWKV = ChatSettings(
     replace(CHATRWKV, name="greedy"),
     wkv.Sampling(temperature=0, presence_penalty=0, frequency_penalty=0),
     999,
@@ -25,7 +25,7 @@ GREEDY_CHATRWKV = Settings(
 LETTER = ord("z") + 1
 
 
-def test_fix_world_models_are_known_by_their_vocabulary_and_not_by_their_name(world_model):
+def test_fix_world_models_are_detected_by_their_vocabulary_not_by_their_name(world_model):
     assert "World" not in world_model.path.name
     assert template_for(world_model).user == "User"
     assert preset_for(world_model) is CHAT
@@ -36,7 +36,7 @@ def test_fix_prompt_files_are_not_executed(tmp_path):
     victim = tmp_path / "victim"
     path = tmp_path / "prompt.py"
     path.write_text(f"user = 'A'\nbot = open({str(victim)!r}, 'w').name\n")
-    with pytest.raises(wkv.InputError, match=r"prompt.py, line 2: .* not run"):
+    with pytest.raises(wkv.InputError, match=r"prompt.py, line 2: .* not executed"):
         read_prompt(path)
     assert not victim.exists()
 
@@ -60,7 +60,7 @@ def test_fix_options_without_a_number_are_an_error_and_nothing_is_sent(session, 
     type_line(session, "My name is Tadeus.")
     before = session.conversation.now
     for name in ("temp", "top_p"):
-        with pytest.raises(wkv.InputError, match=f"-{name}=.* has no number"):
+        with pytest.raises(wkv.InputError, match=f"-{name}=.* is not a number"):
             type_line(session, f"Hello -{name}={value}")
     assert session.conversation.now is before
     assert "Tadeus" in type_line(session, "What is my name?")
@@ -84,14 +84,14 @@ def test_fix_top_p_has_an_upper_bound_like_the_other_clamps(line, expected):
 
 def test_fix_top_p_of_one_keeps_all_tokens():
     logits = torch.zeros(65536)
-    drawn = {wkv.inference.sampling.sample(logits, top_p=1.0) for _ in range(20)}
-    assert len(drawn) > 10
+    sampled = {wkv.inference.sampling.sample(logits, top_p=1.0) for _ in range(20)}
+    assert len(sampled) > 10
 
 
 @pytest.mark.parametrize("model_name", ["world_model", "raven_model"])
 def test_fix_the_end_of_text_is_banned_for_the_first_token_too(model_name, request):
     model = request.getfixturevalue(model_name)
-    wishful = Wishful(model, model.tokenizer.end_of_text)
+    wishful = PreferringModel(model, model.tokenizer.end_of_text)
     conversation = Conversation(wishful, replace(GREEDY_CHATRWKV, max_tokens=5))
     reply = conversation.reply("hi")
     list(reply)
@@ -104,28 +104,28 @@ def test_fix_neither_newline_token_can_begin_a_reply(model_name, newline, reques
     model = request.getfixturevalue(model_name)
     token = model.tokenizer.encode(newline)
     assert len(token) == 1
-    conversation = Conversation(Wishful(model, token[0]), GREEDY_CHATRWKV)
+    conversation = Conversation(PreferringModel(model, token[0]), GREEDY_CHATRWKV)
     reply = conversation.reply("hi")
     list(reply)
-    # It is adjusted after the first token as well, and wanted strongly enough for the third.
+    # Newlines are adjusted after the first token too; the preference wins at the third token.
     assert reply.result.token_ids[:3] == [LETTER, LETTER, token[0]]
 
 
 def test_fix_a_reply_without_an_end_is_closed_before_the_next_turn(byte_model):
     settings = replace(GREEDY_CHATRWKV, max_tokens=40)
-    conversation = Conversation(Wishful(byte_model, ord("a")), settings)
+    conversation = Conversation(PreferringModel(byte_model, ord("a")), settings)
     reply = conversation.reply("hi")
     assert "".join(reply) == 40 * "a"
     assert reply.result.finish_reason == "length"
     conversation.finish(reply)
-    assert conversation.now.mark.ahead == ""
+    assert conversation.now.mark.read_ahead == ""
     say(conversation, "ho")
     whole = f"User: hi\n\nAssistant:{40 * 'a'}\n\nUser: ho\n\nAssistant:{40 * 'a'}"
     assert same(conversation.state, byte_model.forward(list(whole.encode()))[1])
     assert CHATRWKV.max_tokens == 999
 
 
-def test_fix_the_logits_of_free_text_are_kept_without_penalties(demo):
+def test_fix_the_logits_of_free_text_are_stored_without_penalties(demo):
     free = FreeText(demo)
     sampling = wkv.Sampling(presence_penalty=5, frequency_penalty=5, seed=1)
     settings = replace(default_settings(demo), sampling=sampling, prose=None)
@@ -138,7 +138,7 @@ def test_fix_the_logits_of_free_text_are_kept_without_penalties(demo):
     assert torch.allclose(free._end.state.logits[0], expected, atol=1e-3)
 
 
-def test_fix_a_new_prompt_starts_from_nothing_and_becomes_what_reset_and_qa_return_to(
+def test_fix_a_new_prompt_starts_from_the_empty_state_and_reset_and_qa_return_to_it(
     session, demo, tmp_path
 ):
     type_line(session, "My name is Tadeus.")
@@ -172,19 +172,19 @@ def test_keep_the_newline_schedule():
     assert newline_adjustment(162) == newline_adjustment(800) == 3
 
 
-def test_keep_marks_are_not_drawn_right_after_themselves(world_model):
+def test_keep_punctuation_is_not_sampled_directly_after_itself(world_model):
     for mark in "，：？！":
         (token,) = world_model.tokenizer.encode(mark)
         logits = torch.zeros(65536)
-        schedule = for_chat(world_model.tokenizer, last_read=11)
-        assert schedule(logits, [5, token])[token] == -torch.inf
-        assert schedule(logits, [token, 5])[token] == 0
+        rules = for_chat(world_model.tokenizer, last_read=11)
+        assert rules(logits, [5, token])[token] == -torch.inf
+        assert rules(logits, [token, 5])[token] == 0
         assert for_chat(world_model.tokenizer, last_read=token)(logits, [])[token] == -torch.inf
-        assert logits.count_nonzero() == 0  # never in place
+        assert logits.count_nonzero() == 0  # the logits are not changed in place
 
 
-def test_keep_marks_of_several_tokens_are_ignored(demo):
-    assert for_chat(demo.tokenizer, 0).marks == frozenset()
+def test_keep_punctuation_of_several_tokens_is_ignored(demo):
+    assert for_chat(demo.tokenizer, 0).punctuation == frozenset()
 
 
 def test_keep_qa_makes_newlines_rare_and_free_text_may_end(world_model):
@@ -203,11 +203,11 @@ def test_keep_digits_count_in_a_chat_and_nowhere_else():
 def test_keep_penalties_start_empty_with_every_message(byte_model):
     settings = replace(GREEDY_CHATRWKV, max_tokens=3)
     settings = replace(settings, sampling=replace(settings.sampling, presence_penalty=15.0))
-    conversation = Conversation(Wishful(byte_model, ord("a")), settings)
+    conversation = Conversation(PreferringModel(byte_model, ord("a")), settings)
     assert {say(conversation, "hi") for _ in range(3)} == {"a{a"}
 
 
-def test_keep_free_text_never_disturbs_the_chat(session):
+def test_keep_free_text_does_not_change_the_chat(session):
     type_line(session, "My name is Tadeus.")
     before = session.conversation.now
     for line in ("+gen Alice", "++", "+++", "+i Add.", "+qq Why?", "+qa What is 1 + 2?", "++"):
@@ -216,7 +216,7 @@ def test_keep_free_text_never_disturbs_the_chat(session):
     assert "Tadeus" in type_line(session, "What is my name?")
 
 
-def test_keep_free_text_goes_on_from_where_it_ended_and_again_from_where_it_began(session):
+def test_keep_free_text_continues_at_its_end_and_retries_from_its_beginning(session):
     first = type_line(session, "+gen Alice was")
     begun = session.free._begin.state
     assert session.free._begin.n_tokens == len(session.model.tokenizer.encode("\nAlice was"))
@@ -228,19 +228,19 @@ def test_keep_free_text_goes_on_from_where_it_ended_and_again_from_where_it_bega
 
 
 def test_keep_free_text_ends_with_a_whole_character(byte_model, tmp_path):
-    # The model says "é" for ever: after 256 bytes it is whole, after 257 it would not be.
-    wishful = Wishful(byte_model, 0xC3, {0xC3: 0xA9})
-    session = Session(wishful, Conversation(wishful, Settings.of(EXACT)), Store(tmp_path))
+    # The model repeats "é": the text is complete after 256 bytes, and would not be after 257.
+    wishful = PreferringModel(byte_model, 0xC3, {0xC3: 0xA9})
+    session = Session(wishful, Conversation(wishful, ChatSettings.of(EXACT)), ChatStore(tmp_path))
     assert type_line(session, "+gen a") == 128 * "é"
-    wishful = Wishful(byte_model, 0xE4, {0xE4: 0xBD, 0xBD: 0xA0})
-    session = Session(wishful, Conversation(wishful, Settings.of(EXACT)), Store(tmp_path))
+    wishful = PreferringModel(byte_model, 0xE4, {0xE4: 0xBD, 0xBD: 0xA0})
+    session = Session(wishful, Conversation(wishful, ChatSettings.of(EXACT)), ChatStore(tmp_path))
     assert type_line(session, "+gen a") == 86 * "你"
     assert type_line(session, "+++") == 86 * "你"
 
 
 def test_keep_the_20b_tokens_of_an_opening_prompt_end_in_two_single_newlines(raven_model):
     conversation = Conversation(raven_model)
-    conversation.begin(Prompt(template_for(raven_model), prepared("Bob: hi")))
+    conversation.begin(OpeningPrompt(template_for(raven_model), prepared("Bob: hi")))
     ids = raven_model.tokenizer.encode("\nBob: hi\n\n")
     assert ids[-1] == 535
     expected = raven_model.forward([*ids[:-1], 187, 187])[1]
@@ -249,6 +249,6 @@ def test_keep_the_20b_tokens_of_an_opening_prompt_end_in_two_single_newlines(rav
 
 def test_keep_world_openings_end_in_the_double_newline(world_model):
     conversation = Conversation(world_model)
-    conversation.begin(Prompt(template_for(world_model), prepared("User: hi")))
+    conversation.begin(OpeningPrompt(template_for(world_model), prepared("User: hi")))
     expected = world_model.forward([0, *world_model.tokenizer.encode("\nUser: hi"), 261])[1]
     assert same(conversation.state, expected)

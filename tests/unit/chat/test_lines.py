@@ -1,12 +1,12 @@
-"""What comes of a line: every command, in every language, and lines that nobody should type."""
+"""Lines that a user types: every command, in every language, and malformed lines."""
 
 import importlib
 
 import pytest
 
 import wkv
-from tests.unit.chat.talking import Scripted, type_line
-from wkv.chat import COMMANDS, Conversation, Leave, Session, Settings, Store, answer, clean
+from tests.unit.chat.talking import ScriptedModel, type_line
+from wkv.chat import COMMANDS, ChatSettings, ChatStore, Conversation, Leave, Session, answer, clean
 from wkv.chat.commands import parsed
 from wkv.chat.language import LANGUAGES, language_named
 from wkv.prompting.presets import EXACT, PRESETS
@@ -17,11 +17,11 @@ def test_letters_make_a_command_and_digits_a_message(session):
     assert type_line(session, "+1 is a message") != ""
     assert len(session.conversation.now.entries) == 1
     for line in ("+RESET", "+Reset", "  +reset  "):
-        assert "beginning" in type_line(session, line)
-    assert type_line(session, "+resett").startswith("+resett is no command. Did you mean +reset")
-    assert type_line(session, "+zzzzzz") == "+zzzzzz is no command; +help lists them all."
-    assert type_line(session, "+reset now") == "+reset stands alone; nothing may follow it."
-    assert type_line(session, "+gen") == "It is used like this: +gen TEXT"
+        assert type_line(session, line).startswith("Conversation reset.")
+    assert type_line(session, "+resett").startswith("Unknown command +resett. Did you mean +reset")
+    assert type_line(session, "+zzzzzz") == "Unknown command +zzzzzz. +help lists all commands."
+    assert type_line(session, "+reset now") == "+reset takes no argument."
+    assert type_line(session, "+gen") == "Usage: +gen TEXT"
     assert isinstance(answer(session, "+exit"), Leave)
 
 
@@ -39,7 +39,7 @@ def test_options_hold_for_one_message(session):
     assert session.conversation.now.entries[0].text == "Hello"
 
 
-def test_again_takes_options_and_says_that_there_is_no_chance(session):
+def test_again_takes_options_and_says_that_temperature_0_always_gives_the_same(session):
     assert "no message yet" in type_line(session, "+")
     type_line(session, "Who are you?")
     reply = answer(session, "+")
@@ -51,9 +51,9 @@ def test_again_takes_options_and_says_that_there_is_no_chance(session):
     assert len(session.conversation.now.entries) == 1
 
 
-def test_reply_number_i_is_drawn_with_the_seed_and_i(demo, tmp_path):
+def test_reply_number_i_uses_the_seed_plus_i(demo, tmp_path):
     def transcript(seed):
-        session = Session(demo, Conversation(demo), Store(tmp_path), seed=seed)
+        session = Session(demo, Conversation(demo), ChatStore(tmp_path), seed=seed)
         session.free.length = 8
         return [type_line(session, line) for line in ("Hello", "+gen The king", "++", "+++")]
 
@@ -66,7 +66,7 @@ def test_reply_number_i_is_drawn_with_the_seed_and_i(demo, tmp_path):
 def test_save_load_fork_and_list(session):
     type_line(session, "My name is Tadeus.")
     assert str(session.store.folder) in type_line(session, "+save one")
-    assert type_line(session, "+fork two").startswith("Now in two, a copy of main.")
+    assert type_line(session, "+fork two").startswith("Switched to two, a copy of main.")
     type_line(session, "My name is Anna.")
     listed = type_line(session, "+list")
     assert "main, *two" in listed
@@ -74,7 +74,7 @@ def test_save_load_fork_and_list(session):
     assert "Anna" in type_line(session, "What is my name?")
     type_line(session, "+load main")
     assert "Tadeus" in type_line(session, "What is my name?")
-    assert "one goes on" in type_line(session, "+load one")
+    assert "Loaded one." in type_line(session, "+load one")
     assert session.facts["turns"] == 1
     type_line(session, "+undo")
     type_line(session, "+undo")
@@ -113,7 +113,7 @@ def test_settings_are_shown_and_changed(session):
     shown = type_line(session, "+set preset creative")
     assert "temperature        0.6" in shown
     assert "rwkv.cn" in shown
-    assert type_line(session, "+set nonsense 1").startswith("It is used like this")
+    assert type_line(session, "+set nonsense 1").startswith("Usage: ")
     before = session.conversation.settings
     for line in ("temperature x", "top_p 2", "top_k 1.5", "max_tokens 0", "preset none"):
         with pytest.raises(wkv.InputError):
@@ -128,7 +128,7 @@ def test_thinking_is_switched(session):
     assert session.conversation.settings.thinking.assistant_prefix == " <think>\n</think"
     type_line(session, "+think off")
     assert session.conversation.settings.thinking.assistant_prefix == ""
-    assert "used like this" in type_line(session, "+think hard")
+    assert "Usage: +think" in type_line(session, "+think hard")
 
 
 def test_stats_count_what_was_read_and_written(session):
@@ -141,14 +141,14 @@ def test_stats_count_what_was_read_and_written(session):
 
 
 def test_a_message_of_a_million_characters_is_only_long(world_model, tmp_path):
-    model = Scripted(world_model, [61])
-    session = Session(model, Conversation(model, Settings.of(EXACT)), Store(tmp_path))
+    model = ScriptedModel(world_model, [61])
+    session = Session(model, Conversation(model, ChatSettings.of(EXACT)), ChatStore(tmp_path))
     type_line(session, "+set max_tokens 2")
-    told = []
-    session.progress = lambda *numbers: told.append(numbers)
+    calls = []
+    session.progress = lambda *numbers: calls.append(numbers)
     assert type_line(session, "=" * 1_000_000) == "<<"
-    assert len(told) > 10
-    assert told[-1] == (session.counts.tokens_read, session.counts.tokens_read)
+    assert len(calls) > 10
+    assert calls[-1] == (session.counts.tokens_read, session.counts.tokens_read)
     before = session.conversation.now
     with pytest.raises(wkv.TokenizerError, match="lone surrogate"):
         type_line(session, "\ud800")
@@ -156,14 +156,14 @@ def test_a_message_of_a_million_characters_is_only_long(world_model, tmp_path):
 
 
 @pytest.mark.parametrize("blanks", [" ", "\n", "-", "-temp=1 ", "+", "\\n"])
-def test_strange_lines_take_no_long_time(blanks):
+def test_unusual_lines_are_parsed_quickly(blanks):
     for line in (blanks * 100_000, "+" + blanks * 100_000, "x" + blanks * 100_000 + "x"):
         name, argument, options = parsed(line)
         assert isinstance(clean(argument + name + "."), str)
         assert options.text is not None
 
 
-def test_languages_have_the_same_words(session):
+def test_languages_have_the_same_texts(session):
     english = importlib.import_module("wkv.chat.languages.en")
     for code in LANGUAGES:
         other = importlib.import_module(f"wkv.chat.languages.{code}")
@@ -172,25 +172,25 @@ def test_languages_have_the_same_words(session):
         assert list(other.HELP) == list(COMMANDS)
         for key, text in english.TEXTS.items():
             fields = {word.split("}")[0] for word in text.split("{")[1:]}
-            told = {word.split("}")[0] for word in other.TEXTS[key].split("{")[1:]}
-            assert fields == told, (code, key)
+            found = {word.split("}")[0] for word in other.TEXTS[key].split("{")[1:]}
+            assert fields == found, (code, key)
         session.language = language_named(code)
-        told = type_line(session, "+help")
+        text = type_line(session, "+help")
         for name, command in COMMANDS.items():
-            assert session.language.usage(name, command.argument) in told
+            assert session.language.usage(name, command.argument) in text
             assert session.language.help[name] in type_line(session, f"+help {name}")
         for preset in PRESETS:
             assert preset in session.language.details["+set"]
 
 
-def test_languages_are_known_by_code_and_name():
+def test_languages_are_found_by_code_and_name():
     assert language_named("Japanese") == language_named("ja")
-    with pytest.raises(wkv.InputError, match="'xx' is no language"):
+    with pytest.raises(wkv.InputError, match="'xx' is not a language"):
         language_named("xx")
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_thoughts_are_told_from_the_answer(size):
+def test_thoughts_are_separated_from_the_answer(size):
     said = " <think>\nLet me\nsee.\n</think>\n\nYes <think> no"
     thoughts = Thoughts()
     pieces = []

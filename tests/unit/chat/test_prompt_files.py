@@ -1,4 +1,4 @@
-"""Prompt files: texts in two forms, and nothing that runs."""
+"""Prompt files: two formats, and no code is executed."""
 
 import pytest
 
@@ -20,7 +20,7 @@ init_prompt = f"""
 '''
 
 
-def test_the_python_form_is_read(tmp_path):
+def test_the_python_format_is_read(tmp_path):
     path = tmp_path / "prompt.py"
     path.write_text(GOOD, encoding="utf-8")
     prompt = read_prompt(path)
@@ -28,7 +28,7 @@ def test_the_python_form_is_read(tmp_path):
     assert prompt.text == "\nBob: Hi Alice!\n\nAlice: Hi! Bye.\n\n"
 
 
-def test_the_toml_form_is_read(tmp_path):
+def test_the_toml_format_is_read(tmp_path):
     path = tmp_path / "prompt.toml"
     path.write_text('user = "甲"\nbot = "乙"\ninterface = "："\ninit_prompt = """\n甲：你好\n"""\n')
     prompt = read_prompt(path)
@@ -45,7 +45,7 @@ def test_the_toml_form_is_read(tmp_path):
         ("", ""),
     ],
 )
-def test_openings_are_prepared_as_models_read_them(text, expected):
+def test_blanks_around_the_lines_of_an_opening_are_removed(text, expected):
     assert prepared(text) == expected
 
 
@@ -86,12 +86,12 @@ def test_anything_but_texts_is_refused_with_its_line(tmp_path, source, line):
         ("a.py", b"user = '\x00'", "a.py"),
         ("a.py", b"user = " + b"(" * 9000, "a.py"),
         ("a.py", b"user = " + b"+".join([b"'a'"] * 20000), "a.py"),
-        ("a.toml", b"user = ", "no TOML"),
+        ("a.toml", b"user = ", "not valid TOML"),
         ("a.toml", b"user = 'a'\nbot = 1", "'bot' is not a text"),
         ("a.toml", b"user = 'a'\nbot = 'b'\nmore = 'c'", "'more' is not a text"),
     ],
 )
-def test_damaged_files_are_one_line(tmp_path, name, content, match):
+def test_errors_of_damaged_files_are_one_line(tmp_path, name, content, match):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(wkv.InputError, match=match) as refusal:
@@ -99,7 +99,7 @@ def test_damaged_files_are_one_line(tmp_path, name, content, match):
     assert "\n" not in str(refusal.value)
 
 
-def test_what_is_no_file_is_one_line(tmp_path):
+def test_errors_of_missing_files_are_one_line(tmp_path):
     for path in (tmp_path / "nothing.py", tmp_path, "~nobody-of-this-name/a.py", "a\0b"):
         with pytest.raises(wkv.InputError, match="cannot be read"):
             read_prompt(path)

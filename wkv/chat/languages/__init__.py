@@ -1,1 +1,1 @@
-"""What the chat says, one file a language; `wkv.chat.language` says what a file holds."""
+"""Texts of the chat, one file per language; see `wkv.chat.language`."""

@@ -1,58 +1,58 @@
-"""English."""
+"""Texts of the chat in English."""
 
 TEXTS = {
     "comma": ", ",
     "built_in": "the built-in model",
-    "model": "{name}: RWKV-{generation}, {layers} layers of {width} channels, {strategy}",
-    "hint": "+help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.",
-    "begins": "The conversation so far:",
+    "model": "{name}: RWKV-{generation}, {layers} layers, {width} channels, {strategy}",
+    "hint": "+help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves the chat.",
+    "begins": "The conversation begins with:",
     "empty": "There is nothing to send. Type a message, or +help.",
-    "unknown": "{name} is no command; +help lists them all.",
-    "unknown_near": "{name} is no command. Did you mean {near}? +help lists them all.",
-    "usage": "It is used like this: {usage}",
-    "usage_set": "It is used like this: {usage}, where KEY is one of {keys}.",
-    "no_argument": "{name} stands alone; nothing may follow it.",
+    "unknown": "Unknown command {name}. +help lists all commands.",
+    "unknown_near": "Unknown command {name}. Did you mean {near}? +help lists all commands.",
+    "usage": "Usage: {usage}",
+    "usage_set": "Usage: {usage}, where KEY is one of {keys}.",
+    "no_argument": "{name} takes no argument.",
     "nothing_to_repeat": "There is no message yet that could be answered again.",
     "always_the_same": (
         "At temperature 0 the answer is always the same; try + -temp=1, or +set temperature 1."
     ),
     "nothing_to_undo": "There is nothing to undo.",
-    "nothing_generated": "Nothing was generated yet; begin with +gen, +i, +qq or +qa.",
-    "undone": "Taken back. Turns so far: {turns}.",
-    "reset": "We are back at the beginning. (+undo returns.)",
-    "prompt": "A new conversation of {user} with {bot}. (+undo returns to the old one.)",
-    "system": "A new conversation begins with your system text. (+undo returns to the old one.)",
-    "read": "Read {name}: {tokens} tokens in {seconds:.1f} s. Ask about it.",
+    "nothing_generated": "No text was generated yet; start with +gen, +i, +qq or +qa.",
+    "undone": "Undone. Turns so far: {turns}.",
+    "reset": "Conversation reset. (+undo brings it back.)",
+    "prompt": "New conversation of {user} with {bot}. (+undo brings the old one back.)",
+    "system": "New conversation with your system prompt. (+undo brings the old one back.)",
+    "read": "Read {name}: {tokens} tokens in {seconds:.1f} s. You can ask about it now.",
     "saved": "Saved as {path}.",
-    "loaded": "{name} goes on. Turns so far: {turns}. (+undo returns to where you were.)",
-    "switched": "Now in {name}. Turns so far: {turns}.",
-    "forked": "Now in {name}, a copy of {before}. (+load {before} goes back.)",
-    "in_memory": "In memory (* is this one): {names}",
+    "loaded": "Loaded {name}. Turns so far: {turns}. (+undo brings the old conversation back.)",
+    "switched": "Switched to {name}. Turns so far: {turns}.",
+    "forked": "Switched to {name}, a copy of {before}. (+load {before} returns to it.)",
+    "in_memory": "In memory (* is the current one): {names}",
     "on_disk": "Saved in {folder}: {names}",
-    "of_others": "Saved by other models: {count}",
-    "unreadable": "Files there that are no chats or are damaged: {count}",
-    "thinking_plain": "The model answers as it likes.",
+    "of_others": "Saved with other models: {count}",
+    "unreadable": "Files that are damaged or not chats: {count}",
+    "thinking_plain": "The model answers in its default way.",
     "thinking_skipped": "The model answers without thinking.",
     "thinking_free": "The model thinks before it answers.",
     "thinking_some": "The model thinks before it answers.",
     "thinking_a_bit": "The model thinks a bit before it answers.",
     "thinking_a_lot": "The model thinks a lot before it answers.",
     "stats": (
-        "Turns: {turns}, {seen} tokens in the state\n"
-        "Read: {read} tokens, {read_rate:.1f} per second\n"
-        "Written: {written} tokens, {written_rate:.1f} per second\n"
-        "State: {bytes:,} bytes, however long the conversation"
+        "Turns: {turns}, {seen} tokens in the model state\n"
+        "Read: {read} tokens, {read_rate:.1f} tokens/s\n"
+        "Generated: {written} tokens, {written_rate:.1f} tokens/s\n"
+        "Model state: {bytes:,} bytes, for a conversation of any length"
     ),
-    "cut": "[cut off after {tokens} tokens; +set max_tokens N allows more]",
-    "speed": "[{tokens} tokens, {rate:.1f} per second]",
-    "stopped": "[stopped; nothing was taken in]",
-    "no_answer": "[no answer]",
+    "cut": "[stopped at the maximum length, {tokens} tokens; +set max_tokens N changes it]",
+    "speed": "[{tokens} tokens, {rate:.1f} tokens/s]",
+    "stopped": "[stopped; the conversation is unchanged]",
+    "no_answer": "[empty answer]",
     "reading": "reading",
-    "not_utf8": "line {number} is not UTF-8 (byte {byte}); it was passed over",
+    "not_utf8": "line {number} is not UTF-8 (byte {byte}) and was skipped",
     "help_head": "Type a message, or a command:",
     "help_foot": (
-        "  Within a message, -temp=X and -top_p=X hold for that message; \\n is a new line.\n"
-        "  Alt+Enter begins a new line. +help COMMAND tells more."
+        "  In a message, -temp=X and -top_p=X apply to it only; \\n is a line break.\n"
+        "  Alt+Enter inserts a line break. +help COMMAND shows more about a command."
     ),
 }
 
@@ -67,51 +67,61 @@ ARGUMENTS = {
 }
 
 HELP = {
-    "+": "answer the last message again, differently",
-    "+undo": "take back the last turn",
-    "+reset": "begin again from the opening",
-    "+prompt": "a new conversation from a prompt file",
-    "+system": "a new conversation that begins with a system text",
-    "+read": "take a text file in, then ask about it",
+    "+": "answer the last message again",
+    "+undo": "undo the last turn",
+    "+reset": "return to the beginning of the conversation",
+    "+prompt": "start a new conversation from a prompt file",
+    "+system": "start a new conversation with a system prompt",
+    "+read": "read a text file and ask about it",
     "+save": "save this conversation",
-    "+load": "go on with a saved conversation, or a fork",
-    "+fork": "go on in a copy; this one stays as it is",
-    "+list": "saved conversations, and forks",
-    "+gen": "go on with any text",
+    "+load": "continue a saved conversation or a fork",
+    "+fork": "continue in a copy; this conversation is unchanged",
+    "+list": "list saved conversations and forks",
+    "+gen": "continue any text",
     "+i": "follow an instruction",
-    "+qq": "answer a question, without a conversation",
-    "+qa": "answer a question as at the beginning of this conversation",
-    "+++": "go on with the last free text",
-    "++": "write the last free text again, differently",
+    "+qq": "answer a question outside the conversation",
+    "+qa": "answer a question as at the start of the conversation",
+    "+++": "continue the last generated text",
+    "++": "replace the last generated text by a new one",
     "+think": "let the model think before it answers",
-    "+nothink": "let it answer at once",
+    "+nothink": "let the model answer without thinking",
     "+set": "show the settings, or change one",
-    "+stats": "tokens, speed, size of the state",
-    "+help": "this list, or more about a command",
-    "+exit": "leave",
+    "+stats": "show tokens, speed and size of the model state",
+    "+help": "show this list, or more about a command",
+    "+exit": "leave the chat",
 }
 
 DETAILS = {
-    "+undo": "  Up to 16 turns; a reset, a new opening or a loaded conversation count as one too.",
+    "+undo": (
+        "  Up to 16 steps. A reset, a new conversation and a loaded conversation are\n  also steps."
+    ),
     "+prompt": (
-        "  The file sets user, bot, interface and init_prompt, as a .toml file or as ChatRWKV's\n"
-        "  Python file, which is read but not run. +reset and +qa return to it from then on."
+        "  The file sets user, bot, interface and init_prompt. It is a .toml file or\n"
+        "  ChatRWKV's Python file, which is not executed. +reset and +qa then return to\n"
+        "  this opening."
     ),
     "+read": (
-        "  The text is read once. It stays in the state, through +save and +load too.\n"
-        "  Ctrl-C while it is read leaves the conversation as it was."
+        "  The text is read once and stays in the model state, also with +save and +load.\n"
+        "  Ctrl-C while it is read leaves the conversation unchanged."
     ),
-    "+save": "  A name has letters, digits and - _ . only. A chat of that name is replaced.",
-    "+load": "  What was made with +fork comes first, then what was saved with +save.",
-    "+gen": "  The conversation is not touched. +++ goes on, ++ tries again.",
-    "+i": "  The form of Raven models. The conversation is not touched. +++ and ++ work here too.",
+    "+save": (
+        "  A name may contain letters, digits and the characters - _ .\n"
+        "  An existing chat with the same name is replaced."
+    ),
+    "+load": "  A fork with this name is preferred to a saved chat.",
+    "+gen": "  The conversation is unchanged. +++ continues the text, ++ tries again.",
+    "+i": (
+        "  The prompt has the format of Raven models. The conversation is unchanged.\n"
+        "  +++ continues the text, ++ tries again."
+    ),
     "+think": (
         "  For models that were trained to think, such as G1.\n"
-        "  'a bit' and 'a lot' say how much; 'off' returns to plain answers."
+        "  'a bit' and 'a lot' set the amount; 'off' restores the default."
     ),
     "+set": (
-        "  Keys: temperature, top_p, top_k, presence_penalty, frequency_penalty, penalty_decay,\n"
-        "  max_tokens, preset. Presets: chat, chatrwkv, creative, precise, reason, exact."
+        "  Keys: temperature, top_p, top_k, presence_penalty, frequency_penalty,\n"
+        "  penalty_decay, max_tokens, preset.\n"
+        "  Presets: chat, chatrwkv, creative, precise, reason, exact."
     ),
 }
 

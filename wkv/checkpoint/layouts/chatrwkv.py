@@ -97,7 +97,7 @@ def _views(shapes: Mapping[str, tuple[int, ...]], blocks_per_halving: int) -> di
 def _decay(
     shape: tuple[int, ...], has_heads: bool, is_six: bool
 ) -> tuple[tuple[int, ...], Transform]:
-    """Return the official shape and the transform of `time_decay`, which depend on the generation."""
+    """Return the official shape and the transform of `time_decay` in each generation."""
     if is_six:
         return (1, 1, shape[0] * shape[1]), unchanged
     if has_heads:
@@ -118,7 +118,7 @@ def _transposed(tensor: Tensor) -> Tensor:
 
 
 def _times(factor: float, transform: Transform) -> Transform:
-    """Return `transform` followed by a factor, which is not applied to uint8: their scales have it."""
+    """Return `transform` followed by a factor. uint8 is not multiplied, but its scales are."""
 
     def scaled(tensor: Tensor) -> Tensor:
         result = transform(tensor)

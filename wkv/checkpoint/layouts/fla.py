@@ -54,7 +54,7 @@ FLA7 = (
     Rule("blocks.N.att.*", "model.layers.N.attn.*"),
     Rule("blocks.N.ffn.*", "model.layers.N.ffn.*"),
 )
-"""The rules for RWKV-7. Our own export of 7a uses them too; its additional tensors are unchanged."""
+"""The rules for RWKV-7. Our export of 7a uses them too; its additional tensors are unchanged."""
 
 SHIFTS = "rwkvag"
 """The order of x_r to x_g in the tensor x_x, into which older directories stack them."""

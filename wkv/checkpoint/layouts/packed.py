@@ -171,9 +171,7 @@ def _is_part(name: str) -> bool:
     return STACKED.fullmatch(name) is not None
 
 
-def _stacks(
-    checkpoint: Checkpoint, matrices: Mapping[str, _Description]
-) -> dict[str, list[str]]:
+def _stacks(checkpoint: Checkpoint, matrices: Mapping[str, _Description]) -> dict[str, list[str]]:
     """Return the names of stacked factors, each with the names of its parts in order."""
     counts: dict[str, int] = {}
     for name in matrices:

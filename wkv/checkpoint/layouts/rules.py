@@ -67,7 +67,7 @@ def _renamed(name: str, pattern: str, target: str) -> str | None:
 
 
 def official_view(checkpoint: Checkpoint, rules: Iterable[Rule]) -> Checkpoint:
-    """View a checkpoint of a foreign layout as official; names that no rule matches are unchanged."""
+    """View a checkpoint of a foreign layout as official; names without a rule are unchanged."""
     views = {}
     for name, shape in checkpoint.shapes.items():
         for rule in rules:
@@ -81,7 +81,7 @@ def official_view(checkpoint: Checkpoint, rules: Iterable[Rule]) -> Checkpoint:
 
 
 def foreign_tensors(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
-    """Convert official tensors to a foreign layout; names that no rule matches are unchanged."""
+    """Convert official tensors to a foreign layout; names without a rule are unchanged."""
     foreign = {}
     for name, tensor in tensors.items():
         for rule in rules:

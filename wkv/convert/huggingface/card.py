@@ -71,7 +71,7 @@ def _usage(target: Target) -> list[str]:
         "```",
         "",
         "The code next to the weights needs torch and transformers, but no compiler and no GPU. It "
-        f"was tested with transformers {oldest} to {newest}. The tokenizer does not need this code. "
+        f"was tested with transformers {oldest} to {newest}. The tokenizer does not need it. "
         "After `import wkv.hf` the same classes work without `trust_remote_code`. If a later "
         "version of transformers rejects the code, a newer wkv can update it: "
         "`wkv convert DIR NEW --to hf`.",

@@ -1,1 +1,1 @@
-"""What the server answers: a file for each family of paths, with `routes(service)`."""
+"""The routes of the server: a file for each family of paths, with `routes(service)`."""

@@ -2,8 +2,8 @@
 
     e = m / |m|,  m = mean over the tokens of the residual stream after the last block
 
-The model was not trained for it: texts that mean the same come out near each other to a degree, no
-more. Unlike a sum, the mean does not grow with the text.
+The model was not trained for embeddings, so texts with the same meaning are only roughly close to
+each other. Unlike a sum, the mean does not grow with the length of a text.
 """
 
 import base64
@@ -19,40 +19,41 @@ from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from wkv.inference.model import Model
-from wkv.serve.errors import ApiError
-from wkv.serve.event_stream import while_listened
-from wkv.serve.requests import EmbeddingRequest
+from wkv.serve.protocol.errors import ApiError
+from wkv.serve.protocol.requests import EmbeddingRequest
+from wkv.serve.protocol.responses import EmbeddingList
 from wkv.serve.routes.completions import ids_of, prompts_of
-from wkv.serve.sampling_params import check_model
 from wkv.serve.service import Service
+from wkv.serve.stream_reply import until_disconnect
 
 
 def routes(service: Service) -> APIRouter:
-    """The route."""
+    """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/embeddings")
+    @router.post("/v1/embeddings", response_model=EmbeddingList)
     async def embeddings(body: EmbeddingRequest, http: HttpRequest) -> Response:
-        """Vectors of texts: pooled hidden states."""
-        check_model(body.model, service.settings.name)
+        """Return the pooled hidden states of texts."""
+        service.check_model(body.model)
         width = service.model.config.n_embd
         if body.dimensions not in (None, width):
-            raise ApiError(400, f"this model's vectors have {width} dimensions", param="dimensions")
+            message = f"dimensions is {body.dimensions}, but the model's vectors have {width}"
+            raise ApiError(400, f"{message}; leave the field out", param="dimensions")
         inputs = await run_in_threadpool(_ids, service.model, body)
-        piece = service.engine.scheduler.prefill_chunk
-        work = service.engine.run_task(pooled(service.model, inputs, piece))
-        vectors = await while_listened(http, work)
-        read = sum(map(len, inputs))
-        service.metrics.prompt_tokens.inc(read)
+        chunk = service.engine.scheduler.prefill_chunk
+        work = service.engine.run_task(pooled(service.model, inputs, chunk))
+        vectors = await until_disconnect(http, work)
+        prompt_tokens = sum(map(len, inputs))
+        service.metrics.prompt_tokens.inc(prompt_tokens)
         data = [
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": _told(vector, body.encoding_format),
+                "embedding": _encode(vector, body.encoding_format),
             }
             for index, vector in enumerate(vectors)
         ]
-        usage = {"prompt_tokens": read, "total_tokens": read}
+        usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
         name = service.settings.name
         return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})
 
@@ -60,14 +61,14 @@ def routes(service: Service) -> APIRouter:
 
 
 def pooled(
-    model: Model, inputs: Sequence[Sequence[int]], piece: int
+    model: Model, inputs: Sequence[Sequence[int]], chunk: int
 ) -> Generator[None, None, list[Tensor]]:
-    """The pooled hidden states (D,) of several texts; a step reads a piece of one of them."""
+    """Compute the pooled hidden states (D,) of several texts; a step reads `chunk` ids."""
     vectors = []
     for ids in inputs:
         total, state = torch.zeros(model.config.n_embd), None
-        for begin in range(0, len(ids), piece):
-            hidden, state = model.hidden(ids[begin : begin + piece], state)
+        for begin in range(0, len(ids), chunk):
+            hidden, state = model.hidden(ids[begin : begin + chunk], state)
             total += hidden.sum(dim=0).cpu()
             yield
         mean = total / len(ids)
@@ -79,8 +80,8 @@ def _ids(model: Model, body: EmbeddingRequest) -> list[list[int]]:
     return [ids_of(model, prompt, None, "input") for prompt in prompts_of(body.input)]
 
 
-def _told(vector: Tensor, form: str | None) -> Any:
-    """A vector as a list, or as base64 of little-endian float32."""
-    if form != "base64":
+def _encode(vector: Tensor, encoding: str | None) -> Any:
+    """Return a vector as a list, or as base64 of little-endian float32."""
+    if encoding != "base64":
         return vector.tolist()
     return base64.b64encode(np.asarray(vector.numpy(), dtype="<f4").tobytes()).decode()

@@ -1,4 +1,4 @@
-"""What tells of the server itself: models, health, metrics, tokens, and the page."""
+"""Routes about the server itself: models, health, metrics, tokenization, and the chat page."""
 
 from importlib.resources import files
 from typing import Any
@@ -9,13 +9,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from wkv.inference.sampling import Sampling
 from wkv.prompting.presets import PRESETS
-from wkv.serve.errors import ApiError
 from wkv.serve.metrics import CONTENT_TYPE, CacheSize
-from wkv.serve.requests import DetokenizeRequest, TokenizeRequest
-from wkv.serve.sampling_params import FIELDS, check_model
+from wkv.serve.protocol.errors import ApiError
+from wkv.serve.protocol.requests import SAMPLING_FIELDS, DetokenizeRequest, TokenizeRequest
+from wkv.serve.protocol.responses import (
+    DetokenizedText,
+    Health,
+    ModelList,
+    ServedModel,
+    Tokens,
+)
 from wkv.serve.service import Service
 
-KINDS = {
+MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
@@ -26,31 +32,31 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What the page may do: run and load what is here, and nothing else."""
+"""The Content-Security-Policy of the page: only scripts and data of this server."""
 
 Json = dict[str, Any]
 
 
 def routes(service: Service) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     router = APIRouter()
-    own = _model_body(service)
+    served = _model_body(service)
     page = _page()
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", response_model=ModelList)
     async def models() -> Response:
-        """The one model."""
-        return JSONResponse({"object": "list", "data": [own]})
+        """List the served model."""
+        return JSONResponse({"object": "list", "data": [served]})
 
-    @router.get("/v1/models/{name:path}")
+    @router.get("/v1/models/{name:path}", response_model=ServedModel)
     async def model(name: str) -> Response:
-        """The model of a name."""
-        check_model(name, service.settings.name)
-        return JSONResponse(own)
+        """Return the model with a name."""
+        service.check_model(name)
+        return JSONResponse(served)
 
-    @router.get("/health")
+    @router.get("/health", response_model=Health)
     async def health() -> Response:
-        """Whether requests are taken, and how many there are."""
+        """Return whether the server accepts requests, and its load."""
         engine = service.engine
         ok = engine.is_alive and not engine.is_closing
         status = "ok" if ok else "closing" if engine.is_closing else "failed"
@@ -67,44 +73,44 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Counters for Prometheus."""
+        """Return metrics in Prometheus' text format."""
         engine = service.engine
         cache = engine.scheduler.cache
         text = service.metrics.text(engine.load, CacheSize(len(cache), cache.n_bytes))
         return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
-    @router.post("/tokenize")
+    @router.post("/tokenize", response_model=Tokens)
     async def tokenize(body: TokenizeRequest) -> Response:
-        """A text as ids."""
-        check_model(body.model, service.settings.name)
+        """Encode a text as token ids."""
+        service.check_model(body.model)
         ids = await run_in_threadpool(service.model.tokenizer.encode, body.content)
         return JSONResponse({"tokens": ids, "count": len(ids)})
 
-    @router.post("/detokenize")
+    @router.post("/detokenize", response_model=DetokenizedText)
     async def detokenize(body: DetokenizeRequest) -> Response:
-        """Ids as a text."""
-        check_model(body.model, service.settings.name)
+        """Decode token ids as a text."""
+        service.check_model(body.model)
         text = await run_in_threadpool(service.model.tokenizer.decode, body.tokens)
         return JSONResponse({"content": text})
 
     @router.get("/", include_in_schema=False)
     async def start() -> Response:
-        """The chat page."""
+        """Return the chat page."""
         return _file(page, "index.html")
 
     @router.get("/page/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
-        """A file of the page."""
+        """Return a file of the chat page."""
         return _file(page, name)
 
     return router
 
 
 def _model_body(service: Service) -> Json:
-    """The model as `/v1/models` tells it; under `wkv`, what OpenAI has no name for."""
+    """Return the served model; `wkv` contains properties that the OpenAI API does not have."""
     model, preset = service.model, service.preset
     config = model.config
-    about = {
+    details = {
         "generation": config.generation,
         "n_layer": config.n_layer,
         "n_embd": config.n_embd,
@@ -115,35 +121,38 @@ def _model_body(service: Service) -> Json:
         "state_bytes": model.new_state().n_bytes,
         "sampling": _sampling_body(preset.sampling),
         "max_tokens": preset.max_tokens,
-        "presets": {name: _sampling_body(one.sampling) for name, one in PRESETS.items()},
+        "presets": {name: _sampling_body(p.sampling) for name, p in PRESETS.items()},
     }
     name = service.settings.name
-    return {"id": name, "object": "model", "created": 0, "owned_by": "wkv", "wkv": about}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "wkv", "wkv": details}
 
 
 def _sampling_body(sampling: Sampling) -> Json:
-    return {name: getattr(sampling, name) for name in FIELDS}
+    return {name: getattr(sampling, name) for name in SAMPLING_FIELDS}
 
 
 def _page() -> dict[str, tuple[bytes, str]]:
-    """The page's files by their names, with their kinds; read once, so no name becomes a path."""
+    """Return the content and media type of each file of the page.
+
+    The files are read once, so that no name in a request becomes a path.
+    """
     folder = files("wkv.page")
-    found = {}
+    page = {}
     for file in folder.iterdir() if folder.is_dir() else ():
-        kind = KINDS.get("." + file.name.rpartition(".")[2])
-        if kind is not None:
-            found[file.name] = (file.read_bytes(), kind)
-    return found
+        media_type = MEDIA_TYPES.get("." + file.name.rpartition(".")[2])
+        if media_type is not None:
+            page[file.name] = (file.read_bytes(), media_type)
+    return page
 
 
 def _file(page: dict[str, tuple[bytes, str]], name: str) -> Response:
     if name not in page:
-        raise ApiError(404, "there is no such file")
-    data, kind = page[name]
+        raise ApiError(404, "the file does not exist; the chat page is at /")
+    data, media_type = page[name]
     headers = {
         "Content-Security-Policy": POLICY,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
-    return Response(data, media_type=f"{kind}; charset=utf-8", headers=headers)
+    return Response(data, media_type=f"{media_type}; charset=utf-8", headers=headers)

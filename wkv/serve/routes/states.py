@@ -1,4 +1,4 @@
-"""`/v1/states`: states that users make, list, fetch as files, upload and delete."""
+"""`/v1/states`: states that users create, list, download, upload and delete."""
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -10,59 +10,64 @@ from wkv.inference.prefill import prompt_ids
 from wkv.inference.sampling import Sampling
 from wkv.models.state import State
 from wkv.prompting.template import SEPARATOR
-from wkv.serve.errors import ApiError
-from wkv.serve.event_stream import while_listened
-from wkv.serve.requests import StateRequest
-from wkv.serve.response_format import ReplyFormat, messages_of
-from wkv.serve.service import Service, tenant_of
+from wkv.serve.build_constraints import ReplyFormat, messages_of
+from wkv.serve.middleware import tenant_of
+from wkv.serve.protocol.errors import ApiError
+from wkv.serve.protocol.requests import StateRequest
+from wkv.serve.protocol.responses import Deleted, SavedState, StateList
+from wkv.serve.service import Service
+from wkv.serve.stream_reply import until_disconnect
 from wkv.serve.user_states import SUFFIX
 
-FILE = "application/octet-stream"
+BINARY = "application/octet-stream"
+
+DOWNLOAD = {"description": "The file", "content": {BINARY: {"schema": {"type": "string"}}}}
+UPLOAD = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string"}}}}}
 
 
 def routes(service: Service) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     router = APIRouter(prefix="/v1/states")
     states = service.states
 
-    @router.post("", status_code=201)
-    async def make(body: StateRequest, http: HttpRequest) -> Response:
-        """Read messages, or a text as it is, and keep the state."""
+    @router.post("", status_code=201, response_model=SavedState)
+    async def create(body: StateRequest, http: HttpRequest) -> Response:
+        """Read messages or a text, and save the state after them."""
         tenant = tenant_of(http)
-        request, ahead = await run_in_threadpool(_prepare, service, body, tenant)
-        state = await while_listened(http, _read(service, request))
-        kept = await run_in_threadpool(states.keep, tenant, state, ahead)
-        return JSONResponse(kept.body, 201)
+        request, read_ahead = await run_in_threadpool(_prepare, service, body, tenant)
+        state = await until_disconnect(http, _read(service, request))
+        saved = await run_in_threadpool(states.save, tenant, state, read_ahead)
+        return JSONResponse(saved.body, 201)
 
-    @router.get("")
+    @router.get("", response_model=StateList)
     async def list_all(http: HttpRequest) -> Response:
-        """All of the caller's states."""
-        kept = await run_in_threadpool(states.list, tenant_of(http))
-        return JSONResponse({"object": "list", "data": [state.body for state in kept]})
+        """List the client's states."""
+        saved = await run_in_threadpool(states.list, tenant_of(http))
+        return JSONResponse({"object": "list", "data": [state.body for state in saved]})
 
-    @router.post("/upload", status_code=201)
+    @router.post("/upload", status_code=201, response_model=SavedState, openapi_extra=UPLOAD)
     async def upload(http: HttpRequest) -> Response:
-        """Keep a state's file: the body is its bytes, as application/octet-stream."""
-        # A page elsewhere can have a browser send other types without asking us first.
-        if http.headers.get("content-type", "").partition(";")[0] != FILE:
-            raise ApiError(400, f"send the file with the header 'Content-Type: {FILE}'")
+        """Save the file of a state, which is the body of the request."""
+        # A browser sends this type for another website only after it has asked this server.
+        if http.headers.get("content-type", "").partition(";")[0] != BINARY:
+            raise ApiError(400, f"send the file with the header 'Content-Type: {BINARY}'")
         data = await http.body()
-        kept = await run_in_threadpool(states.upload, tenant_of(http), data)
-        return JSONResponse(kept.body, 201)
+        saved = await run_in_threadpool(states.upload, tenant_of(http), data)
+        return JSONResponse(saved.body, 201)
 
-    @router.get("/{name}")
-    async def about(name: str, http: HttpRequest) -> Response:
-        """What is told of a state."""
-        return JSONResponse(states.about(tenant_of(http), name).body)
+    @router.get("/{name}", response_model=SavedState)
+    async def retrieve(name: str, http: HttpRequest) -> Response:
+        """Return the description of a state."""
+        return JSONResponse(states.describe(tenant_of(http), name).body)
 
-    @router.get("/{name}/content")
+    @router.get("/{name}/content", response_class=Response, responses={200: DOWNLOAD})
     async def content(name: str, http: HttpRequest) -> Response:
-        """A state's file."""
+        """Return the file of a state."""
         data = await run_in_threadpool(states.data, tenant_of(http), name)
-        attached = {"Content-Disposition": f'attachment; filename="{name}{SUFFIX}"'}
-        return Response(data, media_type=FILE, headers=attached)
+        headers = {"Content-Disposition": f'attachment; filename="{name}{SUFFIX}"'}
+        return Response(data, media_type=BINARY, headers=headers)
 
-    @router.delete("/{name}")
+    @router.delete("/{name}", response_model=Deleted)
     async def delete(name: str, http: HttpRequest) -> Response:
         """Delete a state."""
         states.delete(tenant_of(http), name)
@@ -72,18 +77,24 @@ def routes(service: Service) -> APIRouter:
 
 
 def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request, str]:
-    """What is read, and what of it lies beyond the last turn."""
+    """Return the request to the engine, and the text that it reads after the last message.
+
+    Raises:
+        ApiError, InputError: if the request is invalid.
+    """
     if (body.messages is None) == (body.prompt is None):
         raise ApiError(400, "give either messages or prompt", param="messages")
-    start = service.start_of(body.state, tenant)
+    start = service.conversation_start(body.state, tenant)
     if body.messages is not None:
-        script = service.prompts.read(messages_of(body.messages, ReplyFormat()), start)
-        ids, message_boundaries, ahead = script.ids, script.message_boundaries, script.ahead
+        messages = messages_of(body.messages, ReplyFormat())
+        prompt = service.renderer.render_messages(messages, start)
+        ids, message_boundaries = prompt.ids, prompt.message_boundaries
+        read_ahead = prompt.read_ahead
     else:
-        ids = tuple(prompt_ids(service.model, body.prompt or "", start.state))
-        written = body.prompt or ""
-        newlines = len(written) - len(written.rstrip("\n"))
-        message_boundaries, ahead = (), SEPARATOR[: min(newlines, len(SEPARATOR))]
+        text = body.prompt or ""
+        ids = tuple(prompt_ids(service.model, text, start.state))
+        newlines = len(text) - len(text.rstrip("\n"))
+        message_boundaries, read_ahead = (), SEPARATOR[: min(newlines, len(SEPARATOR))]
     request = Request(
         ids=ids,
         sampling=Sampling(),
@@ -92,19 +103,23 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
         tenant=start.tenant,
         start=start.state,
     )
-    return request, ahead
+    return request, read_ahead
 
 
 async def _read(service: Service, request: Request) -> State:
-    """The state after a prompt."""
-    answers = service.submit(request)
+    """Return the state after a prompt.
+
+    Raises:
+        ApiError: if the model returns NaN or infinite logits.
+    """
+    events = service.engine.submit(request)
     try:
-        async for _, event in answers:
+        async for _, event in events:
             if isinstance(event, ChoiceDone):
                 logits = event.state.logits
                 if logits is None or not bool(logits.isfinite().all()):
-                    raise ApiError(500, "the model gave no numbers; the state was not kept")
+                    raise ApiError(500, "the logits are not finite; the state was not saved")
                 return event.state
     finally:
-        answers.close()
+        events.close()
     raise ApiError(500, "the prompt was not read to its end")

@@ -1,0 +1,317 @@
+"""Pydantic models of the request bodies, with the limits of each field.
+
+A request with an unknown field is refused. Fields that have no effect are accepted if clients send
+them by default, such as `user`, `store`, `metadata` and `service_tier`. Validation of a list stops
+at its first error, because a million errors would block the event loop.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from wkv.inference.sampling import Sampling
+from wkv.serve.protocol.errors import Location, dotted, validation_error
+
+MAX_TOKENS = 1_000_000
+MAX_CHARACTERS = 2**24
+MAX_STOPS = 16
+MAX_MEMBERS = 1024
+
+SAMPLING_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "presence_penalty",
+    "frequency_penalty",
+    "penalty_decay",
+)
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+def _check_size(value: Any) -> Any:
+    """Refuse an object with too many members, before each of them is validated."""
+    if isinstance(value, dict) and len(value) > MAX_MEMBERS:
+        raise ValueError(f"there are {len(value)} members, expected at most {MAX_MEMBERS}")
+    return value
+
+
+def _check_encoding(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an object with lone surrogates, which a response cannot contain."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        message = "there is a lone surrogate, which is not a character; remove it"
+        raise ValueError(message) from error
+    return value
+
+
+Object = Annotated[dict[str, Any], AfterValidator(_check_encoding)]
+
+
+class RequestBody(BaseModel):
+    """Base of all request bodies: no unknown fields, and no conversion between types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unknown_nulls(cls, value: Any) -> Any:
+        """Drop unknown fields that are null, because clients send back whole responses."""
+        if not isinstance(_check_size(value), dict):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {key: member for key, member in value.items() if member is not None or key in known}
+
+
+class StreamOptions(RequestBody):
+    """Data that a stream contains in addition to the text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool | None = None
+
+
+class IgnoredFields(RequestBody):
+    """Fields that clients send by default and that have no effect."""
+
+    user: Text | None = None
+    store: bool | None = None
+    metadata: Object | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class GenerationRequest(IgnoredFields):
+    """Fields that control generation. The model's defaults, listed in /v1/models, fill the rest.
+
+    `penalty_decay` is specific to RWKV: with each token, the frequency penalty of earlier tokens is
+    multiplied by it. As in other RWKV software, `top_p` is applied before the temperature.
+    """
+
+    model: Text | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    penalty_decay: Probability | None = None
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_check_size)] | None = None
+    ignore_eos: bool | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    state: Annotated[str, Field(max_length=100)] | None = None
+
+    @property
+    def choices(self) -> int:
+        """The number of choices."""
+        return self.n or 1
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end a reply."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def sampling(self, default: Sampling) -> Sampling:
+        """Return the sampling parameters of the request, with defaults for missing fields."""
+        given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(default, **given, seed=self.seed)
+
+
+class TextPart(RequestBody):
+    """A text part of a message; other parts are not supported."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: Text
+
+
+class FunctionCall(RequestBody):
+    """The name of a called tool, and its arguments as JSON text."""
+
+    name: Annotated[str, Field(max_length=64)]
+    arguments: Text
+
+
+class ToolCall(RequestBody):
+    """A tool call in an assistant's message."""
+
+    id: Annotated[str, Field(max_length=100)]
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
+class ChatMessage(RequestBody):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, max_length=1000)] | None = None
+    name: Annotated[str, Field(max_length=100)] | None = None
+    reasoning: Text | None = None
+    reasoning_content: Text | None = None  # the name of `reasoning` in other servers
+    refusal: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=100)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=100)] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=10_000)]
+
+
+class JsonSchema(RequestBody):
+    """A JSON schema that a reply must follow."""
+
+    name: Annotated[str, Field(max_length=64)] = "reply"
+    description: Text | None = None
+    strict: bool | None = None
+    schema_: Object = Field(default_factory=dict, alias="schema")
+
+
+class ResponseFormat(RequestBody):
+    """The format of a reply."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(GenerationRequest):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Messages
+    max_completion_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Object | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    _path: Callable[[Location], str] = PrivateAttr(default=dotted)
+
+    @classmethod
+    def converted(cls, fields: dict[str, Any], path: Callable[[Location], str]) -> Self:
+        """Validate a request that was converted from another API.
+
+        Args:
+            fields: the body of the chat request.
+            path: returns the path, in the body that the client sent, of a location in `fields`.
+
+        Raises:
+            ApiError: if the body is invalid; it names the fields of the other API.
+        """
+        try:
+            request = cls.model_validate(fields)
+        except ValidationError as error:
+            raise validation_error(error.errors(), path) from error
+        request._path = path
+        return request
+
+    def path(self, *location: str | int) -> str:
+        """Return the path of a field in the body that the client sent, for error messages."""
+        return self._path(location)
+
+
+class CompletionRequest(GenerationRequest):
+    """The body of `POST /v1/completions`: a text that the model continues."""
+
+    prompt: (
+        Text
+        | Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_CHARACTERS)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=128)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=128)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
+
+
+class ResponseRequest(IgnoredFields):
+    """The body of `POST /v1/responses`. Only function tools are supported."""
+
+    model: Text | None = None
+    input: Text | Annotated[list[Object], Field(fail_fast=True, min_length=1, max_length=10_000)]
+    instructions: Text | None = None
+    previous_response_id: Annotated[str, Field(max_length=100)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_output_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    top_p: Probability | None = None
+    tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Object | None = None
+    parallel_tool_calls: bool | None = None
+    text: Object | None = None
+    reasoning: Object | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    include: list[str] | None = None
+    background: Literal[False] | None = None
+
+
+class EmbeddingRequest(IgnoredFields):
+    """The body of `POST /v1/embeddings`."""
+
+    model: Text | None = None
+    input: (
+        Text
+        | Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=256)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=256)]
+    )
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class TokenizeRequest(RequestBody):
+    """The body of `POST /tokenize`."""
+
+    model: Text | None = None
+    content: Text
+
+
+class DetokenizeRequest(RequestBody):
+    """The body of `POST /detokenize`."""
+
+    model: Text | None = None
+    tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_CHARACTERS)]
+
+
+class StateRequest(RequestBody):
+    """The body of `POST /v1/states`: messages or a text, whose state is saved."""
+
+    messages: Messages | None = None
+    prompt: Text | None = None
+    state: Annotated[str, Field(max_length=100)] | None = None

@@ -1,0 +1,147 @@
+"""Sending of replies as server-sent events or as one body, until the client disconnects."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from wkv.errors import WKVError
+from wkv.serve.engine import EventStream
+from wkv.serve.protocol.errors import ApiError, as_api_error
+
+Json = dict[str, Any]
+Result = TypeVar("Result")
+
+CLIENT_CLOSED_REQUEST = 499
+"""The status of a response that no client receives; it appears in logs only."""
+
+POLL_SECONDS = 0.2
+"""Time between two checks whether the client is still connected."""
+
+
+class Exchange(Protocol):
+    """A request and its replies, which turns the engine's events into response bodies."""
+
+    def chunks(self, events: EventStream) -> AsyncGenerator[Json, None]:
+        """Yield the chunks of a streamed response."""
+
+    async def body(self, events: EventStream) -> Json:
+        """Return the body of a whole response."""
+
+
+async def send_reply(
+    http: HttpRequest,
+    exchange: Exchange,
+    events: EventStream,
+    *,
+    stream: bool | None,
+    last: str | None = "[DONE]",
+) -> Response:
+    """Send chunks as server-sent events, or else one body; then cancel the remaining events.
+
+    `last` is the data of an event after the last chunk, or None for no such event.
+
+    Raises:
+        WKVError, ApiError: if there is no body. A stream ends with an error event instead.
+    """
+    if stream:
+        return EventStreamResponse(exchange.chunks(events), events, last)
+    try:
+        return JSONResponse(await until_disconnect(http, exchange.body(events)))
+    finally:
+        events.close()
+
+
+class EventStreamResponse(StreamingResponse):
+    """A response of server-sent events.
+
+    sse-starlette has no place here: its response sets other headers, formats each event in several
+    steps, and ends streams as soon as uvicorn stops, while our server lets them finish. The error
+    event, the last event and closing the engine's events would be left for us to write.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, chunks: AsyncGenerator[Json, None], events: EventStream, last: str | None
+    ) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_format_chunks(chunks, last), headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream. The events are closed even if the client left before the first one."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._events.close()
+
+
+def stream_documentation(*chunks: type[BaseModel]) -> dict[int | str, Json]:
+    """Return the OpenAPI description of a route that can stream chunks of the given models."""
+    references = [{"$ref": f"#/components/schemas/{chunk.__name__}"} for chunk in chunks]
+    schema = {
+        "type": "string",
+        "description": "Server-sent events, whose data is JSON",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": references},
+    }
+    return {
+        200: {
+            "description": "The reply, as one body or as server-sent events",
+            "content": {"text/event-stream": {"schema": schema}},
+        }
+    }
+
+
+async def _format_chunks(
+    chunks: AsyncGenerator[Json, None], last: str | None
+) -> AsyncGenerator[str, None]:
+    """Yield chunks as server-sent events; an error becomes an event too."""
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield _format_event(chunk)
+        except ApiError as error:
+            yield _format_event(error.body)
+        except WKVError as error:
+            yield _format_event(as_api_error(error).body)
+        if last is not None:
+            yield f"data: {last}\n\n"
+
+
+def _format_event(chunk: Json) -> str:
+    """Return a chunk as a server-sent event. The type of a chunk is the name of its event."""
+    kind = chunk.get("type")
+    name = f"event: {kind}\n" if isinstance(kind, str) else ""
+    return f"{name}data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+
+async def until_disconnect(http: HttpRequest, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of a coroutine, which is cancelled if the client disconnects.
+
+    Raises:
+        ApiError: if the client disconnected; nobody receives it.
+    """
+
+    async def disconnected() -> None:
+        while not await http.is_disconnected():
+            await asyncio.sleep(POLL_SECONDS)
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(CLIENT_CLOSED_REQUEST, "the client disconnected")
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
