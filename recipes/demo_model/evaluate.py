@@ -2,8 +2,8 @@
 
 The result has, for each kind of exercise, the share of held-out questions whose greedy answer is
 exactly right, and for each book the bits per byte of its last 4 %, which training does not use.
-Without the books, the words of the exercises come from the vocabulary, and there are no bits per
-byte.
+Without the books, the words of the exercises come from the vocabulary, and bits per byte are
+omitted.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def report(subject: Subject, corpus: Path | None, count: int) -> dict[str, dict[
 
 
 def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
-    """Return the words for exercises from a vocabulary, if there are no books."""
+    """Return the words of a vocabulary, which exercises use if the books are not given."""
     tokens = range(1, tokenizer.vocab_size)
     return words_of(tokenizer.decode([token]).strip() for token in tokens)
 

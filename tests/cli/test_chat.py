@@ -126,7 +126,7 @@ WRONG = [
     "Unknown command +nonsense",
     "missing.py: the prompt file cannot be read",
     "code.py, line 1",
-    "damaged.safetensors: the state cannot be read",
+    "damaged.safetensors: the file cannot be read as a state",
     "is not a valid name for a chat",
     "-temp=abc is not a number",
     "line 8 is not UTF-8",
@@ -163,7 +163,7 @@ def test_options_say_how_it_begins(run, tmp_path, demo):
         (["--max-tokens", "0"], 1, "max_tokens is 0"),
         (["--temperature", "-1"], 1, "temperature is -1"),
         (["--preset", "nonsense"], 2, "invalid choice"),
-        (["--language", "xx"], 2, "'xx' is none of"),
+        (["--language", "xx"], 2, "'xx' is unknown"),
         (["--system", "a", "--load", "b"], 2, "not allowed with"),
     ],
 )

@@ -142,7 +142,7 @@ def test_tokenize_with_other_tokenizers(shared_data, inside):
         (["generate", "--prompt", "a", "--max-tokens", "-4"], b"", b"max_tokens is -4"),
         (["generate", "--prompt", "a", "--stop", ""], b"", b"stop string"),
         (["generate", "--prompt", "a", "--strategy", "cuda int8"], b"", b"runs on the cpu"),
-        (["generate", "--prompt", "a", "--tokenizer", "x"], b"", b"no tokenizer"),
+        (["generate", "--prompt", "a", "--tokenizer", "x"], b"", b"x is not a tokenizer"),
         (["info", "."], b"", b"this directory holds none of"),
         (["tokenize", "--decode"], b"12 ab", b"'ab' is not a token id"),
         (["tokenize", "--decode"], b"9" * 5000, b"is not a token id"),
@@ -199,7 +199,7 @@ def test_errors_nobody_foresaw_are_one_line_too(monkeypatch, capsys):
     def broken(*_):
         raise ZeroDivisionError("by\nnothing")
 
-    monkeypatch.setattr("wkv.inference.load.describe", broken)
+    monkeypatch.setattr("wkv.inference.describe.describe", broken)
     assert main(["info"]) == 1
     assert capsys.readouterr().err == ("wkv: ZeroDivisionError: by nothing (--debug shows where)\n")
 

@@ -96,7 +96,7 @@ def test_a_text_of_ones_own_and_a_model_without_a_tokenizer(
     ("arguments", "match"),
     [
         (["--text", "nowhere.txt"], "the text cannot be read"),
-        (["--tokenizer", "x"], "no tokenizer"),
+        (["--tokenizer", "x"], "x is not a tokenizer"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, match):

@@ -22,7 +22,9 @@ from wkv.native.plan import Buffer, Plan, Step
 from wkv.native.steps import NONE, X_BUFFER, Gated, StatePart, StepList
 from wkv.native.weights import Weights
 
-pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+pytestmark = pytest.mark.skipif(
+    library.missing_reason() is not None, reason=str(library.missing_reason())
+)
 
 GENERATIONS = tuple(LAYERS)
 FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -69,7 +71,7 @@ def network(path, kernels, threads=1, text="cpu fp32"):
 
 
 @every_generation
-@pytest.mark.parametrize("kernels", library.kernels() if library.missing() is None else ())
+@pytest.mark.parametrize("kernels", library.kernels() if library.missing_reason() is None else ())
 def test_every_kind_of_kernels_gives_pytorchs_logits(checkpoint_paths, generation, kernels):
     made = network(checkpoint_paths[generation], kernels)
     expected = wkv.load(checkpoint_paths[generation], "cpu fp32", engine="torch")

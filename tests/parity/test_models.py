@@ -20,8 +20,8 @@ SPLIT = 41
 @pytest.fixture(scope="module", params=["native", "torch"])
 def models(checkpoint_paths, request):
     """Give a model of each generation on each engine that has it."""
-    if request.param == "native" and library.missing() is not None:
-        pytest.skip(library.missing())
+    if request.param == "native" and library.missing_reason() is not None:
+        pytest.skip(library.missing_reason())
     return {
         name: wkv.load(path, "cpu fp32", engine="auto" if name == "7a" else request.param)
         for name, path in checkpoint_paths.items()

@@ -26,8 +26,8 @@ TERMS = {
     r"patience": "timeout",
     r"quantis\w*|initialis\w*|normalis\w*|recognis\w*|optimis\w*|serialis\w*": "American spelling",
     r"licen[c]e\w*|behaviour\w*|neighbour\w*|colour\w*": "American spelling",
-    r"is no (?!longer|more)\w+": "is not a ...",
-    r"are no (?!longer|more)\w+": "are not ...",
+    r"(?<!there )is no (?!longer|more)\w+": "is not a ...",
+    r"(?<!there )are no (?!longer|more)\w+": "are not ...",
 }
 """Words that do not occur in docstrings and comments, and the terms that replace them."""
 

@@ -71,7 +71,7 @@ def test_without_the_library_the_pytorch_recurrence_is_used(monkeypatch):
     assert "the native library is missing (it was not built)" in notice
 
 
-@pytest.mark.parametrize("kernels", library.kernels() if library.missing() is None else ())
+@pytest.mark.parametrize("kernels", library.kernels() if library.missing_reason() is None else ())
 def test_every_kind_of_kernels_computes_the_recurrence(monkeypatch, kernels):
     monkeypatch.setattr(compiled, "kernels", lambda: (kernels,))
     function, _ = compiled.recurrence(threads=3)

@@ -48,8 +48,8 @@ def big_file(tmp_path_factory):
     ],
 )
 def test_anonymous_memory_grows_by_less_than_the_limit(big_file, engine, strategy, limit):
-    if engine == "native" and library.missing() is not None:
-        pytest.skip(library.missing())
+    if engine == "native" and library.missing_reason() is not None:
+        pytest.skip(library.missing_reason())
     assert big_file.stat().st_size > 880e6
     command = [sys.executable, "-c", MEASURE, str(big_file), strategy, engine]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

@@ -269,7 +269,7 @@ print(loaded, anonymous() - before, seconds, model.weight_bytes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.skipif(library.missing() is not None, reason="the engine is not here")
+@pytest.mark.skipif(library.missing_reason() is not None, reason="the engine is not here")
 def test_loading_maps_the_file_and_packs_nothing(tmp_path):
     sizes = {"n_layer": 4, "n_embd": 512, "head_size": 64, "vocab_size": 16000}
     save_pth(random_checkpoint("7", **sizes), tmp_path / "big.pth")

@@ -96,7 +96,7 @@ class DecodeQueue:
             self.batch.add(choices, states)
 
     def step(self) -> bool:
-        """Generate a token of each sequence; returns False if there is no sequence."""
+        """Generate a token of each sequence; returns False if none is running."""
         self._pause_and_resume()
         if not self.batch.sequences:
             return False

@@ -39,7 +39,7 @@ class Stream:
         self._buffer = torch.ones(max(SMALLEST, n_bytes) // 4, device=device)
         self._threads = threads
         self.n_bytes = self._buffer.nbytes
-        missing = library.missing() if device.type == "cpu" else f"the memory of {device}"
+        missing = library.missing_reason() if device.type == "cpu" else f"the memory of {device}"
         self._kernels = "" if missing else kernels or library.kernels()[0]
         self.how = (
             f"summed by PyTorch ({missing})" if missing else f"read by the {self._kernels} kernels"

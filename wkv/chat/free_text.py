@@ -100,7 +100,7 @@ class FreeText:
         return self._start(self._begin, settings, self._begin)
 
     def again(self, settings: ChatSettings) -> ChatReply | None:
-        """Start another continuation of the same text; returns None if there is no text yet."""
+        """Start another continuation of the same text; returns None before the first text."""
         return None if self._begin is None else self._start(self._begin, settings)
 
     def further(self, settings: ChatSettings) -> ChatReply | None:

@@ -81,7 +81,7 @@ class ChatStore:
         """Load a conversation that was saved with this model.
 
         Raises:
-            InputError: if there is no chat with this name.
+            InputError: if no chat has this name.
             StateError: if the file is damaged, or belongs to another model.
         """
         path = self.path(name)

@@ -28,7 +28,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     is one, otherwise `rwkv-final.pth`, otherwise the newest `.pth`.
 
     Raises:
-        CheckpointError: if there is no checkpoint at the path, or it cannot be read.
+        CheckpointError: if the path has no checkpoint, or it cannot be read.
     """
     try:
         path = _find(Path(path).expanduser())

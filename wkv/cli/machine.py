@@ -117,7 +117,7 @@ def automatic() -> Finding:
     import torch
 
     from wkv.hub import find
-    from wkv.native.library import missing
+    from wkv.native.library import missing_reason
     from wkv.strategy import choose_strategy
 
     entry = find("g1:0.1b")
@@ -126,16 +126,16 @@ def automatic() -> Finding:
         n_layer=entry.n_layer,
         file_dtypes={torch.bfloat16},
         n_params=entry.n_params,
-        native=missing() is None,
+        native=missing_reason() is None,
     )
     return Finding("auto", f"selects {picked} for {entry.name} ({picked.reason})")
 
 
 def engine() -> Finding:
     """Report whether the native engine is available, and which kernels this CPU supports."""
-    from wkv.native.library import kernels, missing
+    from wkv.native.library import kernels, missing_reason
 
-    why = missing()
+    why = missing_reason()
     if why is None:
         first, *others = kernels()
         return Finding(

@@ -81,9 +81,9 @@ def load_model(args: argparse.Namespace) -> Model:
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
     if model.engine == "torch" and model.device.type == "cpu" and args.model is not None:
-        from wkv.native.library import missing
+        from wkv.native.library import missing_reason
 
-        why = missing()
+        why = missing_reason()
         if why is not None:
             notice(f"the fast CPU engine is not available ({why}); using PyTorch, which is slower")
     return model

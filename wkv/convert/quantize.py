@@ -30,7 +30,7 @@ from wkv.convert.checkpoint_file import (
 from wkv.convert.verify import verify
 from wkv.errors import CheckpointError, InputError
 from wkv.inference.describe import Description, describe, identity
-from wkv.inference.load import build_model, native_refusal, strategy_for
+from wkv.inference.load import build_model, native_unsupported_reason, strategy_for
 from wkv.inference.model import Model
 from wkv.inference.torch_weights import is_packable
 from wkv.strategy import Strategy
@@ -192,7 +192,7 @@ def _strategy_before(description: Description) -> Strategy:
     chosen = strategy_for(description, "auto", check=False)
     if any(layer.device.type != "cpu" for layer in chosen.layers):
         chosen = mapped_strategy(description)
-    return chosen if native_refusal(description, chosen) is None else chosen.for_torch()
+    return chosen if native_unsupported_reason(description, chosen) is None else chosen.for_torch()
 
 
 def _write(path: Path, description: Description, matrices: PackedMatrices, strategy: str) -> None:

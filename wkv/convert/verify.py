@@ -36,6 +36,7 @@ def verify(
     *,
     packed: Mapping[str, Packed] | None = None,
     ids: list[int] | None = None,
+    one_by_one: bool = True,
     tokenizer: Tokenizer | None = None,
 ) -> tuple[Model, float]:
     """Compare a model with the checkpoint that was written from it.
@@ -46,6 +47,9 @@ def verify(
         packed: matrices that the file must contain byte for byte. With them the logits must be
             equal too, because both models then compute with the same bits.
         ids: token ids to compare the logits for; None: N_TOKENS arbitrary ids.
+        one_by_one: whether to compare the logits of single tokens too. If the file stores matrices
+            transposed, equal tensors have other strides, and matrix-vector products with them may
+            be rounded differently.
         tokenizer: the tokenizer of the written model; None: selected by its vocabulary.
 
     Returns:
@@ -62,7 +66,7 @@ def verify(
     check_equal(written, _differing_tensors(original, model, packed))
     differences = []
     ids = ids or [(7 * i + 1) % original.config.vocab_size for i in range(N_TOKENS)]
-    for pieces in ([ids], [[token] for token in ids]):
+    for pieces in ([ids], [[token] for token in ids] if one_by_one else []):
         state = other_state = None
         for piece in pieces:
             expected, state = original.forward(piece, state, all_logits=True)

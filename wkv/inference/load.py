@@ -33,27 +33,26 @@ def load(
     """Load a model.
 
     Args:
-        path: a `.pth` or `.safetensors` file, the index of a sharded one, a Hugging Face
-            directory, or a name of the catalog whose file is on this machine. None: the built-in
-            model.
-        strategy: "auto" (never lossy), or a string such as "cpu fp32" in ChatRWKV's language, see
+        path: a `.pth` or `.safetensors` file, the index of a sharded checkpoint, a Hugging Face
+            directory, or a catalog name whose file is on this machine. None is the built-in model.
+        strategy: "auto" (never lossy), or ChatRWKV's strategy string such as "cpu fp32"; see
             `wkv.strategy.language`.
-        tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None: chosen from the size of
-            the vocabulary, when it is first used.
-        group_norm_eps: of the norm per head in generations 5 to 7, if not 64e-5. (The tiny 5.x
-            test models of rwkv.cpp need 1e-5.)
-        threads: that compute on a CPU. None: as many as PyTorch has.
-        engine: "native", which is the fast one on a CPU; "torch", whose `network` is a torch module
-            that can be changed and trained; "auto": the native one where it can run the model.
+        tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None chooses one by the size of
+            the vocabulary, at its first use.
+        group_norm_eps: epsilon of the norm per head in generations 5 to 7; None is 64e-5. (The
+            tiny 5.x test models of rwkv.cpp need 1e-5.)
+        threads: number of CPU threads; None uses PyTorch's number.
+        engine: "native" is the fast CPU engine. "torch" gives a `network` that is a PyTorch module,
+            which can be changed and trained. "auto" uses the native engine if it can run the model.
 
     Returns:
-        The model. Matrices that need no cast stay mapped to the file.
+        The model. Matrices that need no conversion stay memory-mapped.
 
     Raises:
-        CheckpointError: if the file is no RWKV checkpoint that wkv knows.
-        CatalogError: if it is a name whose file is not on this machine, or of no model.
-        StrategyError: if the strategy is wrong or its device is not there.
-        TokenizerError: if the tokenizer that was named is none.
+        CheckpointError: if the file is not an RWKV checkpoint that wkv supports.
+        CatalogError: if the name is unknown, or its file is not on this machine.
+        StrategyError: if the strategy is invalid, or its device is missing.
+        TokenizerError: if the tokenizer does not exist or cannot be read.
     """
     description = describe(path)
     if group_norm_eps is not None:
@@ -65,23 +64,24 @@ def load(
     named = None
     if tokenizer is not None:
         named = open_tokenizer(tokenizer, description.config.vocab_size)
-    if engine == "torch" or native_refusal(description, chosen) is not None:
+    if engine == "torch" or native_unsupported_reason(description, chosen) is not None:
         chosen = chosen.for_torch()
     return build_model(description, chosen, named, threads=threads, engine=engine)
 
 
 def strategy_for(description: Description, text: str, *, check: bool = True) -> Strategy:
-    """Return the strategy of a string for a checkpoint; `auto` is the one a converted file was made for.
+    """Return the strategy that a string means for a checkpoint.
 
-    Without `check`, devices that are not here may be named.
+    For a file that was converted for a strategy, `auto` is that strategy. Without `check`, the
+    string may name devices that this machine lacks.
 
     Raises:
-        StrategyError: if the string is wrong or its device is not there.
+        StrategyError: if the string is invalid, or a device is missing.
     """
     made_for = description.checkpoint.strategy
     sizes = description.config.n_layer, description.dtypes, description.n_params
     if made_for is None or text != "auto":
-        fast = native.refusal(description.config) is None
+        fast = native.unsupported_reason(description.config) is None
         return choose_strategy(text, *sizes, check=check, native=fast)
     try:
         chosen = choose_strategy(made_for, *sizes, check=check)
@@ -101,10 +101,10 @@ def build_model(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Model:
-    """A model from a description, which is used up.
+    """Build a model from a description.
 
     Raises:
-        InputError: for a number of threads or an engine that there is not.
+        InputError: if the number of threads or the engine is invalid.
         StrategyError: if the strategy does not fit the file, the engine, or the memory.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -124,13 +124,13 @@ def build_model(
     )
 
 
-def native_refusal(description: Description, strategy: Strategy) -> str | None:
-    """Why the native engine cannot run a checkpoint by a strategy; None if it can."""
+def native_unsupported_reason(description: Description, strategy: Strategy) -> str | None:
+    """Return why the native engine cannot run a checkpoint with a strategy; None if it can."""
     if any(layer.device.type != "cpu" or layer.quantized for layer in strategy.layers):
-        return "it is for strategies on the cpu, without ChatRWKV's i8"
+        return "it supports strategies on the cpu only, without ChatRWKV's i8"
     if description.scales:
         return "the file has ChatRWKV's int8 matrices"
-    return native.refusal(description.config)
+    return native.unsupported_reason(description.config)
 
 
 def _network(
@@ -145,7 +145,7 @@ def _network(
     if engine not in ENGINES:
         raise InputError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
     config, checkpoint = description.config, description.checkpoint
-    refusal = native_refusal(description, strategy)
+    refusal = native_unsupported_reason(description, strategy)
     if engine == "native" and refusal is not None:
         raise StrategyError(f"{checkpoint.path}: the native engine cannot run this: {refusal}")
     try:
@@ -166,7 +166,7 @@ def _network(
 
 
 def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] | None:
-    """Tuned initial states, one (H, N, N) a layer, stored as (value, key) like ours."""
+    """Return the tuned initial states, (H, N, N) per layer with axes (value, key), if any."""
     if not description.tuned:
         return None
     config, checkpoint = description.config, description.checkpoint

@@ -293,7 +293,7 @@ class Model:
     def _check_lengths(
         self, lengths: Sequence[int] | Tensor | None, tokens: Tensor
     ) -> Tensor | None:
-        """Return lengths as (B,) int64 on the device, or None if there is no padding."""
+        """Return lengths as (B,) int64 on the device, or None without padding."""
         if lengths is None:
             return None
         batch, total = tokens.shape

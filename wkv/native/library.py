@@ -1,7 +1,7 @@
 """The compiled library: its location, the kernels this CPU can run, and its C interface.
 
 `library()` loads the library on first use. If it was not built (for example, if there was no
-compiler when wkv was installed), `missing()` returns the reason, and models run on PyTorch.
+compiler when wkv was installed), `missing_reason()` returns the reason, and models run on PyTorch.
 """
 
 import ctypes
@@ -104,7 +104,7 @@ def _mismatch(opened: ctypes.CDLL) -> str | None:
     return None
 
 
-def missing() -> str | None:
+def missing_reason() -> str | None:
     """Return why the library cannot be used, or None if it can."""
     try:
         library()

@@ -32,7 +32,7 @@ MAX_HEAD_SIZE, MAX_ROW_SIZE = 256, 2**16
 """Maximum size of a head and of a row of activations."""
 
 
-def refusal(config: Config) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Return why the engine cannot run a model, or None if it can."""
     if config.generation not in LAYERS:
         return f"RWKV-{config.generation} runs on PyTorch"
@@ -42,7 +42,7 @@ def refusal(config: Config) -> str | None:
     ranks = [value for name, value in vars(config).items() if name.endswith("_rank")]
     if max(4 * config.n_embd, config.dim_ffn, config.dim_att, *ranks) > MAX_ROW_SIZE:
         return f"rows of more than {MAX_ROW_SIZE} numbers are not supported"
-    return library.missing()
+    return library.missing_reason()
 
 
 class StackedLayers(tuple[LayerState, ...]):

@@ -83,7 +83,7 @@ def preset_named(name: str) -> Preset:
     """Return the preset with a name.
 
     Raises:
-        InputError: if there is no such preset.
+        InputError: if no preset has this name.
     """
     try:
         return PRESETS[name.lower()]

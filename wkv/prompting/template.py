@@ -29,7 +29,7 @@ LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 
 
 class Thinking(Enum):
-    """How much a model thinks before it answers.
+    """Modes of thinking before an answer.
 
     Each mode has a label, words that follow the user's message, and the beginning of the reply. The
     last ">" of a tag is left for the model to write, as in its training.
@@ -52,7 +52,7 @@ class Thinking(Enum):
         """Return the mode with a label.
 
         Raises:
-            InputError: if there is no such mode.
+            InputError: if no mode has this label.
         """
         for mode in cls:
             if mode.label == label:

@@ -45,21 +45,29 @@ ROUTES = (
 
 ERROR_STATUSES = (400, 401, 404, 405, 413, 422, 429, 500, 503)
 
-STREAMED = (ChatCompletionChunk, TextCompletion, *RESPONSE_EVENTS)
-"""Models of streamed events, which FastAPI does not find by itself."""
+SCHEMAS = "#/components/schemas/{model}"
+
+ERROR = {
+    "description": "An error",
+    "content": {
+        "application/json": {"schema": {"$ref": SCHEMAS.format(model=ErrorResponse.__name__)}}
+    },
+}
+
+REFERENCED = (ErrorResponse, ChatCompletionChunk, TextCompletion, *RESPONSE_EVENTS)
+"""Models that the OpenAPI document references outside of `response_model`."""
 
 
 class Application(FastAPI):
-    """FastAPI with the models of streamed events in its OpenAPI document."""
+    """FastAPI with the models of errors and streamed events in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         document = super().openapi()
-        template = "#/components/schemas/{model}"
-        _, streamed = models_json_schema(
-            [(model, "serialization") for model in STREAMED], ref_template=template
+        _, schemas = models_json_schema(
+            [(model, "serialization") for model in REFERENCED], ref_template=SCHEMAS
         )
-        document["components"]["schemas"] |= streamed["$defs"]
+        document["components"]["schemas"] |= schemas["$defs"]
         return document
 
 
@@ -116,9 +124,7 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
         docs_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host header of the request
         redoc_url=None,
-        responses={
-            status: {"description": "An error", "model": ErrorResponse} for status in ERROR_STATUSES
-        },
+        responses=dict.fromkeys(ERROR_STATUSES, ERROR),
     )
     app.state.service = service
     for routes in ROUTES:

@@ -143,7 +143,7 @@ class KeyValueStore:
 
 
 class _Disk:
-    """The SQLite file. A failing disk costs the values, and no request."""
+    """The SQLite file. If the disk fails, values are lost, but requests continue."""
 
     def __init__(self, folder: Path) -> None:
         try:

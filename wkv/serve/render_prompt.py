@@ -246,13 +246,13 @@ class _PromptBuilder:
             self._end_turn()
         return self._with_ids(prompt)
 
-    def continue_reply(self, begun: Message, assistant_prefix: str) -> ChatPrompt:
+    def continue_reply(self, beginning: Message, assistant_prefix: str) -> ChatPrompt:
         """Return the prompt with the beginning of a reply, or a prefix if that is empty."""
         self.add_name("assistant")
-        if not begun.text.strip():
+        if not beginning.text.strip():
             return self.finish(assistant_prefix)
-        assistant_prefix = f" {begun.text.lstrip()}"
-        known = self._recall(begun)
+        assistant_prefix = f" {beginning.text.lstrip()}"
+        known = self._recall(beginning)
         if known is None or known.read_ahead:
             return self.finish(assistant_prefix)
         # The server wrote this text and was cut off: the same ids may end within a word.

@@ -61,9 +61,9 @@ async def send_reply(
 class EventStreamResponse(StreamingResponse):
     """A response of server-sent events.
 
-    sse-starlette has no place here: its response sets other headers, formats each event in several
-    steps, and ends streams as soon as uvicorn stops, while our server lets them finish. The error
-    event, the last event and closing the engine's events would be left for us to write.
+    sse-starlette would not shorten this: it changes the headers, formats each event again, and
+    patches uvicorn's signal handler, while the error event, the last event and closing the engine's
+    events would remain our code.
     """
 
     media_type = "text/event-stream"

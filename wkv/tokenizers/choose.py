@@ -31,7 +31,7 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
             in `.json` is a tokenizer.json: if it contains a World vocabulary, that is used,
             otherwise the `tokenizers` library reads the file. Any other file is read as a
             vocabulary in World format.
-        vocab_size: number of rows of the model's embedding, or 0 if there is no model.
+        vocab_size: number of rows of the model's embedding, or 0 without a model.
 
     Raises:
         TokenizerError: if the choice is not a tokenizer, or has more ids than the model.

@@ -1,7 +1,8 @@
 """Create a small vocabulary in World format: all single bytes, and the most useful whole words.
 
-Words include their leading space. There are no suffix tokens, so a rare word, or a word in quotes,
-is encoded as bytes. Digits are single tokens, and only the blank line token contains newlines.
+Words include their leading space. The vocabulary has no suffix tokens, so a rare word, or a word in
+quotes, is encoded as bytes. Digits are single tokens, and only the blank line token contains
+newlines.
 """
 
 import re

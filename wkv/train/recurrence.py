@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wkv.models.rwkv7 import Recurrence
-from wkv.native.library import kernels, library, missing
+from wkv.native.library import kernels, library, missing_reason
 from wkv.ops.wkv7 import wkv7
 
 HEAD_SIZES = (16, 32, 64, 128)
@@ -22,7 +22,7 @@ HEAD_SIZES = (16, 32, 64, 128)
 
 def recurrence(threads: int) -> tuple[Recurrence, str | None]:
     """Return a wkv7 function, and a notice if it is not the native recurrence."""
-    reason = missing()
+    reason = missing_reason()
     if reason is not None:
         return wkv7, (
             f"the native library is missing ({reason}): training uses the slower PyTorch recurrence"

@@ -66,7 +66,7 @@ class RunFolder:
         """Check that there is a run to resume, or that a new run would not overwrite files.
 
         Raises:
-            TrainingError: if there is no checkpoint to resume, or a new run would overwrite files.
+            TrainingError: if the checkpoint to resume is missing, or files would be overwritten.
         """
         if self.path.exists() and not self.path.is_dir():
             raise TrainingError(f"{self.path} is a file; give a folder for the run")

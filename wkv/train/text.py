@@ -21,7 +21,7 @@ def read_texts(data: Path) -> list[str]:
     """Read a text file, or all .txt files in a folder.
 
     Raises:
-        TrainingError: if there is no text, or it is not UTF-8.
+        TrainingError: if the text is missing, or it is not UTF-8.
     """
     # The folder of texts may also be the folder of the run, whose vocabulary is not a text.
     texts = (path for path in data.glob("*.txt") if not path.name.endswith(".vocab.txt"))
@@ -77,7 +77,7 @@ def text_job(
     """Create a job that trains a new model on text, with a new vocabulary for this text.
 
     Raises:
-        TrainingError: if a size is not allowed, there is no text, or the folder cannot be used.
+        TrainingError: if a size is not allowed, or the text or the folder cannot be used.
     """
     check_whole("vocab_size", vocab_size)
     folder = RunFolder(out)

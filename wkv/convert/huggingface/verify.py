@@ -69,7 +69,7 @@ def verify_directory(
     needed = torch.float32.itemsize * source.n_params
     original = build_model(source, strategy, tokenizer, engine="torch")
     ids = _ids(original)
-    _, by_wkv = verify(original, folder, ids=ids)
+    _, by_wkv = verify(original, folder, ids=ids, one_by_one=False)
     _check_tokenizer(original, folder)
     del original
     if target.module is None:

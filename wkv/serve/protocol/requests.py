@@ -218,7 +218,7 @@ class ChatRequest(GenerationRequest):
     tool_choice: Literal["none", "auto", "required"] | Object | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    _path: Callable[[Location], str] = PrivateAttr(default=dotted)
+    _path: Callable[[Location], str] = PrivateAttr(default_factory=lambda: dotted)
 
     @classmethod
     def converted(cls, fields: dict[str, Any], path: Callable[[Location], str]) -> Self:
