@@ -190,7 +190,7 @@ def test_the_chat_has_the_turns_of_wkv(tokenizer):
         ({}, Thinking.PLAIN),
         ({"enable_thinking": True}, Thinking.FREE),
         ({"enable_thinking": False}, Thinking.SKIPPED),
-        ({"enable_thinking": True, "reasoning_effort": "medium"}, Thinking.SOME),
+        ({"enable_thinking": True, "reasoning_effort": "medium"}, Thinking.FREE),
         ({"enable_thinking": True, "reasoning_effort": "low"}, Thinking.A_BIT),
         ({"enable_thinking": True, "reasoning_effort": "high"}, Thinking.A_LOT),
     ]:
@@ -226,11 +226,14 @@ def test_earlier_thoughts_are_left_out(standard):
 
 
 def test_tools(standard):
-    offer = "Tools:\n- weather(city: string, days?: integer|null, unit?: any)\n"
-    offer += "Return only a JSON function call.\n\n"
+    signature = 'weather(city: string, days?: integer | null, unit?: "C" | "F")'
+    offer = f"Tools:\n- {signature}: Weather of a city.\nReturn only a JSON function call"
+    forced, offer = f"{offer}.\n\n", f"{offer}, or answer in words if no tool helps.\n\n"
     talk = user("Is it cold?")
     asked = "User: Is it cold?\n\nAssistant:"
-    assert render(standard, talk, tools=[WEATHER]) == f"System: {offer}{asked} ```json"
+    assert render(standard, talk, tools=[WEATHER]) == f"System: {offer}{asked}"
+    must = {"tools": [WEATHER], "tool_choice": "required"}
+    assert render(standard, talk, **must) == f"System: {forced}{asked} ```json"
     system = {"role": "system", "content": "Be kind."}
     with_both = render(standard, [system, *talk], tools=[WEATHER], enable_thinking=True)
     assert with_both == f"System: Be kind.\n{offer}{asked} <think"
@@ -252,7 +255,7 @@ def test_tools(standard):
     [
         ([{"role": "robot", "content": "a"}], "unknown role robot; expected system"),
         (user(" \n"), "message of the user is empty"),
-        (user([{"type": "image", "url": "a"}]), "a part that is no text"),
+        (user([{"type": "image", "url": "a"}]), "a part that is not text"),
     ],
 )
 def test_what_a_chat_cannot_hold_is_refused(standard, talk, message):

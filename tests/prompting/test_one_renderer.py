@@ -72,7 +72,7 @@ CONVERSATIONS = {
     "call": CALLS,
     "calls": [
         user("Is it cold?"),
-        assistant("", tool_calls=[call("weather", city="a\n\nb"), call("time")]),
+        assistant("", tool_calls=[call("weather", city="a\n\nb\u2028\x85c"), call("time")]),
         {"role": "tool", "tool_call_id": "1", "content": ""},
         user("And now?"),
     ],

@@ -249,7 +249,7 @@ def test_a_directory_keeps_its_facts_when_it_is_exported_again(demo, tmp_path):
     card = (second.path / "README.md").read_text()
     assert "license: mit" in card
     assert "# first" in card
-    assert "trained on 999 tokens" in card
+    assert "trained with a context of 999 tokens" in card
     back = convert(second.path, tmp_path / "back")
     text = "Alice was 12"
     assert wkv.load(back.path).tokenizer.encode(text) == demo.tokenizer.encode(text)

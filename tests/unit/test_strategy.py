@@ -190,7 +190,7 @@ def test_memory_that_runs_out_is_told_with_its_size(monkeypatch):
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("wkv.inference.load.fill", full)
+    monkeypatch.setattr("wkv.inference.load.load_torch_network", full)
     with pytest.raises(wkv.StrategyError, match=r"does not fit into the memory of cpu.*GiB"):
         wkv.load(engine="torch")
 

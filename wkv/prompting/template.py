@@ -160,7 +160,7 @@ class Template:
         A blank line and a name would begin another turn.
         """
         names = "|".join(re.escape(self.name_of(role)) for role in ("system", "user", "assistant"))
-        text = LINE_ENDS.sub("\n", text)
+        text = text.replace("\r\n", "\n")
         return re.sub(rf"\n(?:[^\S\n]*\n)+(?=[^\S\n]*(?:{names}))", "\n", text).strip()
 
     @property

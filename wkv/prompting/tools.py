@@ -98,7 +98,8 @@ def call_text(calls: Sequence[Call]) -> str:
     """
     texts = [f'{{"name": "{call.name}", "arguments": {_arguments(call)}}}' for call in calls]
     body = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    return clean(f"{FENCE}\n{body}\n{FENCE_END}")
+    lines = f"{FENCE}\n{body}\n{FENCE_END}".replace("\r\n", "\n").split("\n")
+    return "\n".join(line for line in lines if line.strip())
 
 
 def _arguments(call: Call) -> str:
