@@ -1,7 +1,7 @@
 """A loaded model: `forward` takes ids and a state, and returns logits and a new state.
 
-This is the interface between the engines (a PyTorch network of `wkv.models`, or the native engine)
-and everything above: generation, chat, evaluation and serving use only this module.
+This is the interface to the engines: a PyTorch network of `wkv.models`, or the native engine. Code
+above this module does not know which engine runs the model.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

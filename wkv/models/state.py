@@ -64,7 +64,7 @@ class State:
         identity: identifies the model that computed the state; only this model can use it. It is
             a SHA-256 (its first 16 hexadecimal digits) of the generation and of the name and only
             the first 16 values of each tensor. Models that differ only in other values therefore
-            have the same identity. See `wkv.inference.load.identity`.
+            have the same identity. See `wkv.inference.describe.identity`.
         logits: (B, V) float32, the prediction after the last token, with which generation can
             continue without a prompt; None if no token was processed.
     """

@@ -6,10 +6,10 @@
 
     Assistant: {reply}
 
-A blank line separates turns. Messages of users contain no blank line, and no space follows the last
-colon, because a reply begins with its own. The chat, the server and the evaluation render with this
-module. `chat_template.jinja` is the same format in Jinja, and a test compares both. Source:
-RWKV-LM, RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
+A blank line separates turns, so messages of users contain none. The prompt ends with `Assistant:`
+without a space, because the model writes the space. The chat, the server and the evaluation render
+with this module. `chat_template.jinja` is the same format in Jinja, and a test compares both.
+Source: RWKV-LM, RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
 """
 
 import re

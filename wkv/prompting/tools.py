@@ -13,8 +13,8 @@
     User: Function output:
     {"temperature": 3}
 
-Source: RWKV-LM, RWKV7-G1x-templates.txt. All functions return the text of a turn without the
-speaker's name, and without blank lines, which would end the turn.
+Source: RWKV-LM, RWKV7-G1x-templates.txt. No returned text contains a
+speaker's name or a blank line, because a blank line ends a turn.
 """
 
 import json
