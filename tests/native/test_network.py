@@ -269,7 +269,7 @@ def test_without_the_library_everything_runs_on_pytorch(
     monkeypatch, checkpoint_paths, native, generation
 ):
     expected, _ = native(generation, "int8").forward(IDS)
-    monkeypatch.setattr(library, "missing", lambda: "it was not built")
+    monkeypatch.setattr(library, "missing_reason", lambda: "it was not built")
     for text in ("auto", "cpu fp32", "cpu bf16", "cpu fp16", "cpu int8", "cpu int4"):
         model = wkv.load(checkpoint_paths[generation], text)
         assert model.engine == "torch"

@@ -65,7 +65,7 @@ def test_unknown_head_size_is_an_error(fast):
 
 
 def test_without_the_library_the_pytorch_recurrence_is_used(monkeypatch):
-    monkeypatch.setattr(compiled, "missing", lambda: "it was not built")
+    monkeypatch.setattr(compiled, "missing_reason", lambda: "it was not built")
     function, notice = compiled.recurrence(threads=1)
     assert function is wkv7
     assert "the native library is missing (it was not built)" in notice

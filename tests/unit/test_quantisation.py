@@ -56,7 +56,7 @@ def test_a_file_gives_the_logits_of_packing_at_each_load(
 def test_without_the_engine_the_weights_are_the_same(
     checkpoint_paths, quantized, generation, monkeypatch
 ):
-    monkeypatch.setattr(library, "missing", lambda: "it was not built")
+    monkeypatch.setattr(library, "missing_reason", lambda: "it was not built")
     expected = wkv.load(checkpoint_paths[generation], "cpu int4").forward(IDS)[0]
     model = wkv.load(quantized(generation, "int4"))
     assert model.engine == "torch"
