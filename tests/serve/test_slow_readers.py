@@ -16,7 +16,7 @@ DRAWN = {"messages": HELLO, "seed": 7, "temperature": 1.5, "top_p": 1, "max_toke
 def passes(service):
     """Tokens written so far, by all sequences that go on."""
     rows = service.engine.scheduler._decode
-    return sum(len(choice.token_ids) for choice in (*rows.running, *rows.paused))
+    return sum(len(choice.token_ids) for choice in (*rows.batch.sequences, *rows.paused))
 
 
 def stalls(service, quiet=0.5):
@@ -81,7 +81,7 @@ def test_an_answer_of_several_choices_is_set_aside_as_one(demo):
         stalls(service)
         rows = service.engine.scheduler._decode
         assert len(rows.paused) == 4
-        assert not rows.running
+        assert not rows.batch.sequences
     until(lambda: is_idle(service))
 
 

@@ -302,7 +302,7 @@ def test_nan_logits_fail_one_request_only(small):
     scheduler = new_scheduler(small)
     bad, good = submit(scheduler, "bad", max_tokens=50), submit(scheduler, "good", max_tokens=50)
     scheduler.step()
-    running = scheduler._decode.running
+    running = scheduler._decode.batch.sequences
     place = next(i for i, choice in enumerate(running) if choice.handle is bad.handle)
     state = scheduler._decode.batch.state
     state.layers[0].wkv[place] = torch.nan

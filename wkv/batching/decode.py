@@ -60,7 +60,7 @@ class DecodeQueue:
     """The sequences that are being generated.
 
     Attributes:
-        batch: the running sequences, all of type ChoiceSequence.
+        batch: the running sequences.
         paused: the sequences whose clients do not read fast enough, with their states.
         reader_timeout: seconds after which a paused sequence is ended.
     """
@@ -68,7 +68,7 @@ class DecodeQueue:
     def __init__(
         self, model: Model, cache: StateCache, reader_timeout: float = READER_TIMEOUT_SECONDS
     ) -> None:
-        self.batch = RunningBatch(model)
+        self.batch: RunningBatch[ChoiceSequence] = RunningBatch(model)
         self.paused: dict[ChoiceSequence, Paused] = {}
         self.reader_timeout = reader_timeout
         self._model = model
@@ -77,11 +77,6 @@ class DecodeQueue:
     def __len__(self) -> int:
         """Return the number of sequences, including paused ones."""
         return len(self.batch.sequences) + len(self.paused)
-
-    @property
-    def running(self) -> list[ChoiceSequence]:
-        """The sequences of the batch."""
-        return [one for one in self.batch.sequences if isinstance(one, ChoiceSequence)]
 
     def add(self, jobs: Sequence[PrefillJob]) -> None:
         """Start the choices of finished prompts; all at once, because joining copies all states."""
@@ -101,8 +96,8 @@ class DecodeQueue:
         if not self.batch.sequences:
             return False
         failed = {self._report(event) for event in self.batch.sample()}
-        self.batch.remove([one for one in self.running if one.handle in failed])
-        self._end([one for one in self.running if one.finish_reason is not None])
+        self.batch.remove([one for one in self.batch.sequences if one.handle in failed])
+        self._end([one for one in self.batch.sequences if one.finish_reason is not None])
         if self.batch.sequences:
             self.batch.forward()
         return True
@@ -112,22 +107,21 @@ class DecodeQueue:
         dropped = set(handles)
         for choice in [one for one in self.paused if one.handle in dropped]:
             self._cache_state(choice, self.paused.pop(choice).state)
-        running = [one for one in self.running if one.handle in dropped]
+        running = [one for one in self.batch.sequences if one.handle in dropped]
         for choice, state in zip(running, self.batch.remove(running), strict=True):
             self._cache_state(choice, state)
 
     def handles(self) -> set[RequestHandle]:
         """Return the requests that these sequences belong to."""
-        return {choice.handle for choice in (*self.running, *self.paused)}
+        return {choice.handle for choice in (*self.batch.sequences, *self.paused)}
 
     def clear(self) -> None:
         """Remove all sequences without caching their states."""
         self.batch, self.paused = RunningBatch(self._model), {}
 
-    def _report(self, event: SampleEvent) -> RequestHandle | None:
+    def _report(self, event: SampleEvent[ChoiceSequence]) -> RequestHandle | None:
         """Deliver the outcome of sampling a sequence; returns the request if sampling failed."""
         choice = event.sequence
-        assert isinstance(choice, ChoiceSequence)
         if event.error is not None:
             choice.handle.fail(as_wkv_error(event.error))
             return choice.handle
@@ -153,7 +147,7 @@ class DecodeQueue:
 
     def _pause_and_resume(self) -> None:
         """Pause sequences whose clients are behind, and resume those whose clients caught up."""
-        full = [one for one in self.running if one.handle.is_backpressured]
+        full = [one for one in self.batch.sequences if one.handle.is_backpressured]
         now = time.monotonic()
         for choice, state in zip(full, self.batch.remove(full), strict=True):
             self.paused[choice] = Paused(state, now)

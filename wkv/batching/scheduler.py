@@ -217,7 +217,7 @@ class Scheduler:
         """Read a chunk of the prompts; those that are complete start to be decoded."""
         if not self._prefill.jobs:
             return False
-        budget = self.prefill_chunk if self._decode.running else TOKENS_AT_ONCE
+        budget = self.prefill_chunk if self._decode.batch.sequences else TOKENS_AT_ONCE
         done = [job for job in self._prefill.step(budget) if job.is_done]
         self._decode.add(done)
         for job in done:

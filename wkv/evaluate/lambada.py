@@ -20,8 +20,8 @@ from wkv.evaluate.documents import split
 from wkv.evaluate.results_file import ResultFile
 from wkv.evaluate.scoring import Pair, Score, score
 from wkv.inference.model import Model
+from wkv.inference.prefill import has_leading_zero
 from wkv.tokenizers import Tokenizer
-from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 REPORT_EVERY = 100
 """Number of documents between two reports, as in RWKV's own scripts."""
@@ -87,9 +87,7 @@ def begin_ids(model: Model, begin: str) -> list[int]:
     """
     if begin not in BEGINS:
         raise InputError(f"begin is {begin!r}, expected one of {', '.join(BEGINS)}")
-    config = model.config
-    is_default = config.generation in ("7", "7a") and config.vocab_size == WORLD_VOCAB_SIZE
-    return [0] if begin == "0" or (begin == "auto" and is_default) else []
+    return [0] if begin == "0" or (begin == "auto" and has_leading_zero(model)) else []
 
 
 def pair_of(text: str, number: int, tokenizer: Tokenizer, begin: Sequence[int]) -> Pair:

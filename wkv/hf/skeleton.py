@@ -291,7 +291,8 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
-            **{CACHE_NAME: chosen_cache(cache, past_key_values)},
+            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
         X = output.last_hidden_state

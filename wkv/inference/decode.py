@@ -12,6 +12,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,9 +23,12 @@ from wkv.inference.sampling import SampledToken
 from wkv.inference.sequence import RunningSequence
 from wkv.models.state import State
 
+AnySequence = TypeVar("AnySequence", bound=RunningSequence)
+"""The type of the sequences in a batch; the scheduler's also know their request."""
 
-@dataclass(frozen=True, slots=True)
-class SampleEvent:
+
+@dataclass(frozen=True)
+class SampleEvent(Generic[AnySequence]):
     """The outcome of sampling one sequence once.
 
     Attributes:
@@ -35,14 +39,14 @@ class SampleEvent:
         error: why no token could be sampled; None if one was.
     """
 
-    sequence: RunningSequence
+    sequence: AnySequence
     text: str = ""
     token: int | None = None
     logprobs: SampledToken | None = None
     error: Exception | None = None
 
 
-class RunningBatch:
+class RunningBatch(Generic[AnySequence]):
     """Sequences that are decoded together.
 
     Attributes:
@@ -51,11 +55,11 @@ class RunningBatch:
     """
 
     def __init__(self, model: Model) -> None:
-        self.sequences: list[RunningSequence] = []
+        self.sequences: list[AnySequence] = []
         self.state: State | None = None
         self._model = model
 
-    def add(self, sequences: Sequence[RunningSequence], states: Sequence[State]) -> None:
+    def add(self, sequences: Sequence[AnySequence], states: Sequence[State]) -> None:
         """Add sequences with the states after what they have read.
 
         Args:
@@ -70,7 +74,7 @@ class RunningBatch:
         self.state = State.stack(together) if len(together) > 1 else together[0]
         self.sequences += sequences
 
-    def sample(self) -> list[SampleEvent]:
+    def sample(self) -> list[SampleEvent[AnySequence]]:
         """Sample the next token of every sequence that has not ended."""
         if self.state is None or self.state.logits is None:
             return []
@@ -85,7 +89,7 @@ class RunningBatch:
         tokens = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
         _, self.state = self._model.forward(tokens, self.state)
 
-    def remove(self, sequences: Sequence[RunningSequence]) -> list[State]:
+    def remove(self, sequences: Sequence[AnySequence]) -> list[State]:
         """Take sequences out of the batch.
 
         Returns:
@@ -110,7 +114,7 @@ def absorb(model: Model, state: State, sequence: RunningSequence) -> State:
     return model.forward(missing, state)[1] if missing else state
 
 
-def _sample(sequence: RunningSequence, logits: Tensor) -> SampleEvent:
+def _sample(sequence: AnySequence, logits: Tensor) -> SampleEvent[AnySequence]:
     """Sample one sequence; an error is that sequence's alone."""
     count = len(sequence.token_ids)
     try:

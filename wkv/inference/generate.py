@@ -113,7 +113,8 @@ def generate(
     prompts, single = split_prompts(prompt)
     state = _state_for(state, len(prompts))
     sequences = [RunningSequence(model.tokenizer, sampling, max_tokens, stops) for _ in prompts]
-    batch, read, begun = RunningBatch(model), 0, time.perf_counter()
+    batch: RunningBatch[RunningSequence] = RunningBatch(model)
+    read, begun = 0, time.perf_counter()
     try:
         done = prefill(model, prompts, state)
         state, read = done.state, done.n_tokens
@@ -132,7 +133,7 @@ def generate(
     return completions[0] if single else completions
 
 
-def _decode(model: Model, batch: RunningBatch) -> dict[int, State]:
+def _decode(model: Model, batch: RunningBatch[RunningSequence]) -> dict[int, State]:
     """Decode until all sequences have ended; returns their states by the sequences' ids."""
     states: dict[int, State] = {}
 
@@ -140,14 +141,14 @@ def _decode(model: Model, batch: RunningBatch) -> dict[int, State]:
         states.update(zip(map(id, ended), batch.remove(ended), strict=True))
 
     try:
+        take([one for one in batch.sequences if one.finish_reason is not None])
         while batch.sequences:
-            counts = [len(sequence.token_ids) for sequence in batch.sequences]
-            for event in batch.sample():
+            events = batch.sample()
+            for event in events:
                 if event.error is not None:
                     raise event.error
-            # Those that have sampled a token are read once more, so that their states are complete.
-            pairs = zip(batch.sequences, counts, strict=True)
-            take([sequence for sequence, count in pairs if len(sequence.token_ids) == count])
+            take([event.sequence for event in events if event.token is None])
+            # The model reads the last token of a sequence too, so that its state is complete.
             if batch.sequences:
                 batch.forward()
                 take([one for one in batch.sequences if one.finish_reason is not None])

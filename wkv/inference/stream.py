@@ -62,7 +62,7 @@ class Stream(Iterator[str]):
         self._prompt = prompt
         self._sequence = sequence
         self._state = state
-        self._batch = RunningBatch(model)
+        self._batch: RunningBatch[RunningSequence] = RunningBatch(model)
         self._is_prefilled = False
         self._timings = Timings(0, 0.0, 0.0)
 

@@ -24,13 +24,10 @@ def changes(old: Path, new: Path) -> tuple[str, ...]:
     found: list[str] = []
     for file in sorted(new.iterdir()):
         before = old / file.name
-        if file.suffix == ".py":
+        if file.suffix in (".py", ".jinja"):
             if not before.is_file() or before.read_bytes() != file.read_bytes():
-                oldest, newest = TESTED_TRANSFORMERS
-                found.append(f"{file.name}: updated, for transformers {oldest} to {newest}")
-        elif file.suffix == ".jinja":
-            if not before.is_file() or before.read_bytes() != file.read_bytes():
-                found.append(f"{file.name}: updated")
+                versions = f", for transformers {' to '.join(TESTED_TRANSFORMERS)}"
+                found.append(f"{file.name}: updated{versions if file.suffix == '.py' else ''}")
         elif file.suffix == ".json" and not file.name.endswith(".index.json"):
             found += [f"{file.name}: {change}" for change in _changed_fields(before, file)]
     return tuple(found)
