@@ -109,7 +109,7 @@ def _named(source: Source, random: Random) -> list[Exercise]:
 
 
 def _nameless(source: Source, random: Random) -> list[Exercise]:
-    """Create a conversation in which the user asks for a name that was not given."""
+    """Create a conversation in which the user asks for a name but has not given one."""
     turns = [turn(source, random)] if random.random() < 0.5 else []
     turns.append(
         Exercise(random.choice(ASK_NAME), "I do not know your name yet. What is your name?")

@@ -116,5 +116,5 @@ def test_batch_output(tmp_path):
 
 
 def _shape(row):
-    """What must not change: everything but ids, times and the last digits of numbers."""
+    """Return a row without ids and times, and with rounded numbers; the rest must not change."""
     return json.loads(json.dumps(without(row)), parse_float=lambda text: round(float(text), 3))
