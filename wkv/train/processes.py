@@ -121,8 +121,11 @@ def _connected(rank: int, size: int, store: FileStore) -> Iterator[Team]:
 
 def _ended(helpers: Sequence[BaseProcess], seconds: float) -> list[BaseProcess]:
     """Return the helpers that have ended, after waiting until one ends or the time is over."""
-    wait([helper.sentinel for helper in helpers], seconds)
-    return [helper for helper in helpers if not helper.is_alive()]
+    ready = wait([helper.sentinel for helper in helpers], seconds)
+    lost = [helper for helper in helpers if helper.sentinel in ready]
+    for helper in lost:
+        helper.join()  # a process closes its sentinel shortly before it has ended
+    return lost
 
 
 def _kill(helpers: Sequence[BaseProcess]) -> None:
