@@ -11,9 +11,8 @@ PACKAGE = Path(wkv.__file__).parent
 MOST_LINES = 500
 
 LAYERS = [
-    {"errors", "version"},
+    {"errors", "version", "files"},
     {"ops", "tokenizers", "hub", "demo", "page"},
-    {"strategy"},
     {"models"},
     {"checkpoint"},
     {"native"},

@@ -14,9 +14,9 @@ from wkv.convert.checkpoint_file import convert
 from wkv.inference.describe import describe
 from wkv.inference.torch_weights import load_torch_network
 from wkv.models.int8 import Int8Linear, quantize
-from wkv.strategy import Placement, Segment, allocate, choose_strategy, read_strategy
-from wkv.strategy.placement import place
-from wkv.strategy.products import linear_for, products_for
+from wkv.models.strategy import Placement, Segment, allocate, choose_strategy, read_strategy
+from wkv.models.strategy.placement import place
+from wkv.models.strategy.products import linear_for, products_for
 
 BF16, FP32, FP16 = [torch.bfloat16], [torch.float32], [torch.float16]
 BIG = 10**9
@@ -152,14 +152,14 @@ def test_a_missing_device_is_named():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_auto_is_never_coarser_than_the_file(monkeypatch):
-    monkeypatch.setattr("wkv.strategy.choose._fast_bf16", lambda: True)
+    monkeypatch.setattr("wkv.models.strategy.choose._fast_bf16", lambda: True)
     assert chosen("auto", FP32).dtype == torch.float32
     assert chosen("auto", FP16).dtype == torch.float32
     assert chosen("auto", BF16).dtype == torch.bfloat16
     assert chosen("auto", BF16, n_params=10**6).dtype == torch.float32
-    monkeypatch.setattr("wkv.strategy.choose._fast_bf16", lambda: False)
+    monkeypatch.setattr("wkv.models.strategy.choose._fast_bf16", lambda: False)
     assert chosen("auto", BF16).dtype == torch.float32
-    monkeypatch.setattr("wkv.strategy.choose.memory_bytes", lambda: 3 * BIG)
+    monkeypatch.setattr("wkv.models.strategy.choose.memory_bytes", lambda: 3 * BIG)
     strategy = chosen("auto", BF16)
     assert strategy.dtype == torch.bfloat16
     assert "would not fit" in strategy.reason
@@ -361,7 +361,7 @@ def test_int8_products_in_fp16_do_not_overflow():
 
 
 def test_auto_says_when_nothing_fits(monkeypatch):
-    monkeypatch.setattr("wkv.strategy.choose.memory_bytes", lambda: BIG)
+    monkeypatch.setattr("wkv.models.strategy.choose.memory_bytes", lambda: BIG)
     with pytest.raises(wkv.StrategyError, match=r"more than this machine has.*cpu bf16"):
         chosen("auto", FP16)
     assert chosen("auto", FP32).dtype == torch.float32  # mapped to the file
@@ -374,7 +374,7 @@ def test_a_file_made_for_another_machine_says_so(checkpoint_paths, tmp_path):
 
 
 def test_the_number_of_threads_is_put_back_after_threads_overlap():
-    from wkv.strategy.products import threads_for
+    from wkv.models.strategy.products import threads_for
 
     before = torch.get_num_threads()
     barrier, seen = threading.Barrier(3), []

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from wkv.bench.rounds import Measured, Result
-from wkv.checkpoint.atomic_write import destination
 from wkv.errors import InputError, MissingExtraError
+from wkv.files import checked_destination
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -24,7 +24,7 @@ def picture_path(wanted: str | Path) -> Path:
         InputError: if the file format is not supported, or the folder is missing.
         MissingExtraError: if matplotlib is not installed.
     """
-    path = destination(wanted)
+    path = checked_destination(wanted)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{wanted}: the suffix of a plot must be {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, "

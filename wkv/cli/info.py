@@ -10,7 +10,7 @@ from wkv.cli.options import add_model_path, find_model
 
 if TYPE_CHECKING:
     from wkv.inference.describe import Description
-    from wkv.strategy import Placement
+    from wkv.models.strategy import Placement
 
 SUMMARY = "show the properties of a checkpoint"
 

@@ -117,8 +117,8 @@ def automatic() -> Finding:
     import torch
 
     from wkv.hub import find
+    from wkv.models.strategy import choose_strategy
     from wkv.native.library import missing_reason
-    from wkv.strategy import choose_strategy
 
     entry = find("g1:0.1b")
     picked = choose_strategy(

@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
-from wkv.checkpoint.atomic_write import destination as to_be_written
-from wkv.checkpoint.atomic_write import unfinished, writing
 from wkv.checkpoint.layouts import is_folded
 from wkv.convert.verify import verify
 from wkv.errors import InputError, StrategyError
+from wkv.files import checked_destination, move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe
 from wkv.inference.load import build_model, strategy_for
 from wkv.inference.model import Model
-from wkv.strategy import Segment, Strategy
-from wkv.strategy.language import DTYPES
-from wkv.strategy.placement import place
+from wkv.models.strategy import Segment, Strategy
+from wkv.models.strategy.language import DTYPES
+from wkv.models.strategy.placement import place
 from wkv.tokenizers import open_tokenizer
 from wkv.tokenizers.choose import tokenizer_beside, vocabulary_beside
 from wkv.tokenizers.world import WorldTokenizer, write_vocabulary
@@ -92,7 +91,7 @@ def convert(
         source_strategy = "cpu fp32" if is_folded(description.checkpoint) else None
     made_for = source_strategy if chosen is None else str(chosen)
     metadata = {} if made_for is None else {"_wkv_strategy": made_for}
-    with unfinished(path) as folder:
+    with temporary_folder(path) as folder:
         if chosen is None:
             tensors = _original_tensors(description)
             model = build_model(description, mapped_strategy(description), engine="torch")
@@ -100,11 +99,11 @@ def convert(
             model = build_model(description, chosen.on_cpu(), engine="torch")
             tensors = _prepared_tensors(model, description)
         partial = folder / path.name
-        with writing(path):
+        with write_errors(path):
             _write(partial, to, tensors, metadata)
         _, difference = verify(model, partial)
-        with writing(path):
-            partial.replace(path)
+        with write_errors(path):
+            move_into_place(partial, path)
             write_vocabulary_beside(path, description.checkpoint.path)
     dropped = tuple(sorted(set(description.checkpoint) - set(tensors)))
     return Conversion(path, path.stat().st_size, made_for, difference, dropped)
@@ -118,11 +117,11 @@ def new_file(
     Raises:
         InputError: if it is part of the source, a folder, or exists without `overwrite`.
     """
-    path = to_be_written(wanted)
+    path = checked_destination(wanted)
     named = path if path.suffix == suffix else path.with_name(path.name + suffix)
     if path.is_dir() or named.is_dir():
         raise InputError(f"{path}: this is a folder; name a file")
-    path = to_be_written(named)
+    path = checked_destination(named)
     own = {file.absolute() for file in (source.path, *source.shards)}
     if path in own or (path.exists() and any(path.samefile(file) for file in own)):
         raise InputError(f"{path}: this is the checkpoint itself; name another file")

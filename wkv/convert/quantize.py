@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.atomic_write import unfinished, writing
 from wkv.checkpoint.layouts.packed import NOTE, note_of
 from wkv.checkpoint.packing import Packed, format_for, layout_for, pack
 from wkv.convert.checkpoint_file import (
@@ -29,12 +28,13 @@ from wkv.convert.checkpoint_file import (
 )
 from wkv.convert.verify import verify
 from wkv.errors import CheckpointError, InputError
+from wkv.files import move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe, identity
 from wkv.inference.load import build_model, native_unsupported_reason, strategy_for
 from wkv.inference.model import Model
 from wkv.inference.torch_weights import is_packable
-from wkv.strategy import Strategy
-from wkv.strategy.language import PACKED
+from wkv.models.strategy import Strategy
+from wkv.models.strategy.language import PACKED
 from wkv.tokenizers import Tokenizer, open_tokenizer
 
 ALIGNMENT = 64
@@ -149,12 +149,12 @@ def quantize(
     strategy = strategy_for(description, f"cpu {to}")
     before = build_model(describe(source), _strategy_before(description), named)
     matrices = PackedMatrices(description, to)
-    with unfinished(path) as folder:
+    with temporary_folder(path) as folder:
         partial = folder / path.name
         for done, name in enumerate(matrices.names, start=1):
             matrices(name)
             on_packed(done, len(matrices.names))
-        with writing(path):
+        with write_errors(path):
             _write(partial, description, matrices, str(strategy))
             write_vocabulary_beside(partial, description.checkpoint.path)
         in_memory = replace(
@@ -166,8 +166,8 @@ def quantize(
         is_accepted = accept(before, after, partial)
         del after  # it maps the file, and some operating systems cannot rename a mapped file
         if is_accepted:
-            with writing(path):
-                partial.replace(path)
+            with write_errors(path):
+                move_into_place(partial, path)
                 write_vocabulary_beside(path, description.checkpoint.path)
     return Quantization(path, n_bytes, str(strategy), is_accepted)
 

@@ -12,9 +12,9 @@ from wkv.inference.describe import Description, describe, describe_as, identity
 from wkv.inference.model import Model
 from wkv.inference.torch_weights import load_torch_network
 from wkv.models.parts import Skeleton
+from wkv.models.strategy import Strategy, choose_strategy
 from wkv.native import network as native
 from wkv.native.weights import Weights
-from wkv.strategy import Strategy, choose_strategy
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 
 ENGINES = ("auto", "native", "torch")
@@ -36,7 +36,7 @@ def load(
         path: a `.pth` or `.safetensors` file, the index of a sharded checkpoint, a Hugging Face
             directory, or a catalog name whose file is on this machine. None is the built-in model.
         strategy: "auto" (never lossy), or ChatRWKV's strategy string such as "cpu fp32"; see
-            `wkv.strategy.language`.
+            `wkv.models.strategy.language`.
         tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None chooses one by the size of
             the vocabulary, at its first use.
         group_norm_eps: epsilon of the norm per head in generations 5 to 7; None is 64e-5. (The

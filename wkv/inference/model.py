@@ -15,9 +15,9 @@ from torch import Tensor
 from wkv.errors import InputError, StateError
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import LayerState, State
+from wkv.models.strategy import Strategy
+from wkv.models.strategy.products import products_for, threads_for
 from wkv.ops.torch_settings import thread_limit, unlimited_threads
-from wkv.strategy import Strategy
-from wkv.strategy.products import products_for, threads_for
 from wkv.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 512

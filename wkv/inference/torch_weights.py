@@ -20,8 +20,8 @@ from wkv.errors import StrategyError
 from wkv.models import GENERATIONS
 from wkv.models.int8 import PARTS, Int8Linear, quantize
 from wkv.models.parts import Config, Linear, Shapes, Skeleton, is_matrix
-from wkv.strategy import Placement, Strategy
-from wkv.strategy.products import factor_for, linear_for
+from wkv.models.strategy import Placement, Strategy
+from wkv.models.strategy.products import factor_for, linear_for
 
 TABLE = ".s_emb.weight"
 """Suffix of 7a's tables of a matrix per token. They are large and stay on the CPU."""

@@ -17,7 +17,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from wkv.strategy import Placement
+from wkv.models.strategy import Placement
 
 PARTS = ("mx", "my", "rx", "ry")
 """Suffixes of the offsets and scales in files: `NAME.weight_mx` and so on."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.packing import Packed, format_for, layout_for, pack
-from wkv.strategy import Strategy
+from wkv.models.strategy import Strategy
 
 
 class Tensors(Mapping[str, Tensor]):

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.atomic_write import unfinished, writing
 from wkv.convert.checkpoint_file import new_file
 from wkv.convert.checks import check_publishable
 from wkv.convert.gguf.target import KINDS, RULES, gguf_tensors, kind_of, metadata
 from wkv.convert.gguf.verify import check_file, compare_with_llama
 from wkv.errors import InputError, MissingExtraError, TokenizerError
+from wkv.files import move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe
 from wkv.tokenizers import choose_tokenizer, open_tokenizer
 from wkv.tokenizers.choose import IN_DIRECTORIES
@@ -103,14 +103,14 @@ def write_gguf(
     used = description.shapes
     official = {name: description.checkpoint[name] for name in used}
     tensors = gguf_tensors(description.config.generation, official)
-    with unfinished(path) as folder:
+    with temporary_folder(path) as folder:
         partial = folder / path.name
-        with writing(path):
+        with write_errors(path):
             _write(partial, description.config.generation, tensors, fields, dtype)
         check_file(partial, description, fields, len(tensors))
         difference, reason = compare_with_llama(partial, description, vocabulary, dtype)
-        with writing(path):
-            partial.replace(path)
+        with write_errors(path):
+            move_into_place(partial, path)
     dropped = tuple(sorted(set(description.checkpoint) - set(used)))
     size = path.stat().st_size
     counts = len(tensors), len(fields)

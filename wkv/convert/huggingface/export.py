@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.atomic_write import destination as to_be_written
-from wkv.checkpoint.atomic_write import unfinished, writing
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, foreign_tensors
 from wkv.convert.checkpoint_file import unshared
 from wkv.convert.checks import check_publishable
@@ -33,6 +31,7 @@ from wkv.convert.huggingface.tokenizer_choice import (
 )
 from wkv.convert.huggingface.verify import Verification, verify_directory
 from wkv.errors import InputError
+from wkv.files import checked_destination, move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe
 from wkv.models.parts import is_matrix
 
@@ -112,7 +111,7 @@ def export(
     check_publishable(description, "Hugging Face models")
     target = target_for(description.config, options.layout)
     folder = _destination(destination)
-    with unfinished(folder) as hidden:
+    with temporary_folder(folder) as hidden:
         partial = hidden / folder.name
         partial.mkdir()
         dropped = _write_weights(description, target, partial, options)
@@ -126,16 +125,16 @@ def export(
         source_path = description.checkpoint.path
         is_folder = description.checkpoint.layout in FOLDER_LAYOUTS
         repaired = changes(source_path.parent, partial) if is_folder else ()
-        with writing(folder):
+        with write_errors(folder):
             if folder.exists():
                 folder.rmdir()
-            partial.replace(folder)
+            move_into_place(partial, folder)
     return ExportResult(folder, target.layout, verification, dropped, written, repaired)
 
 
 def _destination(wanted: str | Path) -> Path:
     """Return the path of the directory to write, which must be new or empty."""
-    folder = to_be_written(wanted)
+    folder = checked_destination(wanted)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: this is a file; name a new directory")
     if folder.exists() and any(folder.iterdir()):
@@ -162,7 +161,7 @@ def _write_weights(
         tensors[name] = tensor
     foreign = foreign_tensors(tensors, target.rules)
     try:
-        with writing(folder):
+        with write_errors(folder):
             save_torch_state_dict(unshared(foreign), folder, max_shard_size=options.shard_size)
     except ValueError as error:
         raise InputError(

@@ -18,9 +18,9 @@ from wkv.errors import TokenizerError
 from wkv.inference.describe import Description, describe
 from wkv.inference.load import build_model
 from wkv.inference.model import Model
-from wkv.strategy.choose import MOST_OF_MEMORY, memory_bytes
-from wkv.strategy.language import DTYPES, Segment
-from wkv.strategy.placement import place
+from wkv.models.strategy.choose import MOST_OF_MEMORY, memory_bytes
+from wkv.models.strategy.language import DTYPES, Segment
+from wkv.models.strategy.placement import place
 from wkv.tokenizers import Tokenizer
 
 NEW_TOKENS = 24

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wkv.models.strategy.placement import Placement, Strategy
 from wkv.ops.torch_settings import thread_limit, without_onednn
-from wkv.strategy.placement import Placement, Strategy
 
 SMALL = 64 * 2**20
 """Weights of fewer bytes fit into the cache of a CPU, so that reading them takes almost no time."""

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 import torch
 
 from wkv.errors import StrategyError
-from wkv.strategy.language import ADVICE, Segment, read_strategy
-from wkv.strategy.placement import Strategy, place
-from wkv.strategy.products import SMALL
+from wkv.models.strategy.language import ADVICE, Segment, read_strategy
+from wkv.models.strategy.placement import Strategy, place
+from wkv.models.strategy.products import SMALL
 
 MOST_OF_A_GPU, MOST_OF_MEMORY = 0.9, 0.8
 """Largest shares of a GPU's free memory and of this machine's memory that weights may use."""
@@ -26,7 +26,7 @@ def choose_strategy(
     """Parse a strategy string, or select a strategy for `auto`, and place the layers of a model.
 
     Args:
-        text: "auto", or a string in the language of `wkv.strategy.language`.
+        text: "auto", or a string in the language of `wkv.models.strategy.language`.
         n_layer: number of the model's blocks.
         file_dtypes: dtypes of the checkpoint's matrices.
         n_params: number of parameters, from which the required memory is computed.

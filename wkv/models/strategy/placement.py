@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from wkv.strategy.language import Segment, normalized
+from wkv.models.strategy.language import Segment, normalized
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""Texts are read the same way everywhere, and files appear complete or not at all."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wkv.errors import CheckpointError, InputError, StateError
+from wkv.files import atomic_write, decode_text, read_text
+
+TEXT = "Grüße\n你好\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_text_is_the_same_in_every_encoding(tmp_path, encoding, newline):
+    path = tmp_path / "a.txt"
+    path.write_bytes(TEXT.replace("\n", newline).encode(encoding))
+    assert read_text(path) == TEXT
+
+
+def test_big_endian_text_with_a_mark():
+    assert decode_text(b"\xfe\xff" + TEXT.encode("utf-16-be"), "a") == TEXT
+
+
+def test_another_encoding_is_reported_with_its_line():
+    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text \(line 2: byte 5 is 0xe9"):
+        decode_text("one\nné".encode("latin-1"), "a.txt")
+
+
+def test_missing_text_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="none.txt cannot be read"):
+        read_text(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_mode_of_a_written_file_follows_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        path = tmp_path / "a.safetensors"
+        atomic_write(path, lambda to: save_file({"a": torch.zeros(1)}, to))
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+        atomic_write(path, lambda to: to.write_text("b"), private=True)
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_failed_write_leaves_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_text("old")
+
+    def fail(to):
+        to.write_text("half")
+        raise OSError(28, "No space left on device", str(to))
+
+    with pytest.raises(StateError, match=rf"^{path}: .*\(No space left on device\)$"):
+        atomic_write(path, fail, error_type=StateError)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.bin"]
