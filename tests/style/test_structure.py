@@ -11,7 +11,8 @@ PACKAGE = Path(wkv.__file__).parent
 MOST_LINES = 500
 
 LAYERS = [
-    {"errors", "version", "files"},
+    {"errors", "version"},
+    {"files"},
     {"ops", "tokenizers", "hub", "demo", "page"},
     {"models"},
     {"checkpoint"},
