@@ -30,7 +30,7 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.expanduser().read_bytes()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
     return decode_text(data, str(path))

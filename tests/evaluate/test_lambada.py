@@ -232,7 +232,7 @@ def test_documents_are_read_as_they_are(tmp_path):
     [
         (None, "no such file"),
         (b"", "the file is empty"),
-        (b"\xff\n", "cannot be read"),
+        (b"{}\n\xff\n", "is not UTF-8 text .line 2"),
         (b'{"text": "a b"}\nhello\n', "line 2: 'hello' is not valid JSON"),
         (b'{"txt": "a b"}\n', 'line 1: there is no "text"'),
         (b'{"text": 5}\n', 'no "text"'),

@@ -130,9 +130,9 @@ def test_data_that_cannot_be_read_is_named(data, tmp_path, capsys):
     assert "none.txt cannot be read (No such file" in refusal(capsys, tmp_path / "none.txt", out)
     (tmp_path / "latin.txt").write_bytes(b"na\xefve")
     message = refusal(capsys, tmp_path / "latin.txt", out)
-    assert "latin.txt is not UTF-8 text (byte 2 is 0xef)" in message
+    assert "latin.txt is not UTF-8 text (line 1: byte 2 is 0xef)" in message
     (tmp_path / "empty").mkdir()
-    assert "contains no .txt files" in refusal(capsys, tmp_path / "empty", out)
+    assert "contains no .txt or .jsonl files" in refusal(capsys, tmp_path / "empty", out)
     assert f"{data} is a file; give a folder" in refusal(capsys, data, data)
     assert "cannot be created (Not a directory)" in refusal(capsys, data, data / "run", *SIZES)
 

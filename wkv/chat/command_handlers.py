@@ -11,6 +11,7 @@ from wkv.chat.reply import ChatReply
 from wkv.chat.session import Session
 from wkv.chat.settings import KEYS, changed, shown
 from wkv.errors import InputError
+from wkv.files import read_text
 from wkv.prompting.presets import ends_at_blank_line
 from wkv.prompting.template import Thinking
 
@@ -68,10 +69,7 @@ def system(session: Session, request: CommandRequest) -> Outcome:
 def read(session: Session, request: CommandRequest) -> Outcome:
     """Read a text file into the conversation."""
     path = Path(request.argument)
-    try:
-        document = path.expanduser().read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: the text cannot be read ({error}); give a UTF-8 file") from error
+    document = read_text(path)
     if not document.strip():
         raise InputError(f"{path}: there is no text in this file")
     begun = time.perf_counter()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wkv.errors import InputError
+from wkv.files import read_text
 from wkv.prompting.template import SEPARATOR, Template
 from wkv.tokenizers import Tokenizer
 
 KEYS = ("user", "bot", "interface", "init_prompt")
 BLANKS = " \t\r\u3000"
-MAX_BYTES = 2**24
+MAX_CHARACTERS = 2**24
 """Largest size of a prompt file; a larger file can only be a mistake."""
 
 
@@ -51,12 +52,8 @@ def read_prompt(path: str | Path) -> OpeningPrompt:
             gives the line.
     """
     path = Path(path)
-    try:
-        data = path.expanduser().read_bytes()[: MAX_BYTES + 1]
-        source = data.decode("utf-8-sig")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: the prompt file cannot be read ({error})") from error
-    if len(data) > MAX_BYTES:
+    source = read_text(path)
+    if len(source) > MAX_CHARACTERS:
         raise InputError(
             f"{path}: the file is too large for a prompt file; use +read for long texts"
         )

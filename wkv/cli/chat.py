@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from wkv.cli.notices import notice
 from wkv.cli.options import SAMPLING, add_model, add_sampling, load_model, read_sampling
+from wkv.errors import InputError
+from wkv.files import decode_text
 
 if TYPE_CHECKING:
     from wkv.chat import Conversation, Session
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "chat with a model in the terminal"
 PRESETS = ("chat", "chatrwkv", "creative", "precise", "reason", "exact")
+WIDE_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE, BOM_UTF32_BE)
+"""Byte order marks of UTF-16 and UTF-32; that of UTF-32-LE begins with that of UTF-16-LE."""
+
 LANGUAGES = {"en": "en", "zh": "zh", "ja": "ja", "english": "en", "chinese": "zh", "japanese": "ja"}
 
 
@@ -173,14 +179,31 @@ def _apply(args: argparse.Namespace, conversation: Conversation) -> int | None:
 
 def _piped_lines(session: Session) -> Iterator[str]:
     """Yield the lines of piped input, and print a notice for those that are not UTF-8."""
-    for number, line in enumerate(sys.stdin.buffer, start=1):
+    for number, line in enumerate(_encoded_lines(sys.stdin.buffer), start=1):
         try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            notice(f"wkv: {session.say('not_utf8', number=number, byte=error.start)}")
+            lines = _decoded(line).split("\n")
+        except InputError:
+            notice(f"wkv: {session.say('not_utf8', number=number)}")
             continue
-        if text:
-            yield text
+        yield from filter(None, map(str.strip, lines))
+
+
+def _encoded_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream as they arrive; UTF-16 and UTF-32 as one piece at the end."""
+    first = stream.readline()
+    if first.startswith(WIDE_MARKS):
+        text = first + stream.read()
+        yield from [text] if b"\0" in text else text.splitlines()
+        return
+    yield first
+    yield from stream
+
+
+def _decoded(line: bytes) -> str:
+    """Decode a line; UTF-16 and UTF-32 contain zero bytes, in a line end at least."""
+    if line.startswith(WIDE_MARKS) and b"\0" not in line:
+        raise InputError("this is not UTF-8 text")
+    return decode_text(line, "stdin")
 
 
 def _language(name: str) -> str:

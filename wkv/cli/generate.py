@@ -7,6 +7,8 @@ import sys
 
 from wkv.cli.notices import notice
 from wkv.cli.options import add_model, add_sampling, load_model, read_sampling
+from wkv.errors import InputError
+from wkv.files import decode_text
 
 SUMMARY = "continue a text"
 
@@ -41,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate a continuation of the prompt and print it."""
     if args.prompt is None and sys.stdin.isatty():
         args.usage_error("there is no prompt; give --prompt TEXT, or pipe a text to stdin")
-    # The prompt stays bytes, because neither an argument nor a pipe has to be UTF-8.
-    prompt = sys.stdin.buffer.read() if args.prompt is None else os.fsencode(args.prompt)
+    prompt = _prompt(sys.stdin.buffer.read() if args.prompt is None else os.fsencode(args.prompt))
 
     from wkv.inference.sequence import check_limits
     from wkv.inference.stream import stream
@@ -70,3 +71,11 @@ def run(args: argparse.Namespace) -> int:
         rate = len(done.token_ids) / done.timings.decode_seconds
         notice(f"[{len(done.token_ids)} tokens, {rate:.1f} per second, {done.finish_reason}]")
     return 0
+
+
+def _prompt(data: bytes) -> str | bytes:
+    """Return a prompt as text; bytes of an unknown encoding are passed to the model unchanged."""
+    try:
+        return decode_text(data, "the prompt") or data
+    except InputError:
+        return data

@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
     source = find_model(args.source) or args.source
     from wkv.convert.quantize import quantize
     from wkv.errors import InputError
-    from wkv.evaluate.cost import read_text
+    from wkv.evaluate.cost import passage
 
-    text = read_text(args.text)
+    text = passage(args.text)
     report: dict[str, object] = {}
 
     def accept(before: "Model", after: "Model", file: Path) -> bool:

@@ -1,9 +1,12 @@
-"""Convert text on stdin to token ids on stdout, or with --decode token ids to text."""
+"""Convert text on stdin to token ids on stdout, or with --decode token ids to text.
+
+The bytes of the text are converted unchanged, including line ends and a byte order mark.
+"""
 
 import argparse
 import sys
 
-MOST_DIGITS = 18  # int() raises an error for numbers with thousands of digits
+MAX_DIGITS = 18  # int() raises an error for numbers with thousands of digits
 
 SUMMARY = "convert text to token ids, or token ids to text"
 
@@ -24,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tokenize or decode stdin."""
     from wkv.errors import TokenizerError
+    from wkv.files import decode_text
     from wkv.tokenizers import open_tokenizer
 
     tokenizer = open_tokenizer(args.tokenizer)
@@ -32,10 +36,9 @@ def run(args: argparse.Namespace) -> int:
         print(*tokenizer.encode(data))
         return 0
     ids = []
-    for word in data.split():
-        if not word.isdigit() or len(word) > MOST_DIGITS:
-            shown = word.decode("utf-8", "replace")[:40]
-            raise TokenizerError(f"{shown!r} is not a token id; expected numbers and blanks")
+    for word in decode_text(data, "stdin").split():
+        if not (word.isascii() and word.isdigit()) or len(word) > MAX_DIGITS:
+            raise TokenizerError(f"{word[:40]!r} is not a token id; expected numbers and blanks")
         ids.append(int(word))
     sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
     return 0

@@ -41,7 +41,11 @@ NUMBERS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv train` to the parser."""
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="text file, or folder of .txt files"
+        "data",
+        type=Path,
+        metavar="DATA",
+        help='text file, file of JSON lines such as {"text": "..."}, or folder of such .txt and '
+        ".jsonl files",
     )
     parser.add_argument(
         "out",

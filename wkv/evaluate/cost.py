@@ -22,6 +22,7 @@ from wkv.demo import VOCABULARY
 from wkv.errors import InputError, TokenizerError
 from wkv.evaluate.exercises import accuracy, questions
 from wkv.evaluate.lambada import begin_ids
+from wkv.files import read_text
 from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.world import WorldTokenizer
@@ -85,17 +86,14 @@ class _Sums:
         self.after -= float(q.gather(1, wanted).sum(dtype=torch.float64)) / math.log(2)
 
 
-def read_text(path: Path | None) -> str:
+def passage(path: Path | None) -> str:
     """Read the text of a file, or the passage that comes with wkv.
 
     Raises:
         InputError: if it cannot be read.
     """
     file = PASSAGE if path is None else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: the text cannot be read ({error}); use UTF-8 text") from error
+    text = read_text(file)
     if not text.strip():
         raise InputError(f"{file}: there is no text in it; use at least a few sentences")
     return text

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wkv.errors import InputError
+from wkv.files import decode_text
 
 REPO = "EleutherAI/lambada_openai"
 FILE = "data/lambada_test.jsonl"
@@ -43,13 +44,12 @@ def read_documents(path: Path | None = None) -> Documents:
     """
     file = _from_the_hub() if path is None else path
     try:
-        data = file.read_bytes()
-        lines = data.decode("utf-8").split("\n")
+        data = file.expanduser().read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{file}: there is no such file; name one with --data FILE") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(f"{file}: the documents cannot be read ({error})") from error
-    numbered = enumerate(lines, start=1)
+    numbered = enumerate(decode_text(data, str(file)).split("\n"), start=1)
     texts = [_text(line, f"{file}, line {number}") for number, line in numbered if line.strip()]
     if not texts:
         raise InputError(f'{file}: the file is empty; expected lines such as {{"text": "..."}}')

@@ -1,50 +1,85 @@
 """Prepare training on plain text: read it, create a vocabulary for it, and split it into rows."""
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from wkv.errors import TrainingError
+from wkv.errors import InputError, TrainingError
+from wkv.files import read_text
 from wkv.tokenizers.world import WorldTokenizer
-from wkv.train.data import Prose
+from wkv.train.data import END_OF_TEXT, Prose
 from wkv.train.initialize import new_config
 from wkv.train.loop import Job
 from wkv.train.make_vocabulary import make_vocabulary
 from wkv.train.run_folder import RunFolder
 from wkv.train.settings import Plan, check_whole
 
+JSON_LINES = (".jsonl", ".ndjson")
+"""Extensions of files with one JSON object per line."""
 
-def read_texts(data: Path) -> list[str]:
-    """Read a text file, or all .txt files in a folder.
+
+def read_texts(data: Path) -> list[list[str]]:
+    """Read a file, or all .txt and .jsonl files in a folder; returns the documents of each file.
+
+    A plain text is one document. A file of JSON lines has one document per line, its "text".
 
     Raises:
-        TrainingError: if the text is missing, or it is not UTF-8.
+        InputError: if a file cannot be read, or a JSON line has no text.
+        TrainingError: if the folder contains no texts.
     """
-    # The folder of texts may also be the folder of the run, whose vocabulary is not a text.
-    texts = (path for path in data.glob("*.txt") if not path.name.endswith(".vocab.txt"))
-    paths = sorted(texts) if data.is_dir() else [data]
+    # The folder of texts may also be the folder of the run, whose files are not texts.
+    paths = [data]
+    if data.is_dir():
+        paths = [
+            path
+            for path in sorted(data.iterdir())
+            if path.suffix in (".txt", *JSON_LINES)
+            and not path.name.endswith((".vocab.txt", "log.jsonl"))
+        ]
     if not paths:
         raise TrainingError(
-            f"{data} contains no .txt files; give a text file or a folder of .txt files"
+            f"{data} contains no .txt or .jsonl files; give a text file or a folder of text files"
         )
-    return [_read(path) for path in paths]
+    return [_documents(path) for path in paths]
 
 
-def _read(path: Path) -> str:
+def _documents(path: Path) -> list[str]:
+    """Return the documents of a file. JSON is recognized by its content, whatever its name is."""
+    text = read_text(path)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    first = lines[0][1] if lines else ""
+    if path.suffix in JSON_LINES or isinstance(_parsed(first), dict):
+        return [_text_of(line, f"{path}, line {number}") for number, line in lines]
+    if path.suffix == ".json" or (first.lstrip()[:1] in ("{", "[") and _parsed(text) is not None):
+        raise InputError(
+            f"{path} is JSON; expected plain text, or JSON lines (.jsonl) in which every line is "
+            'an object such as {"text": "..."}'
+        )
+    return [text]
+
+
+def _text_of(line: str, where: str) -> str:
+    """Return the "text" of a JSON line."""
+    entry = _parsed(line)
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+        raise InputError(
+            f'{where}: {line[:40]!r} has no "text"; expected JSON such as {{"text": "..."}} in '
+            "each line, or a file of plain text"
+        )
+    return str(entry["text"])
+
+
+def _parsed(text: str) -> Any:
+    """Parse JSON, and return None if the text is not JSON."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(
-            f"{path} cannot be read ({error.strerror}); give a text file or a folder of .txt files"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TrainingError(
-            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); "
-            "give a text file, or convert it"
-        ) from error
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def fingerprint(texts: Iterable[str]) -> str:
@@ -67,8 +102,16 @@ class TextRows:
     def __call__(self) -> Prose:
         """Return a source of windows over all texts."""
         tokenizer = WorldTokenizer(self.vocabulary)
-        texts = [np.array(tokenizer.encode(text)) for text in read_texts(self.data)]
+        texts = [_joined(tokenizer, documents) for documents in read_texts(self.data)]
         return Prose(texts, self.context, self.seed, tokenizer.encode("\n\n")[-1])
+
+
+def _joined(tokenizer: WorldTokenizer, documents: Sequence[str]) -> np.ndarray:
+    """Return the ids of a file's documents, with end-of-text between two documents."""
+    ids: list[int] = []
+    for number, document in enumerate(documents):
+        ids += ([END_OF_TEXT] if number else []) + tokenizer.encode(document)
+    return np.array(ids, dtype=np.int64)
 
 
 def text_job(
@@ -77,12 +120,13 @@ def text_job(
     """Create a job that trains a new model on text, with a new vocabulary for this text.
 
     Raises:
-        TrainingError: if a size is not allowed, or the text or the folder cannot be used.
+        TrainingError: if a size is not allowed, or the folder cannot be used.
+        InputError: if the text cannot be read.
     """
     check_whole("vocab_size", vocab_size)
     folder = RunFolder(out)
     folder.check(resume)
-    texts = read_texts(data)
+    texts = [text for documents in read_texts(data) for text in documents]
     tokens = [] if resume else make_vocabulary([(text, 1) for text in texts], vocab_size)
     ids = WorldTokenizer(folder.vocabulary).vocab_size if resume else 1 + len(tokens)
     return Job(

@@ -158,7 +158,7 @@ def test_fix_a_new_prompt_starts_from_the_empty_state_and_reset_and_qa_return_to
 
 def test_fix_a_missing_prompt_file_leaves_the_conversation(session):
     type_line(session, "My name is Tadeus.")
-    with pytest.raises(wkv.InputError, match=r"nothing\.py: the prompt file cannot be read"):
+    with pytest.raises(wkv.InputError, match=r"nothing\.py: cannot be read"):
         type_line(session, "+prompt nothing.py")
     assert "Tadeus" in type_line(session, "What is my name?")
 
@@ -197,7 +197,7 @@ def test_keep_digits_count_in_a_chat_and_nowhere_else():
     for preset, weight in ((CHATRWKV, 1.0), (CHAT, 0.0)):
         sampler = Sampler(preset.sampling)
         sampler.record(5, "7")
-        assert sampler.weights == {5: weight}
+        assert (sampler.counts.ids.tolist(), sampler.counts.counts.tolist()) == ([5], [weight])
 
 
 def test_keep_penalties_start_empty_with_every_message(byte_model):

@@ -82,7 +82,7 @@ def test_anything_but_texts_is_refused_with_its_line(tmp_path, source, line):
         ("a.py", b"user = 'a'", "bot must be a name"),
         ("a.py", b"user = 'a\\nb'\nbot = 'c'", "user must be a name"),
         ("a.py", b"user = 'a'\nbot = 'b'\ninterface = ''", "interface is ''"),
-        ("a.py", b"\xff\xfe", "cannot be read"),
+        ("a.py", b"\xff\xfa", "is not UTF-8 text"),
         ("a.py", b"user = '\x00'", "a.py"),
         ("a.py", b"user = " + b"(" * 9000, "a.py"),
         ("a.py", b"user = " + b"+".join([b"'a'"] * 20000), "a.py"),

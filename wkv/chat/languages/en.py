@@ -48,7 +48,7 @@ TEXTS = {
     "stopped": "[stopped; the conversation is unchanged]",
     "no_answer": "[empty answer]",
     "reading": "reading",
-    "not_utf8": "line {number} is not UTF-8 (byte {byte}) and was skipped",
+    "not_utf8": "line {number} is not UTF-8 and was skipped",
     "help_head": "Type a message, or a command:",
     "help_foot": (
         "  In a message, -temp=X and -top_p=X apply to it only; \\n is a line break.\n"

@@ -48,7 +48,7 @@ TEXTS = {
     "stopped": "[已停止，对话没有变化]",
     "no_answer": "[回答为空]",
     "reading": "正在读取",
-    "not_utf8": "第 {number} 行不是 UTF-8（第 {byte} 字节），已跳过",
+    "not_utf8": "第 {number} 行不是 UTF-8，已跳过",
     "help_head": "输入消息，或输入命令：",
     "help_foot": (
         "  消息中的 -temp=X 和 -top_p=X 只对该条消息有效；\\n 表示换行。\n"
