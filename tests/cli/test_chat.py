@@ -124,7 +124,7 @@ def test_bad_lines_are_one_line_each_and_the_conversation_goes_on(run, tmp_path)
 
 WRONG = [
     "Unknown command +nonsense",
-    "missing.py: the prompt file cannot be read",
+    "missing.py cannot be read",
     "code.py, line 1",
     "damaged.safetensors: the file cannot be read as a state",
     "is not a valid name for a chat",

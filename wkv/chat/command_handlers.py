@@ -9,7 +9,7 @@ from wkv.chat.outcomes import CommandRequest, Notice, Outcome
 from wkv.chat.prompt_files import read_prompt
 from wkv.chat.reply import ChatReply
 from wkv.chat.session import Session
-from wkv.chat.settings import KEYS, changed, shown
+from wkv.chat.settings import KEYS, can_think, changed, shown
 from wkv.errors import InputError
 from wkv.files import read_text
 from wkv.prompting.presets import ends_at_blank_line
@@ -124,12 +124,12 @@ def generate(session: Session, request: CommandRequest) -> Outcome:
 
 def instruct(session: Session, request: CommandRequest) -> Outcome:
     """Follow an instruction."""
-    return _free(session, request, free_text.task(request.argument))
+    return _free(session, request, free_text.task(request.argument, session.model))
 
 
 def ask(session: Session, request: CommandRequest) -> Outcome:
     """Answer a question outside the conversation."""
-    return _free(session, request, free_text.question(request.argument))
+    return _free(session, request, free_text.question(request.argument, session.model))
 
 
 def ask_in_chat(session: Session, request: CommandRequest) -> Outcome:
@@ -189,6 +189,8 @@ def stats(session: Session, request: CommandRequest) -> Outcome:
 
 def _set_thinking(session: Session, mode: Thinking) -> Notice:
     conversation = session.conversation
+    if mode is not Thinking.PLAIN and not can_think(session.model):
+        return Notice(session.say("cannot_think"))
     conversation.settings = replace(conversation.settings, thinking=mode)
     return Notice(session.say("thinking_" + mode.name.lower()))
 

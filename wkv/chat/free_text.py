@@ -18,7 +18,8 @@ from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress, prefill
 from wkv.inference.stream import stream
 from wkv.models.state import State
-from wkv.prompting.template import SEPARATOR, clean, instruction, left_to_read
+from wkv.prompting.presets import is_built_in
+from wkv.prompting.template import SEPARATOR, clean, instruction, left_to_read, template_for
 
 LENGTH = 256
 
@@ -36,6 +37,8 @@ class FreeTextPrompt:
         stop: strings that end the generated text.
         newline: added to the logits of newlines, if the preset has newline rules.
         goes_on: whether the generated text continues the last line of the prompt.
+        as_message: whether the prompt is a message of a chat, because the model knows no other
+            form.
     """
 
     prompt: str
@@ -43,6 +46,7 @@ class FreeTextPrompt:
     stop: tuple[str, ...] = ()
     newline: float = 0.0
     goes_on: bool = False
+    as_message: bool = False
 
 
 def continuation(text: str) -> FreeTextPrompt:
@@ -50,14 +54,24 @@ def continuation(text: str) -> FreeTextPrompt:
     return FreeTextPrompt("\n" + _checked(text), goes_on=True)
 
 
-def task(text: str) -> FreeTextPrompt:
+def task(text: str, model: Model) -> FreeTextPrompt:
     """Return the prompt of `+i`: an instruction."""
+    if is_built_in(model):
+        return _message(text, model)
     return FreeTextPrompt(instruction(clean(text)), stop=("\n\n# Instruction:",))
 
 
-def question(text: str) -> FreeTextPrompt:
+def question(text: str, model: Model) -> FreeTextPrompt:
     """Return the prompt of `+qq`: a question outside any conversation."""
+    if is_built_in(model):
+        return _message(text, model)
     return FreeTextPrompt(f"\nQ: {_checked(text)}\nA:", stop=("\nQ:",))
+
+
+def _message(text: str, model: Model) -> FreeTextPrompt:
+    """Return the prompt for a model that was trained on messages of a chat only."""
+    prompt = template_for(model).turn(_checked(text))
+    return FreeTextPrompt(prompt, stop=(SEPARATOR,), as_message=True)
 
 
 def chat_question(text: str, conversation: Snapshot, *, is_short: bool) -> FreeTextPrompt:
@@ -146,5 +160,10 @@ class FreeText:
             limit=self.length,
             prefilled=prefilled,
             goes_on=goes_on or prompt.goes_on,
-            is_free=True,
         )
+
+    def note(self, reply: ChatReply) -> str:
+        """Return the key of the notice about a finished reply, or ""."""
+        if reply.result.finish_reason == "length":
+            return "cut_free"
+        return "as_message" if self._prompt.as_message and not reply.goes_on else ""

@@ -32,7 +32,6 @@ class ChatReply(Iterator[str]):
         prefilled: the prompt that was read for the reply; None if none was read.
         assistant_prefix: the beginning of the reply that the prompt contains; not in the pieces.
         goes_on: whether the reply continues a text, so that blanks at its beginning matter.
-        is_free: whether it is free text instead of a turn; truncation is not reported then.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class ChatReply(Iterator[str]):
         prefilled: Prefilled | None = None,
         assistant_prefix: str = "",
         goes_on: bool = False,
-        is_free: bool = False,
     ) -> None:
         self.owner = owner
         self.prefilled = prefilled
         self.assistant_prefix = assistant_prefix
         self.goes_on = goes_on
-        self.is_free = is_free
         self._model = model
         self._stream = stream
         self._limit = limit

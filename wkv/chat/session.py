@@ -97,8 +97,12 @@ class Session:
         before = self.conversation.now.entries
         reply.owner.finish(reply)
         self.counts.add_written(reply)
-        if reply.result.finish_reason == "length" and not reply.is_free:
-            return self.say("cut", tokens=len(reply.result.token_ids))
+        tokens = len(reply.result.token_ids)
+        if reply.owner is self.free:
+            note = self.free.note(reply)
+            return self.say(note, tokens=tokens) if note else ""
+        if reply.result.finish_reason == "length":
+            return self.say("cut", tokens=tokens)
         if isinstance(reply, TurnReply) and reply.is_deterministic:
             repeats = before == self.conversation.now.entries
             return self.say("always_the_same") if repeats else ""

@@ -7,6 +7,7 @@ from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling
 from wkv.prompting.presets import Preset, is_built_in, preset_for, preset_named
 from wkv.prompting.template import Thinking
+from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 SAMPLING_KEYS = {
     "temperature": float,
@@ -54,6 +55,15 @@ def default_settings(model: Model) -> ChatSettings:
     """Return the default settings of a model; the built-in one has other sampling for prose."""
     settings = ChatSettings.of(preset_for(model))
     return replace(settings, prose=Sampling()) if is_built_in(model) else settings
+
+
+def can_think(model: Model) -> bool:
+    """Return whether a model may have been trained to think, as RWKV-7 with the World vocabulary.
+
+    A file does not tell: G1 models think, and older RWKV-7 World models do not.
+    """
+    is_world = model.config.vocab_size == WORLD_VOCAB_SIZE
+    return is_world and model.config.generation in ("7", "7a")
 
 
 def changed(settings: ChatSettings, key: str, value: str) -> ChatSettings:

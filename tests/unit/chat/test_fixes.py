@@ -13,7 +13,8 @@ from wkv.chat.inline_options import split_options
 from wkv.chat.newline_rules import FORBIDDEN, for_chat, for_free_text, newline_adjustment
 from wkv.chat.prompt_files import OpeningPrompt, prepared, read_prompt
 from wkv.chat.settings import default_settings
-from wkv.inference.sampling import Sampler
+from wkv.inference.sample_batch import sample_batch
+from wkv.inference.sampling import Sampler, Sampling
 from wkv.prompting.presets import CHAT, CHATRWKV, EXACT
 from wkv.prompting.template import clean
 
@@ -83,9 +84,8 @@ def test_fix_top_p_has_an_upper_bound_like_the_other_clamps(line, expected):
 
 
 def test_fix_top_p_of_one_keeps_all_tokens():
-    logits = torch.zeros(65536)
-    sampled = {wkv.inference.sampling.sample(logits, top_p=1.0) for _ in range(20)}
-    assert len(sampled) > 10
+    samplers = [Sampler(Sampling(top_p=1.0)) for _ in range(20)]
+    assert len(set(sample_batch(torch.zeros(20, 65536), samplers))) > 10
 
 
 @pytest.mark.parametrize("model_name", ["world_model", "raven_model"])
@@ -158,7 +158,7 @@ def test_fix_a_new_prompt_starts_from_the_empty_state_and_reset_and_qa_return_to
 
 def test_fix_a_missing_prompt_file_leaves_the_conversation(session):
     type_line(session, "My name is Tadeus.")
-    with pytest.raises(wkv.InputError, match=r"nothing\.py: cannot be read"):
+    with pytest.raises(wkv.InputError, match=r"nothing\.py cannot be read"):
         type_line(session, "+prompt nothing.py")
     assert "Tadeus" in type_line(session, "What is my name?")
 

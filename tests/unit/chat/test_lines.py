@@ -121,7 +121,8 @@ def test_settings_are_shown_and_changed(session):
     assert session.conversation.settings is before
 
 
-def test_thinking_is_switched(session):
+def test_thinking_is_switched(world_model, tmp_path):
+    session = Session(world_model, Conversation(world_model), ChatStore(tmp_path))
     assert type_line(session, "+think a lot") == "The model thinks a lot before it answers."
     assert session.conversation.settings.thinking.words == " (think a lot)"
     type_line(session, "+nothink")
@@ -129,6 +130,39 @@ def test_thinking_is_switched(session):
     type_line(session, "+think off")
     assert session.conversation.settings.thinking.assistant_prefix == ""
     assert "Usage: +think" in type_line(session, "+think hard")
+
+
+@pytest.mark.parametrize("line", ["+think", "+think a lot", "+nothink"])
+def test_models_that_were_not_trained_to_think_say_so(session, old_world_model, tmp_path, line):
+    old = Session(old_world_model, Conversation(old_world_model), ChatStore(tmp_path))
+    for one in (session, old):
+        before = one.conversation.settings
+        assert "was not trained to think" in type_line(one, line)
+        assert one.conversation.settings is before
+    assert type_line(session, "What is 27 + 48?") == " 27 + 48 = 75"
+
+
+def finish(session, line):
+    """Type a line, and return the reply and the notice after it."""
+    reply = answer(session, line)
+    return "".join(reply).strip(), session.finish(reply)
+
+
+@pytest.mark.parametrize("command", ["+i", "+qq"])
+def test_instructions_and_questions_reach_the_built_in_model_in_its_own_form(session, command):
+    session.free.length = 256
+    for question, right in (("What is 27 + 48?", "27 + 48 = 75"), ("spell cat", "c-a-t")):
+        said, note = finish(session, f"{command} {question}")
+        assert right in said
+        assert "not trained on other prompts" in note
+    assert finish(session, "++")[0] == said
+
+
+@pytest.mark.parametrize("line", ["+gen Alice was", "+qa Tell me about Alice.", "+++"])
+def test_a_text_that_stops_at_its_limit_says_how_to_go_on(session, line):
+    type_line(session, "+gen Alice")
+    session.free.length = 3
+    assert finish(session, line)[1] == "[stopped at 3 tokens; +++ continues]"
 
 
 def test_stats_count_what_was_read_and_written(session):

@@ -44,6 +44,9 @@ TEXTS = {
         "Model state: {bytes:,} bytes, for a conversation of any length"
     ),
     "cut": "[stopped at the maximum length, {tokens} tokens; +set max_tokens N changes it]",
+    "cut_free": "[stopped at {tokens} tokens; +++ continues]",
+    "as_message": "[sent as a chat message: this model was not trained on other prompts]",
+    "cannot_think": "This model was not trained to think. It answers directly.",
     "speed": "[{tokens} tokens, {rate:.1f} tokens/s]",
     "stopped": "[stopped; the conversation is unchanged]",
     "no_answer": "[empty answer]",

@@ -44,6 +44,9 @@ TEXTS = {
         "模型状态：{bytes:,} 字节，与对话长度无关"
     ),
     "cut": "[已达到最大长度 {tokens} 个 token；可用 +set max_tokens N 修改]",
+    "cut_free": "[已达到 {tokens} 个 token；输入 +++ 继续]",
+    "as_message": "[已作为对话消息发送：这个模型没有用其他形式的提示词训练过]",
+    "cannot_think": "这个模型没有训练过思考能力，将直接回答。",
     "speed": "[{tokens} 个 token，{rate:.1f} token/s]",
     "stopped": "[已停止，对话没有变化]",
     "no_answer": "[回答为空]",
