@@ -18,6 +18,7 @@ from wkv.constraints.compiler import Compiler
 from wkv.constraints.grammar import Grammars, inline_json
 from wkv.constraints.schema_limits import MAX_BYTES, MAX_CHOICES
 from wkv.errors import BusyError, InputError, MissingExtraError
+from wkv.inference.sample_batch import sample_batch
 from wkv.inference.sampling import Sampling
 from wkv.inference.sequence import RunningSequence
 from wkv.tokenizers.plain_bytes import BytesTokenizer
@@ -168,7 +169,11 @@ def write(grammars, tokenizer, vocab_size, logits_processor, seed, max_tokens=60
         tokenizer, Sampling(temperature=0), max_tokens, grammars.stops, logits_processor
     )
     while writer.finish_reason is None:
-        writer.sample(torch.randn(vocab_size, generator=random))
+        logits = writer.processed(torch.randn(vocab_size, generator=random))
+        (token,) = sample_batch(logits[None], [writer.sampler])
+        if isinstance(token, Exception):
+            raise token
+        writer.accept(token)
     return writer
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wkv.errors import CheckpointError, InputError, StateError
+from wkv.errors import InputError, StateError
 from wkv.files import atomic_write, decode_text, read_text
 
 TEXT = "Grüße\n你好\n"
@@ -30,7 +30,7 @@ def test_another_encoding_is_reported_with_its_line():
 
 
 def test_missing_text_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="none.txt cannot be read"):
+    with pytest.raises(InputError, match=r"none\.txt cannot be read"):
         read_text(tmp_path / "none.txt")
 
 

@@ -57,10 +57,10 @@ def test_length_ends_the_text(demo):
 
 
 def test_end_of_text_ends_the_text_and_is_not_part_of_the_state(demo, monkeypatch):
-    def always_end_of_text(self, logits):
-        return 0
+    def always_end_of_text(logits, samplers):
+        return [0] * len(samplers)
 
-    monkeypatch.setattr("wkv.inference.sampling.Sampler.sample", always_end_of_text)
+    monkeypatch.setattr("wkv.inference.decode.sample_batch", always_end_of_text)
     done = wkv.generate(demo, "Alice")
     assert (done.finish_reason, done.token_ids, done.text) == ("stop", [], "")
     assert done.state.tokens_seen == (len(demo.tokenizer.encode("Alice")),)
@@ -112,18 +112,11 @@ def test_streamed_pieces_join_to_the_text_of_generate(demo, seed, tokens):
 def test_characters_of_several_tokens_are_not_split(byte_model):
     ids = iter([*"é😀".encode(), 0xFF, *"好".encode()[:2]])
 
-    class Fixed:
-        def __init__(self, *_):
-            pass
-
-        def sample(self, logits):
-            return next(ids)
-
-        def record(self, token, text):
-            pass
+    def fixed(logits, samplers):
+        return [next(ids)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wkv.inference.sequence.Sampler", Fixed)
+        patch.setattr("wkv.inference.decode.sample_batch", fixed)
         shown = list(wkv.stream(byte_model, "x", max_tokens=9))
     assert shown == ["é", "😀", "�", "�"]
 

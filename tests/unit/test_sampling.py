@@ -8,17 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wkv
-from wkv.inference.sampling import Sampler, Sampling, penalized, sample
+from wkv.inference.sample_batch import _nucleus, penalized, sample_batch
+from wkv.inference.sampling import Sampler, Sampling
 
 logit_lists = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40)
 
 
+def sample(logits, position=0, **options):
+    """Return the token at a position, or raise its error."""
+    sampler = Sampler(Sampling(**{"seed": 0, "top_p": 1.0} | options))
+    sampler.position = position
+    (token,) = sample_batch(logits[None], [sampler])
+    if isinstance(token, Exception):
+        raise token
+    return token
+
+
 def _frequencies(logits, draws=4000, **options):
-    random = torch.Generator().manual_seed(0)
     counts = torch.zeros(len(logits))
-    for _ in range(draws):
-        counts[sample(logits, random=random, **options)] += 1
+    for position in range(draws):
+        counts[sample(logits, position, **options)] += 1
     return counts / draws
+
+
+def _kept(p, top_p):
+    """Return the ids that top_p keeps of probabilities (V,)."""
+    return _nucleus(p[None], [Sampling(top_p=top_p)])[0].nonzero()[:, 0].tolist()
 
 
 @given(logit_lists)
@@ -34,28 +49,24 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p(logits, top_p):
     ordered = p.sort(descending=True).values
     reached = torch.nonzero(ordered.cumsum(0) >= top_p)
     cutoff = ordered[reached[0]] if len(reached) and top_p < 1 else ordered[-1]
-    random = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        assert p[sample(logits, top_p=top_p, random=random)] >= cutoff - 1e-6
+    for position in range(20):
+        assert p[sample(logits, position, top_p=top_p)] >= cutoff - 1e-6
 
 
 @pytest.mark.parametrize("size", [65536, 1000])
 @pytest.mark.parametrize("top_p", [0.3, 0.85, 0.9999, 1.0])
 def test_large_vocabularies_keep_the_same_set_as_a_full_sort(size, top_p):
-    from wkv.inference.sampling import _nucleus
-
     p = torch.randn(size, generator=torch.Generator().manual_seed(1)).mul(2).softmax(0)
-    _, ids = _nucleus(p, top_p)
+    ids = _kept(p, top_p)
     ordered, order = p.sort(descending=True)
     reached = torch.nonzero(ordered.cumsum(0) >= top_p)
     count = int(reached[0]) + 1 if len(reached) and top_p < 1 else size
-    assert set(ids.tolist()) == set(order[:count].tolist())
+    assert set(ids) == set(order[:count].tolist())
 
 
 def test_top_p_one_draws_from_all_and_is_not_greedy():
     logits = torch.zeros(65536)
-    random = torch.Generator().manual_seed(0)
-    assert len({sample(logits, top_p=1.0, random=random) for _ in range(20)}) > 15
+    assert len({sample(logits, position) for position in range(20)}) > 15
 
 
 def test_ties_with_the_cutoff_are_kept():
@@ -65,10 +76,7 @@ def test_ties_with_the_cutoff_are_kept():
 
 
 def test_ties_with_the_cutoff_are_kept_beyond_the_first_look():
-    from wkv.inference.sampling import _nucleus
-
-    kept, _ = _nucleus(torch.full((1000,), 1 / 1000), 0.1)
-    assert len(kept) == 1000
+    assert len(_kept(torch.full((1000,), 1 / 1000), 0.1)) == 1000
 
 
 def test_temperature_acts_after_the_nucleus():
@@ -94,9 +102,10 @@ def test_penalties_are_taken_and_fade():
     sampler = Sampler(sampling)
     for token, text in ((7, "a"), (3, "12"), (7, "a")):
         sampler.record(token, text)
-    assert sampler.weights == {7: 1.25, 3: 0.0}
-    logits = torch.zeros(10)
-    after = penalized(logits, sampler.weights, sampling)
+    assert sampler.counts.ids.tolist() == [7, 3]
+    assert sampler.counts.counts.tolist() == [1.25, 0.0]
+    logits = torch.zeros(1, 10)
+    (after,) = penalized(logits, [sampler])
     assert after[7] == -1.75
     assert after[3] == -0.5  # blanks and digits are present, but not counted
     assert not logits.any()
@@ -104,8 +113,8 @@ def test_penalties_are_taken_and_fade():
 
 def test_seeds_repeat_and_differ():
     def draws(seed):
-        sampler = Sampler(Sampling(seed=seed, top_p=1.0))
-        return [sampler.sample(torch.zeros(1000)) for _ in range(10)]
+        seed = Sampling(seed=seed).with_seed().seed
+        return [sample(torch.zeros(1000), position, seed=seed) for position in range(10)]
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
@@ -113,8 +122,7 @@ def test_seeds_repeat_and_differ():
 
 
 def test_banned_tokens_are_never_drawn():
-    sampler = Sampler(Sampling(banned=(0, 2), temperature=0))
-    assert sampler.sample(torch.tensor([9.0, 1.0, 8.0, 2.0])) == 3
+    assert sample(torch.tensor([9.0, 1.0, 8.0, 2.0]), banned=(0, 2), temperature=0) == 3
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wkv.batching.prefill import PrefillJob
 from wkv.batching.request import ChoiceDone, Request, RequestHandle, TextEvent, as_wkv_error
@@ -27,17 +27,15 @@ class ChoiceSequence(RunningSequence):
 
     def __init__(self, model: Model, handle: RequestHandle, number: int) -> None:
         request = handle.request
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + number)
         processors = request.logits_processors
         super().__init__(
             model.tokenizer,
-            sampling,
+            request.sampling,
             request.max_tokens,
             request.stops,
             processors[number] if processors else None,
             request.top_logprobs,
+            number,
         )
         self.handle = handle
         self.number = number

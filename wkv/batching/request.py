@@ -21,7 +21,7 @@ class Request:
 
     Attributes:
         ids: the whole prompt; the cache supplies the state of a prefix that was read before.
-        sampling: the sampling parameters; choice i of several uses the seed plus i.
+        sampling: the sampling parameters.
         max_tokens: the largest number of tokens of each choice.
         stops: strings that end a choice.
         choices: number of continuations.

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from wkv.errors import InputError, MissingExtraError
-from wkv.inference.sampling import UNCOUNTED, banned, sample
+from wkv.inference.sample_batch import sample_batch
+from wkv.inference.sampling import UNCOUNTED, Sampler, Sampling
 from wkv.tokenizers.interface import StreamDecoder
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE, WorldTokenizer
@@ -125,7 +126,17 @@ class PIPELINE:
             )
         if temperature == 0:
             temperature, top_p = 1.0, 0.0
-        return sample(logits, temperature=temperature, top_p=top_p, top_k=int(top_k))
+        # The seed comes from PyTorch, so that torch.manual_seed makes a text repeatable.
+        sampling = Sampling(
+            temperature=temperature,
+            top_p=min(max(top_p, 0.0), 1.0),
+            top_k=max(int(top_k), 0),
+            seed=int(torch.randint(2**63 - 1, ())),
+        )
+        (token,) = sample_batch(logits[None], [Sampler(sampling)])
+        if isinstance(token, InputError):
+            raise token
+        return token
 
     def generate(
         self,
@@ -220,7 +231,12 @@ def _penalized(logits: Tensor, weights: dict[int, float], args: PIPELINE_ARGS) -
     """
     logits = logits.float()
     if len(args.token_ban):
-        logits = banned(logits, args.token_ban)
+        wrong = [token for token in args.token_ban if not 0 <= token < len(logits)]
+        if wrong:
+            raise InputError(f"banned ids (token_ban) must be 0 to {len(logits) - 1}, {wrong} were given")
+        logits = logits.index_fill(
+            0, torch.tensor(list(args.token_ban), device=logits.device), -torch.inf
+        )
         if not bool((logits > -torch.inf).any()):
             raise InputError("token_ban contains all ids, so no token can be sampled; ban fewer")
     if not weights:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wkv.errors import WKVError
 from wkv.inference.model import Model
+from wkv.inference.sample_batch import sample_batch
 from wkv.inference.sampling import SampledToken
 from wkv.inference.sequence import RunningSequence
 from wkv.models.state import State
@@ -78,10 +79,17 @@ class RunningBatch(Generic[AnySequence]):
         """Sample the next token of every sequence that has not ended."""
         if self.state is None or self.state.logits is None:
             return []
+        running = [row for row, one in enumerate(self.sequences) if one.finish_reason is None]
+        if not running:
+            return []
+        sequences = [self.sequences[row] for row in running]
+        is_whole = len(running) == len(self.sequences)
+        logits = self.state.logits if is_whole else self.state.logits[running]
+        processed, errors = _processed(logits, sequences)
+        outcomes = sample_batch(processed, [sequence.sampler for sequence in sequences])
         return [
-            _sample(sequence, self.state.logits[row])
-            for row, sequence in enumerate(self.sequences)
-            if sequence.finish_reason is None
+            _event(sequence, logits[row], errors.get(row, outcome))
+            for row, (sequence, outcome) in enumerate(zip(sequences, outcomes, strict=True))
         ]
 
     def forward(self) -> None:
@@ -114,15 +122,35 @@ def absorb(model: Model, state: State, sequence: RunningSequence) -> State:
     return model.forward(missing, state)[1] if missing else state
 
 
-def _sample(sequence: AnySequence, logits: Tensor) -> SampleEvent[AnySequence]:
-    """Sample one sequence; an error is that sequence's alone."""
+def _processed(
+    logits: Tensor, sequences: Sequence[RunningSequence]
+) -> tuple[Tensor, dict[int, Exception]]:
+    """Return logits (R, V) after the logits processors, and the errors of processors by row."""
+    rows = [row for row, sequence in enumerate(sequences) if sequence.has_processor]
+    if not rows:
+        return logits, {}
+    processed, errors = logits.clone(), dict[int, Exception]()
+    for row in rows:
+        try:
+            processed[row] = sequences[row].processed(logits[row])
+        except Exception as error:  # an error is that sequence's alone
+            errors[row] = error
+    return processed, errors
+
+
+def _event(
+    sequence: AnySequence, logits: Tensor, outcome: int | Exception
+) -> SampleEvent[AnySequence]:
+    """Add a sampled token to its sequence, and describe the result."""
     count = len(sequence.token_ids)
     try:
-        text = sequence.sample(logits)
+        if isinstance(outcome, Exception):
+            raise outcome
+        text = sequence.accept(outcome)
     except Exception as error:
         if not bool(torch.isfinite(logits).all()):  # the model's error, not the request's
             return SampleEvent(sequence, error=WKVError(str(error)))
         return SampleEvent(sequence, error=error)
     if len(sequence.token_ids) == count:
         return SampleEvent(sequence, text)
-    return SampleEvent(sequence, text, sequence.token_ids[-1], sequence.logprobs(logits))
+    return SampleEvent(sequence, text, outcome, sequence.logprobs(logits))

@@ -1,26 +1,17 @@
-"""Sample the next token from logits, in the order of ChatRWKV.
+"""The parameters of sampling, and the memory that each sequence needs for it.
 
-    penalties -> banned tokens -> softmax -> top_p -> top_k -> temperature -> sample
-
-Temperature is applied last, to the remaining probabilities: p^(1/temperature). The functions here
-know neither models nor text.
-
-Source: `rwkv` package, utils.py, with two fixes: top_p = 1 keeps all tokens, and logits are never
-changed in place.
+`wkv.inference.sample_batch` samples a token for many sequences at once.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import secrets
+from dataclasses import dataclass, field, replace
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from wkv.errors import InputError
-from wkv.ops.torch_settings import thread_limit
-
-PARTIAL_SORTS = (256, 4096)
-"""top_p looks at this many of the most probable tokens before it sorts all of them."""
+from wkv.inference.noise import NoiseKey
 
 UNCOUNTED = " \t0123456789"
 """Tokens whose text is part of this string get no frequency penalty: blanks and digits recur."""
@@ -40,7 +31,7 @@ class Sampling:
         frequency_penalty: subtracted for each earlier occurrence, times its weight, which decays
             by penalty_decay.
         penalty_decay: factor per token, 0 to 1.
-        seed: the same seed gives the same tokens; None is random.
+        seed: the same seed gives the same tokens, on every device up to rounding; None is random.
         banned: ids that are never sampled.
         count_digits: apply the frequency penalty to blanks and digits too, as in ChatRWKV's chat.
     """
@@ -67,6 +58,10 @@ class Sampling:
         if not isinstance(self.banned, tuple) or not all(type(i) is int for i in self.banned):
             raise InputError(f"banned is {self.banned!r}, expected a tuple of ids")
 
+    def with_seed(self) -> "Sampling":
+        """Return these parameters with a seed; without one, a random seed of 63 bits is drawn."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
+
 
 def _check(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
     """Raise unless low <= value <= high and the value is a finite number of the right kind."""
@@ -79,147 +74,79 @@ def _check(name: str, value: float, low: float, high: float, *, whole: bool = Fa
         raise InputError(f"{name} is {value}, expected a number {limits}")
 
 
-@dataclass(slots=True)
-class Sampler:
-    """Samples the tokens of one sequence; it holds the random numbers and earlier tokens.
+class TokenCounts:
+    """Decaying counts of the tokens of a sequence.
 
     Attributes:
-        sampling: the sampling parameters.
-        weights: decaying count of each id, in the order of first appearance.
+        size: the number of different ids.
+    """
+
+    def __init__(self, decay: float) -> None:
+        """All counts are multiplied by `decay` when a token is added."""
+        self.size = 0
+        self._decay = decay
+        self._slots: dict[int, int] = {}
+        self._ids = np.empty(64, np.int64)
+        self._counts = np.empty(64, np.float64)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids (size,) int64, in the order of their first appearance."""
+        return self._ids[: self.size]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """The counts (size,) float64 of these ids."""
+        return self._counts[: self.size]
+
+    def add(self, token: int, count: float) -> None:
+        """Let all counts decay, then add to the count of a token."""
+        self._counts[: self.size] *= self._decay
+        slot = self._slots.setdefault(token, self.size)
+        if slot == self.size:
+            if slot == len(self._ids):
+                self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+                self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
+            self._ids[slot], self._counts[slot] = token, 0.0
+            self.size += 1
+        self._counts[slot] += count
+
+
+@dataclass(slots=True)
+class Sampler:
+    """The memory of one sequence that is being sampled.
+
+    Attributes:
+        sampling: the sampling parameters; without a seed, one is drawn here.
+        choice: the number of the choice in the response; choices get different tokens.
+        position: the number of tokens sampled so far.
+        counts: decaying counts of these tokens.
     """
 
     sampling: Sampling
-    weights: dict[int, float] = field(default_factory=dict)
-    _random: torch.Generator = field(init=False)
+    choice: int = 0
+    position: int = 0
+    counts: TokenCounts = field(init=False)
 
     def __post_init__(self) -> None:
-        self._random = torch.Generator()
-        if self.sampling.seed is None:
-            self._random.seed()
-        else:
-            self._random.manual_seed(self.sampling.seed)
+        self.sampling = self.sampling.with_seed()
+        self.counts = TokenCounts(self.sampling.penalty_decay)
 
-    def sample(self, logits: Tensor) -> int:
-        """Sample the next token from logits (V,), which are not changed."""
-        with thread_limit(1):  # the work is done before a second thread would wake up
-            return self._sample(logits)
-
-    def _sample(self, logits: Tensor) -> int:
-        sampling = self.sampling
-        logits = penalized(logits, self.weights, sampling)
-        if sampling.banned:
-            logits = banned(logits, sampling.banned)
-        try:
-            return sample(
-                logits,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                random=self._random,
-            )
-        except InputError as error:
-            if sampling.banned and bool((logits == -torch.inf).all()):
-                what = "all ids are banned, so no token can be sampled; ban fewer"
-                raise InputError(what) from error
-            raise
+    @property
+    def noise_key(self) -> NoiseKey:
+        """The key of the random numbers of the next token."""
+        assert self.sampling.seed is not None
+        return NoiseKey(self.sampling.seed % 2**64, self.choice, self.position)
 
     def record(self, token: int, text: str) -> None:
-        """Count a sampled token; earlier counts decay first.
+        """Count a sampled token.
 
         Blanks and digits have a count of 0 unless `count_digits` is set; the presence penalty
         applies to them.
         """
-        for known in self.weights:
-            self.weights[known] *= self.sampling.penalty_decay
-        weight = 1.0 if self.sampling.count_digits or text not in UNCOUNTED else 0.0
-        self.weights[token] = self.weights.get(token, 0.0) + weight
-
-
-def penalized(logits: Tensor, weights: Mapping[int, float], sampling: Sampling) -> Tensor:
-    """Subtract presence_penalty + weight * frequency_penalty from the logits of counted tokens."""
-    if not weights or not (sampling.presence_penalty or sampling.frequency_penalty):
-        return logits
-    ids = torch.tensor(list(weights), device=logits.device)
-    counts = torch.tensor(list(weights.values()), device=logits.device)
-    penalty = sampling.presence_penalty + counts * sampling.frequency_penalty
-    return logits.index_add(0, ids, -penalty.to(logits.dtype))
-
-
-def banned(logits: Tensor, ids: Iterable[int]) -> Tensor:
-    """Return logits (V,) in which those of `ids` are minus infinity."""
-    numbers = list(ids)
-    if min(numbers) < 0 or max(numbers) >= len(logits):
-        raise InputError(f"banned ids must be 0 to {len(logits) - 1}, {numbers} were given")
-    chosen = torch.tensor(numbers, device=logits.device)
-    return logits.index_fill(0, chosen, -torch.inf)
-
-
-def sample(
-    logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    random: torch.Generator | None = None,
-) -> int:
-    """Sample a token.
-
-        p = softmax(logits) ; cutoff = the sorted p at which the sum first reaches top_p
-        p <- p where p >= cutoff ; p <- the top_k largest ; p <- p^(1/temperature) ; sample
-
-    Args:
-        logits: (V,) float, not changed.
-        temperature, top_p, top_k: as in `Sampling`; temperature 0 is the argmax.
-        random: source of random numbers, on the CPU.
-
-    Returns:
-        The token's id.
-
-    Raises:
-        InputError: if the logits contain NaN, or no token is left.
-    """
-    if temperature == 0:
-        largest, token = logits.max(dim=-1)
-        _check_finite(largest)
-        return int(token)
-    probabilities = torch.softmax(logits.float(), dim=-1).cpu()
-    _check_finite(probabilities[0])
-    kept, ids = _nucleus(probabilities, top_p)
-    if 0 < top_k < len(kept):
-        kept, ids = kept[:top_k], ids[:top_k]
-    if temperature != 1:
-        # Relative to the largest, so that small probabilities to a high power do not all vanish.
-        kept = (kept / kept[0]) ** (1 / temperature)
-    return int(ids[torch.multinomial(kept, 1, generator=random)])
-
-
-def _check_finite(value: Tensor) -> None:
-    if not bool(torch.isfinite(value)):
-        raise InputError(
-            "the logits are not finite (NaN or infinity), so no token can be sampled; the model "
-            "overflowed or its file is damaged: try the strategy 'cpu fp32'"
-        )
-
-
-def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the probabilities that top_p keeps, largest first, and their ids.
-
-    Tokens that are as probable as the last one kept are kept too.
-    """
-    size = len(probabilities)
-    if top_p >= 1:
-        largest, ids = probabilities.sort(descending=True, stable=True)
-        return largest, ids
-    for look in (*PARTIAL_SORTS, size):
-        largest, ids = probabilities.topk(min(look, size))
-        reached = torch.nonzero(largest.cumsum(0) >= top_p)
-        if len(reached) == 0:
-            continue
-        kept = largest >= largest[reached[0]]
-        if look < size and bool(kept[-1]):
-            continue  # equally probable tokens may follow
-        return largest[kept], ids[kept]
-    return largest, ids  # rounding kept the sum below top_p: nothing is cut
+        self.position += 1
+        is_counted = self.sampling.count_digits or text not in UNCOUNTED
+        self.counts.add(token, 1.0 if is_counted else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

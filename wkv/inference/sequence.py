@@ -67,6 +67,7 @@ class RunningSequence:
         text: the text so far, without the stop string.
         finish_reason: "stop", "length", "interrupted", or None while it is running.
         tokens_before: tokens that the state had seen when generation began.
+        sampler: the sampling parameters with the seed in use, and the counts for penalties.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class RunningSequence:
         stops: Sequence[str],
         logits_processor: LogitsProcessor | None = None,
         top_logprobs: int | None = None,
+        choice: int = 0,
     ) -> None:
         """Prepare a sequence.
 
@@ -87,13 +89,14 @@ class RunningSequence:
             stops: strings that end it.
             logits_processor: changes the logits before penalties and sampling.
             top_logprobs: number of alternatives to report per token; None reports no logprobs.
+            choice: number of the choice in the response; choices get different random numbers.
         """
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: str | None = None
         self.tokens_before = 0
         self._tokenizer = tokenizer
-        self._sampler = Sampler(sampling)
+        self.sampler = Sampler(sampling, choice)
         self._max_tokens = max_tokens
         self._logits_processor = logits_processor
         self._top_logprobs = top_logprobs
@@ -102,18 +105,26 @@ class RunningSequence:
         if max_tokens == 0:
             self.finish("length")
 
-    def sample(self, logits: Tensor) -> str:
-        """Sample the next token from logits (V,); returns the text that it completes.
+    def processed(self, logits: Tensor) -> Tensor:
+        """Return logits (V,) as the logits processor changes them."""
+        if self._logits_processor is None:
+            return logits
+        return self._logits_processor(logits, self.token_ids)
+
+    @property
+    def has_processor(self) -> bool:
+        """Whether `processed` changes the logits."""
+        return self._logits_processor is not None
+
+    def accept(self, token: int) -> str:
+        """Add a sampled token; returns the text that it completes.
 
         Sets `finish_reason` if this ends the sequence. An end of text is not added to `token_ids`.
         """
-        if self._logits_processor is not None:
-            logits = self._logits_processor(logits, self.token_ids)
-        token = self._sampler.sample(logits)
         if token == self._tokenizer.end_of_text:
             return self.finish("stop")
         self.token_ids.append(token)
-        self._sampler.record(token, self._tokenizer.decode([token]))
+        self.sampler.record(token, self._tokenizer.decode([token]))
         piece = self._stops.push(self._decoder.push(token))
         self.text += piece
         if self._stops.found:

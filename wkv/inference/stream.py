@@ -86,6 +86,13 @@ class Stream(Iterator[str]):
         """The ids sampled so far."""
         return tuple(self._sequence.token_ids)
 
+    @property
+    def seed(self) -> int:
+        """The seed in use; with it in `Sampling`, the text can be generated again."""
+        seed = self._sequence.sampler.sampling.seed
+        assert seed is not None
+        return seed
+
     def interrupt(self, reason: str = "interrupted") -> str:
         """End the generation here; returns the text that was held back until now."""
         self._is_prefilled = True

@@ -22,7 +22,7 @@ from typing import Any
 
 from wkv.native.steps import STRUCTS
 
-VERSION = 2
+VERSION = 3
 """Version of the interface, equal to VERSION in `source/interface.cpp`."""
 
 TRAINING = [c_char_p, c_int, c_int64, c_int64, c_int64, c_int64]
@@ -49,6 +49,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [c_char_p, c_int, c_int, c_int, c_int, c_void_p, c_int, c_void_p, c_void_p, c_int],
     ),
     "wkv_stream": (c_double, [c_char_p, c_void_p, c_size_t, c_int, POINTER(c_uint64)]),
+    "wkv_race": (None, [c_int64, c_int64, *[c_void_p] * 5]),
     "wkv_training_chunk": (c_int, []),
     "wkv_training_forward": (c_int, [*TRAINING, *[c_void_p] * 11]),
     "wkv_training_backward": (c_int, [*TRAINING, *[c_void_p] * 17]),

@@ -18,7 +18,6 @@ from wkv.constraints.schema_limits import checked_json
 from wkv.constraints.tool_calls import calls_grammar
 from wkv.errors import InputError
 from wkv.inference.model import Model
-from wkv.inference.sampling import banned
 from wkv.inference.sequence import LogitsProcessor
 from wkv.prompting.template import Message
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
@@ -225,7 +224,7 @@ def logits_processors_of(
         processors.append(_biased(body.logit_bias, model.config.vocab_size))
     end = model.tokenizer.end_of_text
     if body.ignore_eos and end is not None:
-        processors.append(lambda logits, _: banned(logits, [end]))
+        processors.append(lambda logits, _: logits.index_fill(0, torch.tensor(end), -torch.inf))
     if not processors and grammar is None:
         return ()
     # The grammar comes last, and each choice needs its own, because it follows the sampled ids.

@@ -8,7 +8,7 @@
 
 using namespace wkv;
 
-constexpr int VERSION = 2;  // of this interface, equal to VERSION in library.py
+constexpr int VERSION = 3;  // of this interface, equal to VERSION in library.py
 
 WKV_PUBLIC int wkv_version() { return VERSION; }
 WKV_PUBLIC const char* wkv_kernels() { return available_kernels(); }
