@@ -143,7 +143,7 @@ def test_tokenize_with_other_tokenizers(shared_data, inside):
         (["generate", "--prompt", "a", "--stop", ""], b"", b"stop string"),
         (["generate", "--prompt", "a", "--strategy", "cuda int8"], b"", b"runs on the cpu"),
         (["generate", "--prompt", "a", "--tokenizer", "x"], b"", b"x is not a tokenizer"),
-        (["info", "."], b"", b"this directory holds none of"),
+        (["info", "."], b"", b"there is no checkpoint in this folder"),
         (["tokenize", "--decode"], b"12 ab", b"'ab' is not a token id"),
         (["tokenize", "--decode"], b"9" * 5000, b"is not a token id"),
         (["tokenize", "--decode"], b"99999999", b"id 99999999 is not in the vocabulary"),

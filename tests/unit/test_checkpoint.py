@@ -209,7 +209,11 @@ def test_truncated_files(tmp_path, tensors, ending, share):
         (b"hello, this is a note\n", "is text.*hello"),
         (b"<!DOCTYPE html><html>", "is text.*DOCTYPE"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-        (b"GGUF\x03\x00\x00\x00", "GGUF"),
+        (
+            b"GGUF\x03\x00\x00\x00",
+            "a GGUF file for llama.cpp, .* give the .pth or .safetensors file",
+        ),
+        (b"PK\x05\x06", "bytes"),
         (b"fmgg\x65\x00\x00\x00", r"rwkv\.cpp"),
         (b"\x00\x01\x02\x03", "bytes 00 01 02 03"),
         (b"", "empty"),
@@ -222,10 +226,10 @@ def test_files_that_are_something_else(tmp_path, content, match):
 
 
 def test_directories_and_missing_files(tmp_path, tensors):
-    _refused(tmp_path, "this directory holds none of model.safetensors.index.json")
+    _refused(tmp_path, "there is no checkpoint in this folder; give the path of a .pth")
     _refused(tmp_path / "nothing.pth", "no such file")
     (tmp_path / "other.safetensors").touch()
-    _refused(tmp_path, r"give a file in it, such as .*other\.safetensors")
+    _refused(tmp_path, r"give a file, such as .*other\.safetensors")
     save_pth(tensors, tmp_path / "new.pth")
     save_pth({}, tmp_path / "old.pth")
     os.utime(tmp_path / "old.pth", (1, 1))
@@ -233,6 +237,36 @@ def test_directories_and_missing_files(tmp_path, tensors):
     (tmp_path / "new.pth").rename(tmp_path / "rwkv-final.pth")
     (tmp_path / "old.pth").touch()
     assert wkv.load(f"{tmp_path}/").path.name == "rwkv-final.pth"
+
+
+def test_the_exact_path_is_preferred_to_a_missing_extension(tmp_path, tensors):
+    (tmp_path / "m").mkdir()
+    save_pth(tensors, tmp_path / "m.pth")
+    _refused(tmp_path / "m", r"no checkpoint in this folder; give a file, such as .*m\.pth")
+    save_pth(tensors, tmp_path / "m" / "inside.pth")
+    for path in (tmp_path / "m", f"{tmp_path}/m/"):
+        assert wkv.load(path).path.name == "inside.pth"
+    assert wkv.load(tmp_path / "m.pth").path.name == "m.pth"
+    save_pth(tensors, tmp_path / "n.pth")
+    assert wkv.load(tmp_path / "n").path.name == "n.pth"
+    _refused(f"{tmp_path}/n/", "no such file or folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("RWKV/rwkv-4-world-3b", "hf download RWKV/rwkv-4-world-3b --local-dir rwkv-4-world-3b"),
+        ("https://huggingface.co/a/b-c", "hf download a/b-c --local-dir b-c"),
+        ("https://huggingface.co/a/b/tree/main", "hf download a/b --local-dir b"),
+        ("BlinkDL/rwkv7-g1", r"one of its models: g1:0\.1b, "),
+        ("https://huggingface.co/a/b/resolve/main/c.pth", "this is an address; download the file"),
+        ("models/m.pth", "no such file or folder; expected a .pth"),
+        ("a/b/c", "no such file or folder; expected a .pth"),
+    ],
+)
+def test_names_of_the_hub_are_explained(tmp_path, monkeypatch, name, match):
+    monkeypatch.chdir(tmp_path)
+    _refused(name, match)
 
 
 def test_all_wrong_tensors_are_named_at_once(tmp_path, tensors):
@@ -291,7 +325,11 @@ def test_a_file_that_convert_model_cannot_have_written_is_refused(tmp_path, tens
     [
         ({"rwkv.blocks.0.attention.key.weight": torch.zeros(2, 2)}, "not an RWKV checkpoint"),
         ({"model.layers.0.attn.x_r": torch.zeros(2)}, "not an RWKV checkpoint"),
-        ({"model.layers.0.self_attn.q_proj.weight": torch.zeros(2)}, "another Hugging Face layout"),
+        ({"model.layers.0.self_attn.q_proj.weight": torch.zeros(2)}, "this is a Llama"),
+        ({"model.layers.0.self_attn.q_proj.bias": torch.zeros(2)}, "this is a Qwen2"),
+        ({"h.0.attn.c_attn.weight": torch.zeros(2)}, "this is a GPT-2"),
+        ({"gpt_neox.layers.0.mlp.x": torch.zeros(2)}, "this is a GPT-NeoX"),
+        ({"model.layers.0.other": torch.zeros(2)}, "another Hugging Face layout"),
         ({"weight": torch.zeros(2)}, "not an RWKV checkpoint"),
         ({}, "not an RWKV checkpoint"),
         ({"model": {"emb.weight": torch.zeros(2)}, "step": 3}, r"state_dict\(\) alone"),

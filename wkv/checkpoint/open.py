@@ -1,7 +1,10 @@
 """Open a checkpoint from a path. The content of the file decides its format, not its extension."""
 
+import os
+import re
 from pathlib import Path
 
+from wkv import hub
 from wkv.checkpoint.pth import open_pth
 from wkv.checkpoint.safetensors import open_safetensors
 from wkv.checkpoint.sharded import index_of_shard, open_sharded
@@ -9,6 +12,14 @@ from wkv.checkpoint.tensors import EXPECTED, Checkpoint, first_sentence
 from wkv.errors import CheckpointError
 
 INDEX = ".index.json"
+
+GIVE_ORIGINAL = "give the .pth or .safetensors file that it was made from"
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+HUB_ADDRESS = re.compile(
+    r"https?://(?:huggingface\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+)/?(?:tree/.*)?$"
+)
+"""OWNER/NAME, and the address of a repository, on Hugging Face."""
 
 IN_FOLDERS = (
     "model.safetensors.index.json",
@@ -31,7 +42,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: if the path has no checkpoint, or it cannot be read.
     """
     try:
-        path = _find(Path(path).expanduser())
+        path = _find(path)
         with path.open("rb") as file:
             head = file.read(512)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -49,19 +60,43 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return open_safetensors(path)
     if head[:1] == b"\x80":  # a bare pickle, the format that torch.save wrote before 2020
         return open_pth(path)
-    raise CheckpointError(f"{path}: {_what_is(head)}; {EXPECTED}; fetch the file again")
+    raise CheckpointError(f"{path}: {_what_is(head)}")
 
 
-def _find(path: Path) -> Path:
-    """Return the file that a path refers to, or raise an error if there is none."""
-    for candidate in (path, Path(f"{path}.pth"), Path(f"{path}.safetensors")):
-        if candidate.is_file():
-            return candidate
+def _find(name: str | Path) -> Path:
+    """Return the file that a path refers to; the exact path is preferred to a missing extension."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
     if path.is_dir():
         return _find_inside(path)
-    hub = len(path.parts) == 2 and not path.parent.is_dir()
-    advice = "hub names are not supported, download the file" if hub else "check the path"
-    raise CheckpointError(f"{path}: there is no such file; {EXPECTED}; {advice}")
+    if not str(name).endswith(("/", os.sep)):
+        for candidate in (Path(f"{path}.pth"), Path(f"{path}.safetensors")):
+            if candidate.is_file():
+                return candidate
+    raise CheckpointError(f"{name}: {_advice_for_missing(str(name), path)}")
+
+
+def _advice_for_missing(name: str, path: Path) -> str:
+    """Explain that a path does not exist, and how to download what it may be the name of."""
+    address = HUB_ADDRESS.match(name)
+    if "://" in name and not address:
+        return "this is an address; download the file first, then give its path"
+    hub_name = address[1] if address else name
+    is_path = path.suffix in (".pth", ".safetensors", ".bin", ".gguf") or path.parent.is_dir()
+    if not address and (is_path or not HUB_NAME.fullmatch(name)):
+        return f"there is no such file or folder; {EXPECTED}; check the path"
+    in_catalog = [entry.name for entry in hub.entries() if entry.repo == hub_name]
+    if in_catalog:
+        return (
+            "this is a repository on Hugging Face, not a file on this machine; give the name of "
+            f"one of its models: {', '.join(in_catalog)}"
+        )
+    folder = hub_name.split("/")[1]
+    return (
+        "there is no such file or folder; if it is a repository on Hugging Face, run "
+        f"`hf download {hub_name} --local-dir {folder}` and give the folder {folder}"
+    )
 
 
 def _find_inside(folder: Path) -> Path:
@@ -73,28 +108,33 @@ def _find_inside(folder: Path) -> Path:
     newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
     if newest is not None:
         return newest
-    others = sorted(file.name for file in folder.glob("*.safetensors"))
-    advice = f"give a file in it, such as {folder / others[0]}" if others else "give a file"
-    raise CheckpointError(
-        f"{folder}: this directory holds none of {', '.join(IN_FOLDERS)} and no .pth; {EXPECTED}; "
-        f"{advice}"
+    others = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
+    twins = [
+        file for ending in (".pth", ".safetensors") if (file := Path(f"{folder}{ending}")).is_file()
+    ]
+    advice = (
+        f"give a file, such as {(others + twins)[0]}"
+        if others + twins
+        else ("give the path of a .pth or .safetensors file")
     )
+    raise CheckpointError(f"{folder}: there is no checkpoint in this folder; {advice}")
 
 
 def _what_is(head: bytes) -> str:
-    """Describe a file that is not a checkpoint by its first bytes."""
+    """Describe a file that is not a checkpoint by its first bytes, and say what to do."""
+    again = f"{EXPECTED}; download the file again"
     if not head:
-        return "the file is empty"
+        return f"the file is empty; {again}"
     if head.startswith(b"version https://git-lfs"):
-        return "this is a git-lfs pointer to a file that was not fetched (run: git lfs pull)"
+        return "this is a git-lfs pointer to a file that was not downloaded; run: git lfs pull"
     if head[:4] in (b"fmgg", b"lmgg", b"tjgg"):
-        return "this is an rwkv.cpp file"
+        return f"this is an rwkv.cpp file, which wkv cannot read; {GIVE_ORIGINAL}"
     if head[:4] == b"GGUF":
-        return "this is a GGUF file"
+        return f"this is a GGUF file for llama.cpp, which wkv cannot read; {GIVE_ORIGINAL}"
     try:
         text = head.decode("utf-8", "strict" if len(head) < 500 else "ignore")
     except UnicodeDecodeError:
         text = "\0"
     if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
-        return f"this is text (it begins with {' '.join(text.split())[:40]!r})"
-    return f"the file begins with the bytes {head[:8].hex(' ')}, which is neither format"
+        return f"this is text (it begins with {' '.join(text.split())[:40]!r}); {again}"
+    return f"the file begins with the bytes {head[:8].hex(' ')}, which is neither format; {again}"

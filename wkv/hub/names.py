@@ -1,5 +1,6 @@
 """Resolve a name that a user typed to an entry of the catalog or to a cached file."""
 
+import math
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +11,9 @@ from wkv.hub.download import cached
 
 NAME = re.compile(r"[\w.+-]{2,}:[\w.+-]+", re.ASCII)
 """The form FAMILY:SIZE. A family has at least two letters, because `C:model` is a Windows path."""
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?)(b|m)?", re.ASCII)
+"""A number of parameters, by default in billions."""
 
 SUFFIXES = ("", ".pth", ".safetensors")
 """The extensions that a path may omit, as in `wkv.checkpoint.open_checkpoint`."""
@@ -80,10 +84,24 @@ def _advice(wanted: str) -> str:
     if sizes and not colon:
         return f"this is a family of models, expected one of its sizes: {', '.join(sizes)}"
     if sizes:
-        nearest = get_close_matches(wanted, sizes, n=1, cutoff=0)[0]
+        nearest = _nearest(wanted, sizes)
         return f"the catalog has no such size, did you mean {nearest}? There are {', '.join(sizes)}"
     if near:
         return f"the catalog has no such model, did you mean {' or '.join(near)}? (see: wkv models)"
     return (
         f"the catalog has no such model, expected one of {', '.join(_families())}; see wkv models"
     )
+
+
+def _nearest(wanted: str, sizes: list[str]) -> str:
+    """Return the name of the nearest size; the sizes are compared as numbers, if they are."""
+    parameters = {name: _parameters(name) for name in (wanted, *sizes)}
+    if parameters[wanted] == 0:
+        return get_close_matches(wanted, sizes, n=1, cutoff=0)[0]
+    return min(sizes, key=lambda name: abs(math.log(parameters[name] / parameters[wanted])))
+
+
+def _parameters(name: str) -> float:
+    """Return the number of parameters in a name such as g1:0.4b or pile:169m, in millions."""
+    match = SIZE.fullmatch(name.partition(":")[2])
+    return float(match[1]) * (1 if match[2] == "m" else 1000) if match else 0.0

@@ -61,6 +61,26 @@ REFUSED = (
 )
 """Patterns of tensor names that identify models wkv cannot run, and a description of each."""
 
+OTHERS = (
+    (r"(model\.)?layers\.\d+\.self_attn\.kv_a_proj_with_mqa\.weight", "a DeepSeek model"),
+    (r"(model\.)?layers\.\d+\.block_sparse_moe\..*", "a Mixtral model"),
+    (r"(model\.)?layers\.\d+\.pre_feedforward_layernorm\..*", "a Gemma model"),
+    (r"(model\.)?layers\.\d+\.self_attn\.(q_norm|k_norm)\.weight", "a Qwen3 model"),
+    (r"(model\.)?layers\.\d+\.self_attn\.q_proj\.bias", "a Qwen2 model"),
+    (r"(model\.)?layers\.\d+\.self_attn\.qkv_proj\..*", "a Phi-3 model"),
+    (r"(model\.)?layers\.\d+\.self_attn\.q_proj\.weight", "a Llama or Mistral model"),
+    (r"layers\.\d+\.attention\.wq\.weight", "a Llama or Mistral model"),
+    (r"gpt_neox\.layers\..*", "a GPT-NeoX (Pythia) model"),
+    (r"(transformer\.)?h\.\d+\.attn\.c_attn\.weight", "a GPT-2 model"),
+    (r"(transformer\.)?h\.\d+\.self_attention\..*", "a BLOOM or Falcon model"),
+    (r"(transformer\.)?h\.\d+\.attn\.[qk]_proj\.weight", "a GPT-J model"),
+    (r"(model\.)?decoder\.layers\.\d+\..*", "an OPT model, or another encoder and decoder"),
+    (r"backbone\.layers\.\d+\.mixer\..*", "a Mamba model"),
+    (r"(bert|roberta)\.encoder\..*", "a BERT model"),
+    (r"encoder\.block\.\d+\..*", "a T5 model"),
+)
+"""Patterns of tensor names that identify other architectures; the first match counts."""
+
 FOREIGN = (
     (r"(model|rwkv)\.(layers|blocks|embeddings?)\..*", "another Hugging Face layout"),
     (r"module\..*|_forward_module\..*", "a training checkpoint with wrapped names"),
@@ -122,6 +142,13 @@ def _any(shapes: Shapes, ending: str) -> bool:
 
 
 def _not_rwkv(shapes: Shapes) -> str:
+    for pattern, description in OTHERS:
+        for name in shapes:
+            if re.fullmatch(pattern, name):
+                return (
+                    f"this is {description} (it has the tensor {name}), but wkv runs RWKV models "
+                    "only; give an RWKV model (wkv models lists some)"
+                )
     for pattern, description in FOREIGN:
         for name in shapes:
             if re.fullmatch(pattern, name):
