@@ -58,7 +58,7 @@ class RadixTree(Generic[Value]):
             child = node.children.get(ids[known]) if known < len(ids) else None
             if child is None:
                 return PrefixMatch(best, known)
-            same = _common(child.edge, ids, known)
+            same = common_prefix(child.edge, ids, known)
             known += same
             if same < len(child.edge):
                 return PrefixMatch(best, known)
@@ -74,7 +74,7 @@ class RadixTree(Generic[Value]):
                 child = Node(ids[node.depth :], len(ids), node)
                 node.children[child.edge[0]] = child
             else:
-                same = _common(child.edge, ids, node.depth)
+                same = common_prefix(child.edge, ids, node.depth)
                 if same < len(child.edge):
                     child = _split(child, same)
             node = child
@@ -102,8 +102,8 @@ class RadixTree(Generic[Value]):
                 yield node
 
 
-def _common(edge: Ids, ids: Ids, start: int) -> int:
-    """Return the length of the common prefix of an edge and `ids[start:]`."""
+def common_prefix(edge: Ids, ids: Ids, start: int = 0) -> int:
+    """Return the length of the common prefix of `edge` and `ids[start:]`."""
     length = min(len(edge), len(ids) - start)
     if edge[:length] == ids[start : start + length]:
         return length

@@ -26,8 +26,12 @@ class Request:
         stops: strings that end a choice.
         choices: number of continuations.
         message_boundaries: positions in `ids` at which messages end; states are cached there.
-        tenant: owner of the cached states; other tenants never see them.
-        start: the state that the prompt continues from. The tenant's name must include it.
+        tenant: who asks, such as the digest of an API key. Tenants share the slots fairly, and
+            never see each other's cached states. With an initial state, this is "KEY/STATE":
+            `owner_of` gives the part that slots and limits are counted for.
+        start: the initial state, which the model continues from instead of the empty state; None
+            for the empty state. Cached states are found by tenant and ids only, so requests with
+            different initial states need different tenants.
         logits_processors: one for each choice, or empty.
         top_logprobs: number of alternatives to return per token, or None for no logprobs.
         cache: whether states are cached at all.
@@ -44,6 +48,16 @@ class Request:
     logits_processors: tuple[LogitsProcessor, ...] = ()
     top_logprobs: int | None = None
     cache: bool = True
+
+    @property
+    def owner(self) -> str:
+        """The tenant that slots and limits are counted for."""
+        return owner_of(self.tenant)
+
+
+def owner_of(tenant: str) -> str:
+    """Return the part of a tenant's name before the first slash: an API key without its states."""
+    return tenant.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from wkv.batching.eviction import Eviction, Weight
 from wkv.batching.radix_tree import Node, RadixTree
+from wkv.batching.request import owner_of
 from wkv.batching.state_folder import StateFolder
 from wkv.models.state import State
 
@@ -23,15 +25,11 @@ class CachedState:
         tenant: the owner.
         state: a state of one row, with logits.
         n_bytes: size of the state and its logits.
-        saved_tokens: tokens that the state saves compared to the next shorter cached prefix.
-        last_used: time at which it was stored or found last.
     """
 
     tenant: str
     state: State
     n_bytes: int
-    saved_tokens: int
-    last_used: float
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,9 @@ class CachedPrefix:
     Attributes:
         position: length of the prefix.
         state: the state after the prefix; None at position 0.
-        common: length of the longest prefix that the prompt shares with an earlier one. A state at
-            this position is worth caching.
+        common: number of leading ids that the prompt shares with an earlier prompt or reply, even
+            if no state was cached there. The second prompt that begins so suggests a third one, so
+            prefill caches a state at this position.
     """
 
     position: int = 0
@@ -53,8 +52,8 @@ class CachedPrefix:
 class StateCache:
     """A cache of states in memory, with a limit in bytes, and optionally in a folder on disk.
 
-    When the cache is full, states that save few tokens and were used least recently are evicted
-    first. The cache is not thread-safe.
+    When the cache is full, the owner that takes the most memory loses states: first those that
+    save few tokens and were not used for long (see `Eviction`). The cache is not thread-safe.
 
     Attributes:
         n_bytes: memory that the states take.
@@ -74,6 +73,7 @@ class StateCache:
         self._clock = clock
         self._trees: dict[str, RadixTree[CachedState]] = {}
         self._nodes: dict[Node[CachedState], CachedState] = {}
+        self._eviction = Eviction[Node[CachedState]](clock)
 
     def __len__(self) -> int:
         """Return the number of states in memory."""
@@ -95,7 +95,7 @@ class StateCache:
         if match.node is None or match.node.value is None:
             return CachedPrefix(common=match.common)
         cached = match.node.value
-        cached.last_used = self._clock()
+        self._eviction.touch(match.node)
         return CachedPrefix(position, cached.state, match.common)
 
     def put(self, tenant: str, ids: Sequence[int], state: State, *, to_disk: bool = False) -> bool:
@@ -114,6 +114,7 @@ class StateCache:
         """Remove all states from memory."""
         self._trees.clear()
         self._nodes.clear()
+        self._eviction = Eviction(self._clock)
         self.n_bytes = 0
 
     def _store(self, tenant: str, ids: Sequence[int], state: State) -> bool:
@@ -126,28 +127,21 @@ class StateCache:
         if before is not None and before.depth == len(ids):
             self._evict(before)
             before = tree.match(ids).node
-        self._make_space(size)
+        while self._nodes and self.n_bytes + size > self.limit:
+            self._evict(self._eviction.next())
         # Looked up again, because evicting the tree's last state removes the tree.
         tree = self._trees.setdefault(tenant, RadixTree[CachedState]())
         saved_tokens = len(ids) - (before.depth if before is not None else 0)
-        cached = CachedState(tenant, state, size, saved_tokens, self._clock())
-        self._nodes[tree.put(ids, cached)] = cached
+        cached = CachedState(tenant, state, size)
+        node = tree.put(ids, cached)
+        self._nodes[node] = cached
+        self._eviction.add(node, Weight(owner_of(tenant), size, saved_tokens))
         self.n_bytes += size
         return True
 
-    def _make_space(self, size: int) -> None:
-        """Evict states until one of `size` bytes fits."""
-        now = self._clock()
-
-        def value(node: Node[CachedState]) -> float:
-            cached = self._nodes[node]
-            return cached.saved_tokens / (1 + now - cached.last_used)
-
-        while self._nodes and self.n_bytes + size > self.limit:
-            self._evict(min(self._nodes, key=value))
-
     def _evict(self, node: Node[CachedState]) -> None:
         cached = self._nodes.pop(node)
+        self._eviction.remove(node)
         self.n_bytes -= cached.n_bytes
         tree = self._trees[cached.tenant]
         tree.remove(node)

@@ -2,20 +2,22 @@
 
 import hashlib
 import os
-import time
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
+from wkv.batching.owned_folder import OwnedFolder
+from wkv.batching.request import owner_of
 from wkv.errors import StateError
 from wkv.inference.model import Model
 from wkv.models.state import State
 
-SUFFIX = ".safetensors"
-PARTIAL = ".partial"
+NAME = re.compile(r"(?:([0-9a-f]{16})-)?[0-9a-f]{64}\.safetensors")
+"""A digest of the owner, if there is an API key, and a digest of all that the state depends on."""
+
 MAX_PENDING = 32
 """States that may wait to be written. Further ones are skipped; they can be computed again."""
 
@@ -25,16 +27,14 @@ SCAN_INTERVAL = 256
 TRIM_RATIO = 0.9
 """Fraction of the limit that remains after old files were deleted."""
 
-STALE_SECONDS = 3600
-"""Age at which an unfinished file is assumed to belong to a process that died."""
-
 
 class StateFolder:
     """A folder of state files of one model, with a limit in bytes.
 
     The name of a file is the SHA-256 of the model, its strategy, the tenant and the ids. So several
     processes on several machines can share a folder, and no text of a user becomes a path. Files
-    are written atomically in a thread; the least recently used ones are deleted first.
+    are written atomically in a thread. When they become too many, the owner that takes the most
+    space loses its least recently used ones; files of other origin are never touched.
 
     Attributes:
         folder: the folder of this model's files.
@@ -42,16 +42,18 @@ class StateFolder:
     """
 
     def __init__(self, folder: Path, model: Model, limit: int) -> None:
+        """Open or create the folder.
+
+        Raises:
+            StateError: if it cannot be used, or contains files of somebody else.
+        """
         self.folder = folder / model.identity[:16]
         self.limit = limit
+        self._files = OwnedFolder(self.folder, NAME)
         self._model = model
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="wkv-states")
         self._writing: dict[Path, Future[None]] = {}
         self._n_bytes, self._since_scan = 0, SCAN_INTERVAL
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateError(f"{folder}: states cannot be stored here ({error})") from error
 
     def path(self, tenant: str, ids: Sequence[int]) -> Path:
         """Return the file of the state after a tenant's ids."""
@@ -67,8 +69,7 @@ class StateFolder:
             try:
                 state = State.load(path, self._model)
             except StateError:  # the file is damaged; the state can be computed again
-                with suppress(OSError):
-                    path.unlink()
+                self._files.delete(path.name)
                 continue
             if state.batch_size == 1 and state.logits is not None:
                 with suppress(OSError):
@@ -80,12 +81,13 @@ class StateFolder:
         self, tenant: str, ids: Sequence[int], positions: Iterable[int]
     ) -> Iterator[tuple[int, Path]]:
         """Yield the positions in `ids` in order, with their files; each id is hashed once."""
-        owner = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
-        digest, hashed = hashlib.sha256(owner.encode()), 0
+        context = f"{self._model.identity}\n{self._model.strategy}\n{tenant}\n"
+        prefix = _owner_prefix(owner_of(tenant))
+        digest, hashed = hashlib.sha256(context.encode()), 0
         for position in sorted(positions):
             digest.update(array("I", ids[hashed:position]).tobytes())
             hashed = position
-            yield position, self.folder / f"{digest.hexdigest()}{SUFFIX}"
+            yield position, self.folder / f"{prefix}{digest.hexdigest()}.safetensors"
 
     def save(self, tenant: str, ids: Sequence[int], state: State) -> None:
         """Schedule the write of a state; errors of the disk are ignored."""
@@ -110,44 +112,23 @@ class StateFolder:
         self._since_scan += 1
         if self._n_bytes > self.limit or self._since_scan > SCAN_INTERVAL:
             self._since_scan = 0
-            self._n_bytes = trim_folder(self.folder, int(TRIM_RATIO * self.limit))
+            self._n_bytes = self._files.trim(int(TRIM_RATIO * self.limit), _owner)
 
     def _write(self, path: Path, state: State) -> None:
         with suppress(StateError, OSError):
             if path.exists():
                 os.utime(path)
                 return
-            partial = path.with_name(f"{path.stem}.{uuid4().hex}{PARTIAL}")
-            state.save(partial)
-            with partial.open(
-                "r+b"
-            ) as written:  # Windows syncs only files that are open for writing
-                os.fsync(written.fileno())
-            partial.replace(path)
+            self._files.write(path.name, state.save)
             self._account(path.stat().st_size)
 
 
-def trim_folder(folder: Path, limit: int) -> int:
-    """Delete the least recently used files until the rest takes at most `limit` bytes.
+def _owner_prefix(owner: str) -> str:
+    """Return the beginning of the names of an owner's files; empty without API keys."""
+    return f"{hashlib.sha256(owner.encode()).hexdigest()[:16]}-" if owner else ""
 
-    Stale unfinished files are deleted too. Other processes may trim the folder at the same time.
 
-    Returns:
-        The number of bytes that remain.
-    """
-    files = []
-    for entry in os.scandir(folder):
-        with suppress(OSError):
-            info = entry.stat()
-            if not entry.name.endswith(PARTIAL):
-                files.append((info.st_mtime, info.st_size, entry.path))
-            elif time.time() - info.st_mtime > STALE_SECONDS:
-                os.unlink(entry.path)
-    total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
-        if total <= limit:
-            break
-        with suppress(OSError):
-            os.unlink(path)
-        total -= size
-    return total
+def _owner(name: str) -> str:
+    """Return the owner's digest in a name, or an empty text."""
+    match = NAME.fullmatch(name)
+    return (match and match[1]) or ""

@@ -22,6 +22,9 @@ from wkv.errors import StateError
 
 FORMAT = "wkv-state-1"
 
+MAX_TOKENS_SEEN = 2**53 - 1
+"""The largest number of tokens that a state can have seen; JSON numbers are exact up to here."""
+
 
 class MakesStates(Protocol):
     """The part of a model's interface that reading a state file requires."""
@@ -208,9 +211,10 @@ class State:
             raise StateError(
                 f"{path}: the header's tokens_seen is damaged; save the state again"
             ) from error
-        if not all(type(count) is int and count >= 0 for count in tokens_seen):
+        if not all(type(count) is int and 0 <= count <= MAX_TOKENS_SEEN for count in tokens_seen):
             raise StateError(
-                f"{path}: the header's tokens_seen is damaged ({tokens_seen}); save the state again"
+                f"{path}: the header's tokens_seen is damaged ({header['tokens_seen'][:40]}), "
+                f"expected whole numbers from 0 to {MAX_TOKENS_SEEN}; save the state again"
             )
 
         def checked(layer: int, name: str, like: Tensor) -> Tensor:
