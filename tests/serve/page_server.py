@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 PAGE = Path(__file__).parents[2] / "wkv/page"
 POLICY = (
@@ -142,18 +143,19 @@ class PageServer(ThreadingHTTPServer):
             return Answer(" and so on.")
         return Answer(f"You said: {body['messages'][-1]['content']}")
 
-    def keep_state(self, body):
-        """A new state; its tokens are the words that were read."""
+    def keep_state(self, body, header):
+        """A new state; its tokens are the words that were read, its name is in a header."""
         words = " ".join(m["content"] for m in body.get("messages", [])) or body.get("prompt", "")
-        name = f"state-{len(self.states) + 1:04d}"
-        self.states[name] = {
-            "id": name,
+        state_id = f"state-{len(self.states) + 1:04d}"
+        self.states[state_id] = {
+            "id": state_id,
             "object": "state",
+            "name": unquote(header or ""),
             "tokens": len(words.split()),
             "bytes": 304128,
             "created": 1790000000 + len(self.states),
         }
-        return self.states[name]
+        return self.states[state_id]
 
     def start(self):
         """Serve from a thread, and come back."""
@@ -192,10 +194,11 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self._refused():
             return
+        name = self.headers.get("X-State-Name")
         if self.path == "/v1/states/upload":
-            self._json(self.server.keep_state({"prompt": f"a file of {len(body)} bytes"}))
+            self._json(self.server.keep_state({"prompt": f"a file of {len(body)} bytes"}, name))
         elif self.path == "/v1/states":
-            self._json(self.server.keep_state(json.loads(body)))
+            self._json(self.server.keep_state(json.loads(body), name))
         else:
             self._complete(json.loads(body))
 

@@ -149,9 +149,8 @@ def test_an_answer_appears_while_it_is_written(visit):
     expect(visit.page.locator(".message.writing")).to_have_count(1)
     visit.server.go()
     expect(visit.answer).to_have_text("one two three four five six seven")
-    expect(visit.page.locator(".message .stats").last).to_contain_text("9 tokens · ")
-    expect(visit.page.locator(".message .stats").last).to_contain_text(
-        "96 of 120 prompt tokens from the cache"
+    expect(visit.page.locator(".message .stats").last).to_have_text(
+        re.compile(r"^9 tokens · [\d.,]+ tokens/s$")
     )
     assert visit.server.asked[0]["messages"] == [{"role": "user", "content": "Count"}]
     assert visit.complaints == []
@@ -348,7 +347,7 @@ MARKDOWN_LONG = {
 RENDER = """argument.map((source) => {
     const place = document.createElement("div");
     m.renderMarkdown(place, source);
-    return place.innerHTML;
+    return place.innerHTML.replaceAll(/ dir="(auto|ltr)"/g, "");
 })"""
 
 
@@ -371,7 +370,7 @@ def test_markdown_that_grows_is_drawn_like_markdown_at_once(visit):
             for (let end = 0; end <= argument.length; end += 1) {
                 m.renderMarkdown(place, argument.slice(0, end));
             }
-            return place.innerHTML;
+            return place.innerHTML.replaceAll(/ dir="(auto|ltr)"/g, "");
         })()""",
         source,
     )
@@ -404,6 +403,81 @@ def test_code_is_coloured_and_copied(visits):
     assert visit.page.evaluate(read) == "def f(x):\n    return 'a' + 1  # why"
     visit.click("Copy", last=True)
     assert visit.page.evaluate(read).endswith("```\n\nDone.")
+
+
+TEX = {
+    r"\(a+b\)": r"<p>\(a+b\)</p>",
+    r"so \(a_1 * b_2 * c_3\) **is**": r"<p>so \(a_1 * b_2 * c_3\) <strong>is</strong></p>",
+    r"*an \(x*y\) here*": r"<p><em>an \(x*y\) here</em></p>",
+    r"\[ \{x\} \, y \\ z \]": r"<p>\[ \{x\} \, y \\ z \]</p>",
+    "Now:\n\\[\n- x\n+ y \\\\\n1. z\n\\]\nthen": (
+        r"<p>Now:<br>\[<br>- x<br>+ y \\<br>1. z<br>\]<br>then</p>"
+    ),
+    "$$\nx_1*y_1*z\n$$": "<p>$$<br>x_1*y_1*z<br>$$</p>",
+    r"$a_1*b_1*c$ and $5, **not** $6": "<p>$a_1*b_1*c$ and $5, <strong>not</strong> $6</p>",
+    r"\begin{a}x \\ _y_\end{a} _z_": r"<p>\begin{a}x \\ _y_\end{a} <em>z</em></p>",
+    r"\(open *a* \[b \) \]": r"<p>\(open *a* \[b \) \]</p>",
+    r"\(never closed": r"<p>\(never closed</p>",
+    r"- \(a\)": r"<ul><li>\(a\)</li></ul>",
+    r"# \(a_b_c\)": r"<h3>\(a_b_c\)</h3>",
+    r"\*no\* \# \\": r"<p>*no* # \</p>",
+}
+
+
+def test_formulas_are_shown_as_they_were_written(visit):
+    assert visit.module("markdown.js", RENDER, list(TEX)) == list(TEX.values())
+
+
+def test_no_heading_skips_a_level(visit):
+    visit.chat("Hello", "### Deep\n\n> ###### Deeper\n\n- # Top\n\n## Next\n\n#### Last")
+    visit.chat("And?", "# One\n\n## Two\n\n## Two\n\n###### Three")
+    levels = visit.page.locator("h1, h2, h3, h4, h5, h6").evaluate_all(
+        "all => all.filter((h) => h.checkVisibility()).map((h) => Number(h.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels[-4:] == [3, 4, 4, 5]
+    assert visit.page.get_by_role("heading", level=2).all_inner_texts() == [
+        "Your message 1",
+        "Answer 1",
+        "Your message 2",
+        "Answer 2",
+    ]
+
+
+LABELS = """() => [...document.querySelectorAll("[role=region], article, [role=group], aside, ul, header")]
+    .filter((e) => e.checkVisibility() && (e.ariaLabel || e.hasAttribute("aria-labelledby")))
+    .map((e) => e.ariaLabel ?? document.getElementById(e.getAttribute("aria-labelledby")).textContent)
+"""
+
+
+def test_no_two_parts_of_the_page_have_the_same_name(visit):
+    table = "\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\n1\n```\n\n```\n2\n```\n"
+    visit.chat("Hello", table * 2)
+    visit.chat("And?", table)
+    labels = visit.page.evaluate(LABELS)
+    assert "Table 3: a, b" in labels
+    assert "Code 5: python" in labels
+    assert "Code 6" in labels
+    assert len(labels) == len(set(labels))
+
+
+RIGHT_TO_LEFT = "שלום world 12\n\nAnd *from left*\n\n- שלום\n- a\n\n```\nשלום\n```"
+
+
+def test_every_text_has_the_direction_of_its_letters(visit):
+    direction = "e => getComputedStyle(e).direction"
+    visit.chat("مرحبا 12", RIGHT_TO_LEFT)
+    assert visit.page.locator(".message.user .body").evaluate(direction) == "rtl"
+    blocks = visit.answer.locator("> *").evaluate_all(f"all => all.map({direction})")
+    assert blocks == ["rtl", "ltr", "rtl", "ltr"]
+    assert visit.page.locator("#title").evaluate(direction) == "rtl"
+    assert visit.page.locator(".row .open span").evaluate(direction) == "rtl"
+    for box in ("#input", "#search", "#raw-text"):
+        assert visit.page.locator(box).get_attribute("dir") == "auto"
+    visit.click("Parameters")
+    visit.page.get_by_label("System prompt").fill("שלום")
+    assert visit.page.get_by_label("System prompt").evaluate(direction) == "rtl"
 
 
 # What is kept
@@ -707,7 +781,191 @@ def test_raw_text_goes_on_and_is_taken_back(visit):
     expect(area).to_have_value("Once upon a time there was a bird")
 
 
+def test_a_states_name_is_known_to_every_browser(visits):
+    visit = visits()
+    visit.chat("记住 this: ü", "I do")
+    visit.click("Model states")
+    visit.click("Save this conversation")
+    expect(visit.page.locator(".news")).to_be_visible()
+    visit.click("Save this conversation")
+    expect(visit.page.locator(".states li")).to_have_count(2)
+    other = visits(locale="en-GB")
+    other.click("Model states")
+    expect(other.page.locator(".state-name")).to_have_text(
+        ["记住 this: ü (0002)", "记住 this: ü (0001)"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "sent"),
+    [
+        ("Seed", "-1", {}),
+        ("Seed", "\N{MINUS SIGN}1", {}),
+        ("Seed", "", {}),
+        ("Seed", "0", {"seed": 0}),
+        ("Top k", "-1", {"top_k": 0}),
+        ("Maximum tokens", "-1", {"max_tokens": 1_000_000}),
+        ("Presence penalty", "-1", {"presence_penalty": -1}),
+    ],
+)
+def test_minus_one_means_what_it_means_elsewhere(visit, name, typed, sent):
+    visit.page.evaluate("localStorage.clear()")
+    visit.page.reload()
+    visit.click("Parameters")
+    visit.page.get_by_label(name, exact=True).fill(typed)
+    expect(visit.page.locator(".field .error:visible")).to_have_count(0)
+    visit.page.keyboard.press("Escape")
+    visit.chat("Hello")
+    body = visit.server.asked[0]
+    usual = {"messages", "model", "stream", "stream_options"}
+    assert {key: value for key, value in body.items() if key not in usual} == sent
+
+
 # Everybody
+
+
+PASTE = """([kind, place, name, words]) => {
+    const data = new DataTransfer();
+    if (name) data.items.add(new File(["x"], name, { type: "image/png" }));
+    if (words) data.setData("text/plain", words);
+    const more = { bubbles: true, cancelable: true, clipboardData: data, dataTransfer: data };
+    const make = kind === "paste" ? ClipboardEvent : DragEvent;
+    return document.querySelector(place).dispatchEvent(new make(kind, more));
+}"""
+
+
+@pytest.mark.parametrize("place", ["#input", "#raw-text", "#scroller", ".sidebar"])
+def test_pictures_and_files_are_refused_with_a_word(visit, place):
+    if place == "#raw-text":
+        visit.click("New raw text")
+    notice = visit.page.locator(".notice")
+    visit.page.evaluate(PASTE, ["paste", place, "", "words"])
+    visit.page.evaluate(PASTE, ["paste", place, "a.png", "words"])
+    expect(notice).to_have_count(0)
+    visit.page.evaluate(PASTE, ["paste", place, "a.png", ""])
+    expect(notice).to_contain_text("reads text only")
+    notice.get_by_role("button", name="Close").click()
+    expect(notice).to_have_count(0)
+    assert visit.page.evaluate(PASTE, ["dragover", place, "", "words"])
+    assert not visit.page.evaluate(PASTE, ["dragover", place, "a.png", ""])
+    assert not visit.page.evaluate(PASTE, ["drop", place, "a.png", ""])
+    expect(notice).to_contain_text("reads text only")
+
+
+def test_a_notice_is_seen_while_a_dialog_is_open_and_after(visit):
+    visit.click("Parameters")
+    visit.page.evaluate(PASTE, ["paste", "[name=system]", "a.png", ""])
+    notice = visit.page.locator("#settings .notice")
+    expect(notice).to_contain_text("reads text only")
+    visit.click("chat")
+    expect(notice).to_be_visible()
+    notice.get_by_role("button", name="Close").click()
+    expect(visit.page.locator("#settings :focus")).to_have_count(1)
+    visit.page.evaluate(PASTE, ["paste", "[name=system]", "a.png", ""])
+    visit.page.keyboard.press("Escape")
+    expect(visit.page.locator("#stage > .notices .notice")).to_be_visible()
+
+
+COVERED = """() => {
+    const notice = document.querySelector(".notice").getBoundingClientRect();
+    const others = document.querySelectorAll("#scroller, #composer, #raw-text, #title, .bar button");
+    return [...others].filter((e) => e.checkVisibility()).filter((e) => {
+        const box = e.getBoundingClientRect();
+        return box.top < notice.bottom && box.bottom > notice.top
+            && box.left < notice.right && box.right > notice.left;
+    }).map((e) => e.id);
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_notices_come_one_at_a_time_and_cover_nothing(visits, width):
+    visit = visits(viewport={"width": width, "height": 800})
+    for words in ("one", "two " * 30, "three"):
+        visit.page.evaluate("document.querySelector('#new-chat').click()")
+        visit.chat(words)
+    for count in (3, 2, 1):
+        expect(visit.page.locator(".row")).to_have_count(count)
+        delete = "document.querySelector('.row [data-focus^=bin]').click()"
+        visit.page.evaluate(delete)
+        expect(visit.page.locator(".notice")).to_have_count(1)
+        assert visit.page.evaluate(COVERED) == []
+    expect(visit.page.locator(".notice")).to_contain_text("one")
+    visit.page.get_by_role("button", name="Undo", exact=True).press("Enter")
+    expect(visit.page.get_by_label("Message", exact=True)).to_be_focused()
+    expect(visit.answer).to_have_text("You said: one")
+
+
+@pytest.mark.parametrize("has_touch", [False, True])
+def test_the_phones_drawer_is_used_by_keyboard(visits, has_touch):
+    visit = visits(viewport={"width": 390, "height": 844}, has_touch=has_touch)
+    page, drawer = visit.page, visit.page.locator("#sidebar")
+    visit.chat("Hello", "first")
+    visit.server.say("word" * 200, pause=2)
+    visit.send("Go")
+    expect(visit.answer).to_have_text("wordword")
+    page.locator("#open-menu").focus()
+    page.keyboard.press("Enter")
+    expect(drawer.get_by_role("button", name="Close the list")).to_be_focused()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('#sidebar, body')?.id") in (
+            "sidebar",
+            "",
+        )
+        assert page.evaluate("!document.activeElement.closest('#stage, .skip')")
+    page.get_by_label("Search conversations").fill("hello")
+    page.keyboard.press("Escape")
+    expect(drawer).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(drawer).to_be_hidden()
+    expect(page.locator("#open-menu")).to_be_focused()
+    expect(page.locator(".message.writing")).to_have_count(1)  # Escape closed the drawer only
+    page.keyboard.press("Escape")
+    expect(page.locator(".note")).to_have_text("Stopped.")
+    visit.server.go()
+
+
+def test_a_conversation_deleted_in_the_drawer_can_be_brought_back_there(visits):
+    visit = visits(viewport={"width": 390, "height": 844})
+    visit.chat("Hello", "first")
+    visit.click("Open the list of conversations")
+    visit.click("Delete: Hello")
+    expect(visit.page.locator("#sidebar .notice")).to_contain_text("Deleted “Hello”.")
+    visit.page.get_by_role("button", name="Undo", exact=True).press("Enter")
+    expect(visit.page.locator(".row .open")).to_be_focused()
+    visit.page.keyboard.press("Escape")
+    expect(visit.answer).to_have_text("first")
+
+
+def test_a_dialog_gives_the_focus_back(visits, server):
+    server.key = "secret"
+    visit = visits()
+    for name in ("Parameters", "Model states"):
+        opener = visit.page.get_by_role("button", name=name, exact=True)
+        opener.press("Enter")
+        expect(visit.page.locator("dialog[open] :focus")).to_have_count(1)
+        visit.page.keyboard.press("Escape")
+        expect(opener).to_be_focused()
+    visit.click("Model states")
+    states = visit.page.locator("#states")
+    states.get_by_role("button", name="Try again").press("Enter")
+    expect(states.locator(".problem")).to_be_visible()
+    expect(states.locator(":focus")).to_have_count(1)
+    states.get_by_role("button", name="Enter the key").press("Enter")
+    expect(visit.page.get_by_label("API key")).to_be_focused()
+    visit.page.keyboard.press("Escape")
+    expect(visit.page.locator("#open-states")).to_be_focused()
+
+
+def test_escape_leaves_the_editor_from_each_of_its_parts(visit):
+    visit.chat("Hello", "first")
+    for part in ("Edited text", "Save", "Cancel"):
+        visit.click("Edit", last=True)
+        editor = visit.page.locator(".editor")
+        field = editor.get_by_label(part) if part == "Edited text" else editor.get_by_text(part)
+        field.press("Escape")
+        expect(editor).to_have_count(0)
+        expect(visit.page.locator("[data-action=edit]").last).to_be_focused()
 
 
 def test_the_keyboard_alone_does_it_all(visit):
@@ -719,6 +977,10 @@ def test_the_keyboard_alone_does_it_all(visit):
     page.keyboard.press("Enter")
     expect(visit.answer).to_have_text("You said: one\ntwo", use_inner_text=True)
     assert visit.server.asked[0]["messages"][0]["content"] == "one\ntwo"
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator("[data-action=stats]").last).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("96 of 120 prompt tokens from the cache")).to_be_visible()
     page.keyboard.press("Shift+Tab")
     expect(page.locator("[data-action=again]")).to_be_focused()
     visit.server.say("another")

@@ -44,6 +44,7 @@ def test_a_conversation_with_the_built_in_model(page, served):
     page.get_by_role("button", name="Answer again").click()
     see(page.get_by_text("2/2")).to_be_visible()
     see(answer(page)).to_have_text("27 + 48 = 75")
+    page.locator(".stats").last.click()
     see(page.get_by_text("from the cache").last).to_be_visible()
     say(page, "Who are you?")
     see(answer(page)).to_contain_text("wkv")

@@ -40,8 +40,8 @@ export class Api {
     return (await this.#json("GET", "v1/states")).data;
   }
 
-  saveState(body) {
-    return this.#json("POST", "v1/states", body);
+  saveState(body, name) {
+    return this.#json("POST", "v1/states", body, nameHeader(name));
   }
 
   deleteState(id) {
@@ -54,14 +54,14 @@ export class Api {
     return response.blob();
   }
 
-  async uploadState(file) {
-    const headers = { "Content-Type": "application/octet-stream" };
+  async uploadState(file, name) {
+    const headers = { "Content-Type": "application/octet-stream", ...nameHeader(name) };
     const response = await this.#request("v1/states/upload", { method: "POST", headers, body: file });
     return response.json();
   }
 
-  async #json(method, path, body) {
-    const response = await this.#request(path, { method, ...asJson(body) });
+  async #json(method, path, body, headers = {}) {
+    const response = await this.#request(path, { method, ...asJson(body, headers) });
     return response.json();
   }
 
@@ -103,10 +103,13 @@ export class Api {
   }
 }
 
-function asJson(body) {
+function asJson(body, headers = {}) {
   if (body === undefined) return {};
-  return { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  return { headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) };
 }
+
+/** The name of a state, beside its content: a header holds only ASCII. */
+const nameHeader = (name) => (name ? { "X-State-Name": encodeURIComponent(name.toWellFormed()) } : {});
 
 function kindOf(status) {
   if (status === 401 || status === 403) return "key";

@@ -3,20 +3,35 @@
  *
  * {type: "paragraph" | "heading" | "code" | "quote" | "list" | "table" | "rule", ...}. Anything that
  * is none of the others is a paragraph, so every text can be read; a fence that is still open while
- * the model writes is code up to the end.
+ * the model writes is code up to the end. A displayed formula in TeX is one paragraph.
  */
 
 const DEEPEST = 8;
+const LONGEST_FORMULA = 100;
 const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$/;
 const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?:([ \t]+)|$)/;
+const FORMULA = /^ {0,3}(\\\[|\$\$|\\begin\{\w+\*?\})/;
 const DIVIDER = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
 /** The blocks of a text. Each top block carries its `source`, to see whether it has changed. */
 export function parse(text) {
-  return parseLines(text.replaceAll("\r\n", "\n").replaceAll("\t", "    ").split("\n"), 0);
+  const blocks = parseLines(text.replaceAll("\r\n", "\n").replaceAll("\t", "    ").split("\n"), 0);
+  nestHeadings(blocks, []);
+  return blocks;
+}
+
+/** Gives each heading its `depth` among the headings of the text: none skips a level. */
+function nestHeadings(blocks, open) {
+  for (const block of blocks) {
+    if (block.type === "heading") {
+      while (open.at(-1) >= block.level) open.pop();
+      block.depth = open.push(block.level);
+    }
+    for (const inner of block.items ?? [block.blocks ?? []]) nestHeadings(inner, open);
+  }
 }
 
 function parseLines(lines, depth) {
@@ -55,10 +70,23 @@ function begins(lines, at, depth) {
 }
 
 function paragraph(lines, at, depth) {
-  let end = at + 1;
-  while (end < lines.length && !begins(lines, end, depth)) end += 1;
+  let end = at;
+  do {
+    end = endOfFormula(lines, end) || end + 1;
+  } while (end < lines.length && !begins(lines, end, depth));
   const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
   return [{ type: "paragraph", text }, end];
+}
+
+/** The line after a formula that begins at `at`; 0 where none does. Its lines may look like a list. */
+function endOfFormula(lines, at) {
+  const open = FORMULA.exec(lines[at])?.[1];
+  if (open === undefined) return 0;
+  const close = { "\\[": "\\]", $$: "$$" }[open] ?? open.replace("begin", "end");
+  const rest = lines[at].slice(lines[at].indexOf(open) + open.length);
+  if (rest.includes(close)) return at + 1;
+  const further = lines.slice(at + 1, at + LONGEST_FORMULA).findIndex((line) => line.includes(close));
+  return further < 0 ? 0 : at + further + 2;
 }
 
 function code(lines, at) {

@@ -160,12 +160,13 @@ export class Chat {
       element("h2", { text: model.id || "wkv" }),
       element("p", { class: "greeting", text: text("greeting") }),
       element("p", { class: "facts", text: factsOf(model) }),
+      ...(isDemo(model) ? [element("p", { class: "facts", text: text("english_only") })] : []),
       problem ? problemBox(problem, { retry, enterKey }) : this.#suggestions(model));
   }
 
   #suggestions(model) {
     const own = [1, 2, 3, 4].map((n) => text(`suggestion_${n}`));
-    const chips = (model.id.startsWith("demo-") ? DEMO_SUGGESTIONS : own).map((words) => {
+    const chips = (isDemo(model) ? DEMO_SUGGESTIONS : own).map((words) => {
       const onclick = () => {
         this.send(words);
         this.app.focusInput();
@@ -183,6 +184,8 @@ export class Chat {
     return opening(conversation, settings, history(conversation, leaf(conversation).id, true));
   }
 }
+
+const isDemo = (model) => model.id.startsWith("demo-");
 
 /** A model's generation, size and strategy, as far as the server tells. */
 function factsOf({ wkv }) {

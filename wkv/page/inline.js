@@ -2,11 +2,12 @@
  * Markdown within a line: emphasis, code, links. Gives DOM nodes; every letter goes in as text.
  *
  * A link leads only to http, https or mailto. An image becomes a link: the page loads nothing from
- * elsewhere. HTML is text.
+ * elsewhere. HTML is text. Formulas in TeX are shown as they were written.
  */
 
 const DEEPEST = 12;
-const ESCAPABLE = /[!-/:-@[-`{-~]/;
+const ESCAPABLE = /[!-'*-/:-@\\^-`{-~]/; // not the brackets of TeX: \( \) \[ \]
+const TEX = /(?<open>\\\(|\\\[|\$\$|\\begin\{(?<name>\w+\*?)\})|\$(?!\s)(?:[^$\\\n]|\\.)+(?<!\s)\$(?!\d)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`]+/iy;
 const LINK = /!?\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s*<?([^\s()<>]*(?:\([^\s()]*\)[^\s()<>]*)*)>?(?:\s+"[^"]*")?\s*\)/y;
 const BRACKETED = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/iy;
@@ -38,7 +39,10 @@ export function appendInline(parent, source, depth = 0) {
 /** The construct that begins at `at`, as {node, end}, or null where there is only a letter. */
 function piece(source, at, hopeless, depth) {
   switch (source[at]) {
+    case "$":
+      return tex(source, at, hopeless);
     case "\\":
+      if (texEnd(source, at, hopeless) > 0) return tex(source, at, hopeless);
       if (!ESCAPABLE.test(source[at + 1] ?? "")) return null;
       return { node: source[at + 1], end: at + 2 };
     case "\n":
@@ -61,6 +65,30 @@ function piece(source, at, hopeless, depth) {
     default:
       return null;
   }
+}
+
+function tex(source, at, hopeless) {
+  const end = texEnd(source, at, hopeless);
+  if (end < 0) return null;
+  const node = document.createDocumentFragment();
+  source.slice(at, end).split("\n").forEach((line, index) => {
+    node.append(...(index ? [document.createElement("br")] : []), line);
+  });
+  return { node, end };
+}
+
+/** Where the formula ends that begins at `at`, or -1. A dollar before a digit is a price. */
+function texEnd(source, at, hopeless) {
+  TEX.lastIndex = at;
+  const match = TEX.exec(source);
+  if (match === null) return -1;
+  const { open, name } = match.groups;
+  if (open === undefined) return at + match[0].length;
+  if (hopeless.has(open)) return -1;
+  const close = name ? `\\end{${name}}` : { "\\(": "\\)", "\\[": "\\]", $$: "$$" }[open];
+  const end = source.indexOf(close, at + open.length);
+  if (end < 0) hopeless.add(open);
+  return end < 0 ? -1 : end + close.length;
 }
 
 function codeSpan(source, at, hopeless) {
@@ -95,7 +123,7 @@ function emphasis(source, at, hopeless, depth) {
     const inner = at + mark.length;
     if (/\s/.test(source[inner] ?? " ")) continue;
     if (mark[0] === "_" && isWord(source[at - 1])) continue;
-    const end = closingMark(source, inner + 1, mark);
+    const end = closingMark(source, inner + 1, mark, hopeless);
     if (end < 0) {
       hopeless.add(mark);
       continue;
@@ -108,12 +136,14 @@ function emphasis(source, at, hopeless, depth) {
   return null;
 }
 
-/** Where `mark` closes what it opened, outside of code spans, or -1. */
-function closingMark(source, from, mark) {
+/** Where `mark` closes what it opened, outside of code spans and formulas, or -1. */
+function closingMark(source, from, mark, hopeless) {
   for (let at = from; at < source.length; at += 1) {
     const letter = source[at];
-    if (letter === "\\") {
-      at += 1;
+    if (letter === "\\" || letter === "$") {
+      const end = texEnd(source, at, hopeless);
+      if (end > 0) at = end - 1;
+      else if (letter === "\\") at += 1;
     } else if (letter === "`") {
       const run = /`+/y;
       run.lastIndex = at;

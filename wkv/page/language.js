@@ -34,11 +34,20 @@ export function onLanguage(callback) {
 /** The text of a name, with `{key}` filled in; numbers are written as the language writes them. */
 export function text(name, values = {}) {
   const found = TEXTS[spoken][name];
-  return found.replaceAll(/\{(\w+)\}/g, (_, key) => {
-    const value = values[key];
-    return typeof value === "number" ? number(value) : String(value);
+  return found.replaceAll(/\{(\w+)\}/g, (_, key) => written(values[key]));
+}
+
+/** The same as nodes; each value keeps the direction of its own letters. */
+export function sentence(name, values) {
+  return TEXTS[spoken][name].split(/(\{\w+\})/).map((part) => {
+    if (!part.startsWith("{")) return part;
+    const isolated = document.createElement("bdi");
+    isolated.textContent = written(values[part.slice(1, -1)]);
+    return isolated;
   });
 }
+
+const written = (value) => (typeof value === "number" ? number(value) : String(value));
 
 export function number(value, digits = 2) {
   return new Intl.NumberFormat(spoken, { maximumFractionDigits: digits }).format(value);

@@ -13,6 +13,7 @@ import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { States } from "./states.js";
 import { loadSettings, saveSettings } from "./store.js";
+import { refuseFiles } from "./text_only.js";
 
 const THEMES = ["system", "light", "dark"];
 const $ = (id) => document.getElementById(id);
@@ -23,7 +24,7 @@ class App {
     this.api = new Api();
     this.answering = new Answering();
     this.library = new Library((conversation) => this.answering.isRunning(conversation));
-    this.notices = new Notices($("notices"));
+    this.notices = new Notices($("notices"), () => this.focus());
     this.settings = loadSettings();
     this.models = [];
     this.model = { id: "" };
@@ -102,11 +103,20 @@ class App {
     $(this.library.current.kind === "raw" ? "raw-text" : "input").focus();
   }
 
+  /** Puts the focus where the user is: into the drawer, an open dialog or the text. */
+  focus() {
+    const close = document.querySelector("dialog[open] [data-focus=close]");
+    if (close) close.focus();
+    else if (this.sidebar.drawer.isOpen) this.sidebar.focus();
+    else this.focusInput(true);
+  }
+
   #listen() {
     this.library.addEventListener("change", () => this.show());
     this.library.addEventListener("full", () => this.#sayFull());
     this.answering.addEventListener("end", () => this.sidebar.show());
     onLanguage(() => this.#redraw());
+    refuseFiles(() => this.notices.show(text("text_only")));
     $("open-settings").addEventListener("click", () => this.openSettings());
     $("open-states").addEventListener("click", () => this.states.open());
     $("theme").addEventListener("click", () => this.#nextTheme());
@@ -114,12 +124,12 @@ class App {
       setLanguage(language() === "zh" ? "en" : "zh");
       this.setSettings({ ...this.settings, language: language() });
     });
-    document.querySelector(".skip").addEventListener("click", (event) => {
+    $("skip").addEventListener("click", (event) => {
       event.preventDefault();
       this.focusInput(true);
     });
     document.addEventListener("keydown", (event) => {
-      const elsewhere = document.querySelector("dialog[open]") || event.isComposing;
+      const elsewhere = document.querySelector("dialog[open]") || event.isComposing || event.defaultPrevented;
       if (event.key === "Escape" && !elsewhere) this.answering.stop(this.library.current);
     });
     addEventListener("beforeunload", () => this.answering.prepareToLeave());

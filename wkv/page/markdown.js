@@ -21,7 +21,12 @@ export function renderMarkdown(container, source) {
   let same = 0;
   while (same < before.length && same < blocks.length && isSame(before[same], blocks[same])) same += 1;
   while (container.childNodes.length > same) container.lastChild.remove();
-  for (const block of blocks.slice(same)) container.append(draw(block));
+  for (const block of blocks.slice(same)) {
+    const node = draw(block);
+    // Each block has the direction of its own letters, from left to right or from right to left.
+    node.dir = block.type === "code" ? "ltr" : "auto";
+    container.append(node);
+  }
   drawn.set(container, { source, blocks });
 }
 
@@ -30,8 +35,8 @@ const isSame = (one, other) => one.type === other.type && one.source === other.s
 function draw(block) {
   switch (block.type) {
     case "heading":
-      // The page's own headings are h1 and h2; those of an answer lie below them.
-      return appendInline(element(`h${Math.min(block.level + 2, 6)}`), block.text);
+      // The page's title is h1, each message has an h2; those of an answer lie below them.
+      return appendInline(element(`h${Math.min(block.depth + 2, 6)}`), block.text);
     case "rule":
       return element("hr");
     case "code":
@@ -55,8 +60,7 @@ function drawCode({ language, text: source }) {
   const copy = copyButton(text("copy_code"), text("copied"), () => source);
   const head = element("div", { class: "code-head" },
     element("span", { text: language || text("code") }), copy);
-  const name = language ? `${text("code")}: ${language}` : text("code");
-  const area = element("pre", { tabindex: "0", role: "region", "aria-label": name }, code);
+  const area = element("pre", region("code", language), code);
   return element("div", { class: "code" }, head, area);
 }
 
@@ -80,6 +84,21 @@ function drawTable({ head, sides, rows }) {
   const table = element("table", {},
     element("thead", {}, row(head, "th")),
     element("tbody", {}, ...rows.map((cells) => row(cells, "td"))));
-  const look = { class: "table", tabindex: "0", role: "region", "aria-label": text("table") };
-  return element("div", look, table);
+  return element("div", { class: "table", ...region("table", head.join(", ")) }, table);
+}
+
+/** A part that scrolls sideways, by keyboard as well. `nameRegions` gives it a name. */
+function region(kind, content) {
+  return { tabindex: "0", role: "region", "data-kind": kind, "data-content": content };
+}
+
+/** Names the tables and codes of a thread: each has a number, so that no two names are the same. */
+export function nameRegions(thread) {
+  const count = { code: 0, table: 0 };
+  for (const part of thread.querySelectorAll("[data-kind]")) {
+    const { kind, content } = part.dataset;
+    count[kind] += 1;
+    const name = text(`${kind}_number`, { n: count[kind] }) + (content ? `: ${content}` : "");
+    if (part.ariaLabel !== name) part.ariaLabel = name;
+  }
 }

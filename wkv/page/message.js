@@ -13,19 +13,26 @@ export class MessageView {
     this.message = message;
     this.actions = actions;
     this.thinking = message.role === "assistant" ? thinkingView() : null;
-    this.body = element("div", { class: message.role === "user" ? "body plain" : "body markdown" });
+    this.heading = element("h2", { class: "visually-hidden", id: `heading-${message.id}` });
+    const look = message.role === "user" ? "body plain" : "body markdown";
+    this.body = element("div", { class: look, dir: "auto" });
     this.dots = dots();
     this.after = element("div", { class: "after" });
     this.foot = element("div", { class: "foot" });
-    this.element = element("article", { class: `message ${message.role}`, "data-message": message.id },
-      ...(this.thinking ? [this.thinking.element, this.dots] : []), this.body, this.after, this.foot);
+    this.element = element("article", {
+      class: `message ${message.role}`, "data-message": message.id, "aria-labelledby": this.heading.id,
+    }, this.heading, ...(this.thinking ? [this.thinking.element, this.dots] : []),
+      this.body, this.after, this.foot);
   }
 
-  /** Draws everything. `place`: {at, of} among its siblings, `last`, `writing` (this), `busy` (any). */
+  /**
+   * Draws everything. `place`: the message's `number`, {at, of} among its siblings, `last`, `writing`
+   * (this), `busy` (any).
+   */
   show(place) {
     this.place = place;
-    this.element.setAttribute("aria-label",
-      text(this.message.role === "user" ? "from_user" : "from_assistant"));
+    const from = this.message.role === "user" ? "from_user" : "from_assistant";
+    this.heading.textContent = text(from, { n: place.number });
     this.element.classList.toggle("writing", place.writing);
     this.element.setAttribute("aria-busy", String(place.writing));
     this.progress();
@@ -82,8 +89,7 @@ export class MessageView {
       }
     }
     this.foot.append(tools);
-    const figures = statsText(message.stats);
-    if (figures) this.foot.append(element("p", { class: "stats", text: figures }));
+    if (message.stats) this.foot.append(statsView(message.stats));
   }
 
   #branches() {
@@ -100,7 +106,7 @@ export class MessageView {
     if (this.#editor) return;
     const { message, actions } = this;
     const isUser = message.role === "user";
-    const area = element("textarea", { "aria-label": text("edit_label"), rows: "1" });
+    const area = element("textarea", { "aria-label": text("edit_label"), rows: "1", dir: "auto" });
     area.value = message.text;
     const leave = () => {
       this.#editor.remove();
@@ -119,9 +125,6 @@ export class MessageView {
       if (event.key === "Enter" && !event.shiftKey && (isUser || event.ctrlKey || event.metaKey)) {
         event.preventDefault();
         done();
-      } else if (event.key === "Escape") {
-        event.stopPropagation();
-        leave();
       }
     });
     this.#editor = element("div", { class: "editor" }, area,
@@ -129,6 +132,11 @@ export class MessageView {
       element("div", { class: "buttons" },
         textButton(text(isUser ? "edit_send" : "edit_save"), done, { class: "button primary small" }),
         textButton(text("cancel"), leave, { class: "button quiet small" })));
+    this.#editor.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || event.isComposing) return;
+      event.stopPropagation();
+      leave();
+    });
     this.element.classList.add("editing");
     this.body.after(this.#editor);
     growToFit(area);
@@ -142,15 +150,17 @@ export function growToFit(area) {
   area.style.height = `${area.scrollHeight + area.offsetHeight - area.clientHeight}px`;
 }
 
-/** The line of figures: tokens, rate, time to the first token, cached tokens of the prompt. */
-export function statsText(stats) {
-  if (!stats) return "";
+/** Tokens and their rate; the time to the first token and the prompt's tokens show when asked for. */
+export function statsView(stats) {
   const count = stats.tokens === 1 ? "one_token" : "tokens";
   const parts = [text(stats.counted === false ? "about_tokens" : count, { n: stats.tokens })];
-  if (stats.rate !== undefined) parts.push(text("rate", { n: Number(stats.rate.toPrecision(3)) }));
-  if (stats.first !== undefined) parts.push(text("first", { seconds: number(stats.first) }));
-  if (stats.cached !== undefined) parts.push(text("cached", stats));
-  return parts.join(" · ");
+  if (stats.rate !== undefined) parts.push(text("rate", { n: number(stats.rate, stats.rate < 10 ? 1 : 0) }));
+  const more = [];
+  if (stats.first !== undefined) more.push(text("first", { seconds: number(stats.first) }));
+  if (stats.cached !== undefined) more.push(text("cached", stats));
+  const line = { class: "stats", text: parts.join(" · "), title: more.join("\n"), "data-action": "stats" };
+  return element("details", { class: "figures" },
+    element("summary", line), ...more.map((words) => element("p", { text: words })));
 }
 
 function noteOf(message) {

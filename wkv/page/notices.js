@@ -1,4 +1,4 @@
-/** Short news at the edge of the page, with a button if something can be done about it. */
+/** Short news below the title: one at a time, and never over anything. */
 
 import { element, iconButton, textButton } from "./dom.js";
 import { text } from "./language.js";
@@ -6,31 +6,46 @@ import { text } from "./language.js";
 const SECONDS = 9;
 
 export class Notices {
-  constructor(place) {
-    this.place = place;
+  #timer = null;
+
+  /** `leave()` takes the focus when a notice that had it is closed. */
+  constructor(place, leave) {
+    Object.assign(this, { place, leave, home: place.previousElementSibling });
+    // A dialog is closed: what it showed is still news.
+    document.addEventListener("close", () => this.settle(), true);
   }
 
-  /** Shows words until they are closed or, unless they are `lasting`, for some seconds. */
+  /**
+   * Shows words (a text or nodes) in place of what was shown, until they are closed or, unless they
+   * are `lasting`, for some seconds.
+   */
   show(words, { lasting = false, label = null, action = null } = {}) {
-    for (const old of this.place.children) if (old.dataset.words === words) old.remove();
-    const notice = element("div", { class: "notice", "data-words": words }, element("p", { text: words }));
-    const close = () => notice.remove();
-    if (action) {
-      notice.append(textButton(label, () => {
-        close();
-        action();
-      }));
-    }
-    notice.append(iconButton("close", text("close"), close));
-    this.place.append(notice);
-    if (!lasting) this.#closeLater(notice, close);
+    this.settle();
+    const close = () => this.#close();
+    this.#close();
+    this.place.append(element("div", { class: "notice" },
+      element("p", {}, ...[words].flat()),
+      action ? textButton(label, () => this.#close(action)) : null,
+      iconButton("close", text("close"), close)));
+    if (!lasting) this.#timer = setInterval(() => this.#expire(), SECONDS * 1000);
   }
 
-  /** Closes when its time is over, but not while somebody is at it. */
-  #closeLater(notice, close) {
-    const timer = setInterval(() => {
-      if (!notice.isConnected) clearInterval(timer);
-      else if (!notice.matches(":hover, :focus-within")) close();
-    }, SECONDS * 1000);
+  /** Goes where it can be reached: into the open dialog or drawer, or else below the title. */
+  settle() {
+    const front = document.querySelector("dialog[open] > .sheet-head, .drawer-open .brand") ?? this.home;
+    if (front.nextElementSibling !== this.place) front.after(this.place);
+  }
+
+  #close(action = () => {}) {
+    clearInterval(this.#timer);
+    const hadFocus = this.place.contains(document.activeElement);
+    this.place.replaceChildren();
+    action();
+    if (hadFocus && document.activeElement === document.body) this.leave();
+  }
+
+  /** The time of a notice is over, but not while somebody is at it. */
+  #expire() {
+    if (!this.place.matches(":hover, :focus-within")) this.#close();
   }
 }

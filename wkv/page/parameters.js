@@ -5,21 +5,24 @@
  * nothing that the server would know better.
  */
 
-const sampling = (name, min, max, step, whole = false) => ({ name, min, max, step, whole });
+const sampling = (name, min, max, step, more = {}) => ({ name, min, max, step, ...more });
+
+/** A whole number. Other programs write −1 for "no limit" or "random": `minusOne` is what is sent for it. */
+const whole = (name, min, max, minusOne) => sampling(name, min, max, 1, { whole: true, minusOne });
 
 /** The fields that presets fill. */
 export const SAMPLING = [
   sampling("temperature", 0, 10, 0.05),
   sampling("top_p", 0, 1, 0.05),
-  sampling("top_k", 0, 2 ** 20, 1, true),
+  whole("top_k", 0, 2 ** 20, 0),
   sampling("presence_penalty", -10, 10, 0.1),
   sampling("frequency_penalty", -10, 10, 0.1),
   sampling("penalty_decay", 0, 1, 0.001),
 ];
 
 export const LIMITS = [
-  sampling("max_tokens", 1, 1_000_000, 1, true),
-  sampling("seed", 0, Number.MAX_SAFE_INTEGER, 1, true),
+  whole("max_tokens", 1, 1_000_000, 1_000_000),
+  whole("seed", 0, Number.MAX_SAFE_INTEGER, null),
 ];
 
 export const EFFORTS = ["none", "low", "medium", "high"];
@@ -27,9 +30,10 @@ const MOST_STOPS = 16;
 const MOST_STOP_LETTERS = 256;
 
 /** The number that was typed, null for nothing, undefined for what is no such number. */
-export function readNumber({ min, max, whole }, typed) {
+export function readNumber({ min, max, whole, minusOne }, typed) {
   if (typed.trim() === "") return null;
-  const value = Number(typed.replace(",", "."));
+  const value = Number(typed.replace(",", ".").replace("−", "-"));
+  if (value === -1 && minusOne !== undefined) return value;
   const good = Number.isFinite(value) && value >= min && value <= max;
   return good && (!whole || Number.isInteger(value)) ? value : undefined;
 }
@@ -45,8 +49,9 @@ export function readStops(typed) {
 /** A request's fields for a raw text: what was set, by the names of the interface. */
 export function completionFields(settings, model) {
   const fields = model.id ? { model: model.id } : {};
-  for (const { name } of [...SAMPLING, ...LIMITS]) {
-    if (typeof settings[name] === "number") fields[name] = settings[name];
+  for (const { name, minusOne } of [...SAMPLING, ...LIMITS]) {
+    const value = settings[name] === -1 && minusOne !== undefined ? minusOne : settings[name];
+    if (typeof value === "number") fields[name] = value;
   }
   const stops = readStops(settings.stop ?? "") ?? [];
   if (stops.length > 0) fields.stop = stops;

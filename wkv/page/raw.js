@@ -2,7 +2,7 @@
 
 import { isEmpty } from "./conversation.js";
 import { Following } from "./following.js";
-import { statsText } from "./message.js";
+import { statsView } from "./message.js";
 import { completionFields } from "./parameters.js";
 import { problemBox } from "./problems.js";
 
@@ -45,7 +45,7 @@ export class Raw {
     this.halt.hidden = !running;
     if (hadFocus) (running ? this.halt : this.goOn).focus();
     this.back.disabled = running || !this.#stepsOf(conversation).length;
-    this.stats.textContent = running ? "" : statsText(target?.stats);
+    this.stats.replaceChildren(...(!running && target?.stats ? [statsView(target.stats)] : []));
     this.problem.replaceChildren();
     if (!running && target?.problem) {
       const enterKey = () => this.app.openSettings("key");

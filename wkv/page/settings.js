@@ -11,7 +11,7 @@ import { Sheet } from "./sheet.js";
 export class Settings {
   constructor(app, dialog) {
     this.app = app;
-    this.sheet = new Sheet(dialog);
+    this.sheet = new Sheet(dialog, document.getElementById("open-settings"));
   }
 
   /** Opens the panel, at the field `name` if one is named. */
@@ -54,10 +54,10 @@ export class Settings {
 
   #prompt() {
     const { settings } = this.app;
-    const system = element("textarea", { name: "system", rows: "3" });
+    const system = element("textarea", { name: "system", rows: "3", dir: "auto" });
     system.value = settings.system ?? "";
     system.addEventListener("input", () => this.#set("system", system.value));
-    const stops = element("textarea", { name: "stop", rows: "2", class: "code-font" });
+    const stops = element("textarea", { name: "stop", rows: "2", class: "code-font", dir: "auto" });
     stops.value = settings.stop ?? "";
     const stopField = field("stop_at", "stop_hint", stops);
     stops.addEventListener("input", () => {

@@ -4,8 +4,12 @@ import { element, iconButton } from "./dom.js";
 import { text } from "./language.js";
 
 export class Sheet {
-  constructor(dialog) {
+  /** `opener` gets the focus at the end where the element that had it before is gone. */
+  constructor(dialog, opener) {
     this.dialog = dialog;
+    dialog.addEventListener("close", () => {
+      if (document.activeElement === document.body) opener.focus();
+    });
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close();
     });
@@ -13,16 +17,17 @@ export class Sheet {
 
   /** Fills the sheet anew, with its heading, and keeps the focus where it was. */
   fill(title, ...content) {
-    const focus = this.dialog.contains(document.activeElement) && document.activeElement.dataset.focus;
+    const focused = this.dialog.contains(document.activeElement) ? document.activeElement : null;
     const top = this.dialog.querySelector(".sheet-body")?.scrollTop ?? 0;
     const body = element("div", { class: "sheet-body" }, ...content);
-    this.dialog.replaceChildren(
-      element("div", { class: "sheet-head" },
-        element("h2", { id: `${this.dialog.id}-title`, text: title }),
-        iconButton("close", text("close"), () => this.dialog.close(), { "data-focus": "close" })),
-      body);
+    const close = iconButton("close", text("close"), () => this.dialog.close(), { "data-focus": "close" });
+    const head = element("div", { class: "sheet-head" },
+      element("h2", { id: `${this.dialog.id}-title`, text: title }), close);
+    this.dialog.replaceChildren(head, ...this.dialog.querySelectorAll(".notices"), body);
     body.scrollTop = top;
-    if (focus) this.dialog.querySelector(`[data-focus="${focus}"]`)?.focus();
+    if (focused && !focused.isConnected) {
+      (this.dialog.querySelector(`[data-focus="${focused.dataset.focus}"]`) ?? close).focus();
+    }
   }
 
   open() {

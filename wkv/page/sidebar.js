@@ -4,7 +4,7 @@ import { titleOf } from "./conversation.js";
 import { download, element, iconButton } from "./dom.js";
 import { BadFile, fromFile, toFile } from "./exchange.js";
 import { icon } from "./icons.js";
-import { text } from "./language.js";
+import { sentence, text } from "./language.js";
 
 export class Sidebar {
   #renaming = null;
@@ -12,13 +12,18 @@ export class Sidebar {
   constructor(app) {
     const $ = (id) => document.getElementById(id);
     Object.assign(this, { app, list: $("conversations"), words: $("search"), file: $("import-file") });
-    this.drawer = new Drawer($("sidebar"), $("stage"), $("shade"), $("open-menu"));
+    this.drawer = new Drawer($("sidebar"), [$("stage"), $("skip")], $("shade"), $("open-menu"));
+    this.drawer.addEventListener("change", () => app.notices.settle());
     $("new-chat").addEventListener("click", () => this.#begin("chat"));
     $("new-raw").addEventListener("click", () => this.#begin("raw"));
     $("close-menu").addEventListener("click", () => this.drawer.close());
     $("import").addEventListener("click", () => this.file.click());
     $("export-all").addEventListener("click", () => this.#export(app.library.list()));
     this.words.addEventListener("input", () => this.show());
+    this.words.addEventListener("keydown", (event) => {
+      // The first Escape empties the box.
+      if (event.key === "Escape" && this.words.value) event.stopPropagation();
+    });
     this.file.addEventListener("change", () => this.#import());
   }
 
@@ -35,6 +40,11 @@ export class Sidebar {
     if (focus) this.list.querySelector(`[data-focus="${focus}"]`)?.focus();
   }
 
+  /** Puts the focus on the conversation in view, or else on the search. */
+  focus() {
+    (this.list.querySelector("[aria-current]") ?? this.list.querySelector(".open") ?? this.words).focus();
+  }
+
   #row(conversation) {
     const { library, answering } = this.app;
     const { id, kind } = conversation;
@@ -43,7 +53,7 @@ export class Sidebar {
     const open = element("button", {
       type: "button", class: "open", title, "aria-current": here ? "page" : null, "data-focus": `open-${id}`,
       onclick: () => this.#open(id),
-    }, kind === "raw" ? icon("lines") : null, element("span", { text: title }));
+    }, kind === "raw" ? icon("lines") : null, element("span", { text: title, dir: "auto" }));
     const row = element("li", { class: here ? "row here" : "row" }, open);
     if (answering.isRunning(conversation)) row.append(element("span", { class: "pulse" }));
     const tool = (name, words, action) => iconButton(name, `${text(words)}: ${title}`, action, {
@@ -71,7 +81,9 @@ export class Sidebar {
   }
 
   #rename(row, conversation, title) {
-    const input = element("input", { type: "text", "aria-label": text("title_of"), maxlength: "200" });
+    const input = element("input", {
+      type: "text", dir: "auto", "aria-label": text("title_of"), maxlength: "200",
+    });
     input.value = title;
     const finish = (keep) => {
       if (this.#renaming !== input) return;
@@ -99,8 +111,8 @@ export class Sidebar {
     answering.stop(conversation);
     const removed = library.remove(conversation.id);
     const action = () => library.restore(removed);
-    notices.show(text("deleted", { title }), { label: text("undo"), action });
-    (this.list.querySelector(".open") ?? this.words).focus();
+    notices.show(sentence("deleted", { title }), { label: text("undo"), action });
+    this.focus();
   }
 
   #export(conversations) {
@@ -124,16 +136,22 @@ export class Sidebar {
   }
 }
 
-/** On a narrow window the list lies in a drawer; closed, it cannot be reached by keyboard. */
-class Drawer {
-  constructor(drawer, stage, shade, button) {
-    Object.assign(this, { drawer, stage, button, isOpen: false });
+/**
+ * On a narrow window the list lies in a drawer. Closed, it cannot be reached by keyboard; open, nothing
+ * but it can. Event: "change" after it was opened or closed.
+ */
+class Drawer extends EventTarget {
+  constructor(drawer, others, shade, button) {
+    super();
+    Object.assign(this, { drawer, others, button, isOpen: false });
     this.narrow = matchMedia("(max-width: 800px)");
     this.narrow.addEventListener("change", () => this.close());
     button.addEventListener("click", () => this.open());
     shade.addEventListener("click", () => this.close());
-    drawer.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.close();
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !this.isOpen || event.isComposing) return;
+      event.preventDefault();
+      this.close();
     });
     this.#apply();
   }
@@ -155,6 +173,7 @@ class Drawer {
     document.body.classList.toggle("drawer-open", this.isOpen);
     this.button.setAttribute("aria-expanded", String(this.isOpen));
     this.drawer.inert = this.narrow.matches && !this.isOpen;
-    this.stage.inert = this.isOpen;
+    for (const other of this.others) other.inert = this.isOpen;
+    this.dispatchEvent(new Event("change"));
   }
 }

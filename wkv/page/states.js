@@ -2,7 +2,7 @@
 
 import { titleOf } from "./conversation.js";
 import { download, element, iconButton, textButton } from "./dom.js";
-import { bytes, date, text } from "./language.js";
+import { bytes, date, sentence, text } from "./language.js";
 import { problemBox } from "./problems.js";
 import { Sheet } from "./sheet.js";
 import { loadStateNames, saveStateNames } from "./store.js";
@@ -15,7 +15,7 @@ export class States {
 
   constructor(app, dialog, file) {
     Object.assign(this, { app, file });
-    this.sheet = new Sheet(dialog);
+    this.sheet = new Sheet(dialog, document.getElementById("open-states"));
     file.addEventListener("change", () => this.#upload());
   }
 
@@ -60,17 +60,17 @@ export class States {
       this.app.show();
       this.app.focusInput();
     });
-    place.replaceChildren(element("p", { text: text("from_state", state) }), fork, leave);
+    place.replaceChildren(element("p", {}, ...sentence("from_state", state)), fork, leave);
   }
 
   #row(state) {
     const { library } = this.app;
-    const name = this.#nameOf(state.id);
+    const name = this.#nameOf(state);
     const known = { id: state.id, name, tokens: state.tokens };
     const facts = { tokens: state.tokens, size: bytes(state.bytes), date: date(state.created * 1000) };
     const focus = (what) => ({ "data-focus": `${what}-${state.id}` });
     return element("li", {},
-      element("p", { class: "state-name", text: name }),
+      element("p", { class: "state-name", text: name, dir: "auto" }),
       element("p", { class: "hint", text: text("state_line", facts) }),
       element("div", { class: "buttons" },
         textButton(text("load"), () => this.#begin(known, library.current.kind), {
@@ -99,8 +99,8 @@ export class States {
     }
     const name = titleOf(this.app.library.current);
     await this.#try(async () => {
-      const state = await this.app.api.saveState(read);
-      this.#name(state.id, name);
+      const state = await this.app.api.saveState(read, name);
+      this.#remember(state.id, name);
       await this.#list();
       this.#news = text("state_saved", { tokens: state.tokens });
     });
@@ -111,8 +111,9 @@ export class States {
     this.file.value = "";
     if (!file) return;
     await this.#try(async () => {
-      const state = await this.app.api.uploadState(file);
-      this.#name(state.id, file.name.replace(/\.[^.]*$/, ""));
+      const name = file.name.replace(/\.[^.]*$/, "");
+      const state = await this.app.api.uploadState(file, name);
+      this.#remember(state.id, name);
       await this.#list();
       this.#news = text("state_uploaded", { tokens: state.tokens });
     });
@@ -126,7 +127,7 @@ export class States {
   #delete(id) {
     return this.#try(async () => {
       await this.app.api.deleteState(id);
-      this.#name(id, null);
+      this.#remember(id, null);
       await this.#list();
       this.#news = text("state_deleted");
     });
@@ -148,11 +149,16 @@ export class States {
     this.show();
   }
 
-  #nameOf(id) {
-    return loadStateNames()[id] || id.slice(0, 14);
+  /** The name that the server keeps, or this browser, or else the id; two states never look the same. */
+  #nameOf(state) {
+    const own = loadStateNames();
+    const given = ({ id, name }) => name || own[id] || id.slice(0, 14);
+    const name = given(state);
+    const isShared = this.#states.some((other) => other.id !== state.id && given(other) === name);
+    return isShared ? `${name} (${state.id.slice(6, 10)})` : name;
   }
 
-  #name(id, name) {
+  #remember(id, name) {
     const names = loadStateNames();
     if (name) names[id] = name;
     else delete names[id];

@@ -1,6 +1,7 @@
 /** The messages in view, first to last, with the scrolling that goes with them. */
 
 import { path, siblings } from "./conversation.js";
+import { nameRegions } from "./markdown.js";
 import { MessageView } from "./message.js";
 
 export class Thread {
@@ -24,6 +25,7 @@ export class Thread {
       views.set(message.id, view);
       const all = siblings(conversation, message.id);
       view.show({
+        number: messages.slice(0, index + 1).filter(({ role }) => role === message.role).length,
         at: all.indexOf(message.id) + 1, of: all.length, last: index === messages.length - 1,
         writing: message.id === target?.id, busy: Boolean(target),
       });
@@ -33,6 +35,7 @@ export class Thread {
     });
     while (this.place.children.length > messages.length) this.place.lastChild.remove();
     this.#views = views;
+    nameRegions(this.place);
     this.#refocus(focus);
     this.following.follow();
   }
@@ -44,6 +47,7 @@ export class Thread {
     requestAnimationFrame(() => {
       this.#waiting = false;
       this.#views.get(message.id)?.progress();
+      nameRegions(this.place);
       this.following.follow();
     });
   }
