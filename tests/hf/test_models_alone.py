@@ -12,7 +12,7 @@ import transformers
 
 import wkv.hf
 from tests.hf.translated import GENERATIONS, random_ids
-from wkv.convert.huggingface.standalone import standalone_source
+from wkv.convert.huggingface.standalone import standalone_files
 from wkv.errors import MissingExtraError
 from wkv.hf import launcher
 
@@ -54,11 +54,13 @@ def test_the_code_of_a_folder_stands_alone(their_models, tmp_path):
         model = their_models[generation]
         folder = folders[generation] = tmp_path / generation.replace(".", "")
         model.save_pretrained(folder)
-        module = f"modeling_rwkv{MODULES[generation]}"
-        (folder / f"{module}.py").write_text(standalone_source(module), encoding="utf-8")
+        suffix = f"rwkv{MODULES[generation]}"
+        for name, source in standalone_files(suffix).items():
+            (folder / name).write_text(source, encoding="utf-8")
+        module = f"modeling_{suffix}"
         config = json.loads((folder / "config.json").read_text())
         config["auto_map"] = {
-            "AutoConfig": f"{module}.{type(model.config).__name__}",
+            "AutoConfig": f"configuration_{suffix}.{type(model.config).__name__}",
             "AutoModel": f"{module}.{type(model.base_model).__name__}",
             "AutoModelForCausalLM": f"{module}.{type(model).__name__}",
         }
@@ -81,19 +83,66 @@ def test_the_code_of_a_folder_stands_alone(their_models, tmp_path):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("module", sorted({f"modeling_rwkv{m}" for m in MODULES.values()}))
-def test_standalone_code_is_one_valid_module_each_time_the_same(module):
-    source = standalone_source(module)
-    assert source == standalone_source(module)
-    compile(source, module, "exec")
-    assert "import wkv" not in source
-    assert "from wkv" not in source
-    assert "# From wkv.ops.wkv" in source
+SUFFIXES = sorted({f"rwkv{number}" for number in MODULES.values()})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_standalone_code_is_valid_and_each_time_the_same(suffix):
+    files = standalone_files(suffix)
+    assert set(files) == {f"configuration_{suffix}.py", f"modeling_{suffix}.py"}
+    assert files == standalone_files(suffix)
+    for name, source in files.items():
+        compile(source, name, "exec")
+        assert "import wkv" not in source
+        assert "from wkv" not in source
+    assert "# From wkv.ops.wkv" in files[f"modeling_{suffix}.py"]
 
 
 def test_standalone_code_of_nothing():
     with pytest.raises(FileNotFoundError):
-        standalone_source("modeling_rwkv9")
+        standalone_files("rwkv9")
+
+
+READ_CONFIG = """
+import sys
+sys.modules["torch"] = None
+from transformers import AutoConfig
+print(AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True).num_hidden_layers)
+assert not any(name.startswith("wkv") for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_config_can_be_read_without_torch(suffix, tmp_path):
+    for name, source in standalone_files(suffix).items():
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    stem = suffix.replace("rwkv", "Rwkv" if suffix < "rwkv7" else "RWKV").replace("Rwkv4", "Rwkv")
+    fields = {
+        "model_type": f"not-known-{suffix}",
+        "num_hidden_layers": 7,
+        "auto_map": {"AutoConfig": f"configuration_{suffix}.{stem}Config"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", READ_CONFIG, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout.strip() == "7", done.stderr
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_model_code_says_which_transformers_it_needs(suffix, tmp_path):
+    for name, source in standalone_files(suffix).items():
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    (tmp_path / "__init__.py").touch()
+    old = "sys.modules['transformers'] = types.SimpleNamespace(__version__='4.57.1', __spec__=None)"
+    code = f"import sys, types; {old}\nimport {tmp_path.name}.modeling_{suffix}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path.parent
+    )
+    assert done.stderr.strip().endswith(
+        "ImportError: this model needs transformers 5.0 or newer, 4.57.1 is installed: "
+        "pip install -U transformers"
+    )
 
 
 def test_the_launcher_runs_transformers_commands_with_our_classes(monkeypatch):

@@ -194,3 +194,40 @@ def test_all_generations_are_covered(their_models):
     assert {type(model.config) for model in their_models.values()} == {
         config for config, _, _ in wkv.hf.CLASSES
     }
+
+
+def test_every_matrix_product_is_a_plain_linear_layer(model):
+    """Tools that quantize find layers by `type(module) is nn.Linear`."""
+    plain = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    inherited = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    assert plain == inherited
+    expected = {"4": 7, "5.0": 7, "5.1": 8, "5.2": 8, "6": 8, "7": 14, "7a": 15}
+    layers, generation = model.config.num_hidden_layers, type(model.config).model_type
+    release = getattr(model.config, "rwkv_generation", generation.removeprefix("rwkv") or "4")
+    without_v = 2 if release.startswith("7") else 0  # layer 0 has no v_lora
+    assert len(plain) == expected[release] * layers - without_v + 1  # and the head
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_can_be_replaced_by_others(generation, dtype):
+    """A quantized layer has weights of an integer dtype and converts its input itself."""
+
+    class Quantized(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.scale = layer.weight.float().abs().amax(1, keepdim=True) / 127
+            self.weight = (layer.weight / self.scale).round().to(torch.int8)
+            self.bias = layer.bias
+
+        def forward(self, x):
+            y = x.to(dtype) @ (self.weight * self.scale).to(dtype).T
+            return y if self.bias is None else y + self.bias
+
+    model = translate(generation).to(dtype)
+    ids = random_ids(2, 12)
+    expected = model(ids).logits
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, Quantized(module))
+    assert 0 < (model(ids).logits - expected).abs().max() <= 0.3

@@ -142,14 +142,6 @@ def test_arguments_that_nobody_knows_are_refused():
         assert torch.equal(model(ids, position_ids=torch.arange(5)[None]).logits, expected)
 
 
-def test_several_documents_in_one_row_are_refused():
-    model, ids = translate("6"), random_ids(1, 5)
-    with pytest.raises(ValueError, match=r"position_ids: several documents lie in one row"):
-        model(ids, position_ids=torch.tensor([[0, 1, 2, 0, 1]]))
-    with pytest.raises(ValueError, match="seq_idx: several documents"):
-        model(ids, seq_idx=torch.tensor([[0, 0, 0, 1, 1]]))
-
-
 def test_both_names_of_a_cache_work_and_one_at_a_time():
     model, ids = translate("5.2"), random_ids(1, 9)
     with torch.no_grad():

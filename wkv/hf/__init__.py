@@ -30,11 +30,16 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from wkv.hf.cache import RwkvCache
-from wkv.hf.modeling_rwkv4 import RwkvConfig, RwkvForCausalLM, RwkvModel
-from wkv.hf.modeling_rwkv5 import Rwkv5Config, Rwkv5ForCausalLM, Rwkv5Model
-from wkv.hf.modeling_rwkv6 import Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Model
-from wkv.hf.modeling_rwkv7 import RWKV7Config, RWKV7ForCausalLM, RWKV7Model
-from wkv.hf.modeling_rwkv7a import RWKV7aConfig, RWKV7aForCausalLM, RWKV7aModel
+from wkv.hf.configuration_rwkv4 import RwkvConfig
+from wkv.hf.configuration_rwkv5 import Rwkv5Config
+from wkv.hf.configuration_rwkv6 import Rwkv6Config
+from wkv.hf.configuration_rwkv7 import RWKV7Config
+from wkv.hf.configuration_rwkv7a import RWKV7aConfig
+from wkv.hf.modeling_rwkv4 import RwkvForCausalLM, RwkvModel
+from wkv.hf.modeling_rwkv5 import Rwkv5ForCausalLM, Rwkv5Model
+from wkv.hf.modeling_rwkv6 import Rwkv6ForCausalLM, Rwkv6Model
+from wkv.hf.modeling_rwkv7 import RWKV7ForCausalLM, RWKV7Model
+from wkv.hf.modeling_rwkv7a import RWKV7aForCausalLM, RWKV7aModel
 
 CLASSES = (
     (RwkvConfig, RwkvModel, RwkvForCausalLM),

@@ -8,19 +8,25 @@ argument is therefore either supported, known not to change the result, or refus
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor
 from transformers.utils import logging
 
-from wkv.hf.cache import CACHE_NAMES, RwkvCache
+from wkv.hf.cache import RwkvCache
+from wkv.hf.config_checks import CACHE_NAMES
 from wkv.version import TESTED_TRANSFORMERS
 
-WITHOUT_EFFECT = frozenset({"cache_position", "return_dict", "logits_to_keep", "is_causal"})
+WITHOUT_EFFECT = frozenset(
+    {
+        "cache_position",
+        "return_dict",
+        "logits_to_keep",
+        "is_causal",
+        "max_length_q",
+        "max_length_k",
+    }
+)
 """Arguments of other models that cannot change the result of a recurrent one."""
-
-PACKED = frozenset({"seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens"})
-"""Arguments that give the starts of several documents that are packed into one row."""
 
 
 def report_untested_version() -> None:
@@ -64,35 +70,6 @@ def refuse_attentions(kwargs: dict[str, Any]) -> None:
     """
     if kwargs.pop("output_attentions", None):
         raise ValueError("output_attentions is true; a recurrent model has no attention weights")
-
-
-def refuse_document_starts(kwargs: dict[str, Any], attention_mask: Tensor | None) -> None:
-    """Remove the arguments that describe positions.
-
-    Raises:
-        ValueError: if a second document begins within a row, because the state of the first one
-            would leak into it.
-    """
-    positions = kwargs.pop("position_ids", None)
-    given = [name for name in PACKED if kwargs.pop(name, None) is not None]
-    if given or (positions is not None and _restarts(positions, attention_mask)):
-        raise ValueError(
-            f"{', '.join(sorted(given)) or 'position_ids'}: several documents lie in one row, and "
-            "the state of one would leak into the next; give each document a row of its own "
-            "(packing=False)"
-        )
-
-
-def _restarts(positions: Tensor, attention_mask: Tensor | None) -> bool:
-    """Check whether positions (B, T) decrease at a token that follows another real token."""
-    if positions.dim() != 2 or positions.shape[1] < 2 or torch.compiler.is_compiling():
-        return False
-    back = positions[:, 1:] < positions[:, :-1]
-    if attention_mask is not None and attention_mask.dim() == 2:
-        real = attention_mask[:, -positions.shape[1] :].to(positions.device) != 0
-        if real.shape == positions.shape:
-            back = back & real[:, 1:] & real[:, :-1]
-    return bool(back.any())
 
 
 def refuse_unknown(kwargs: Mapping[str, Any], model: str) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-CACHE_NAMES = ("cache", "past_key_values")
-"""The names of a cache in transformers: `past_key_values` before 5.24, `cache` since then."""
+from wkv.hf.config_checks import CACHE_NAMES
 
 CACHE_NAME = next(
     name for name in CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)}

@@ -14,18 +14,16 @@ Source: paper "RWKV: Reinventing RNNs for the Transformer Era", arXiv 2305.13048
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
-from wkv.hf.cache import CACHE_NAMES
+from wkv.hf.configuration_rwkv4 import RwkvConfig
 from wkv.hf.parts import (
     LayerNorm,
-    Linear,
     Padding,
     fill,
+    linear,
     ramp,
     run,
     token_shift,
@@ -35,59 +33,6 @@ from wkv.hf.parts import (
 )
 from wkv.hf.skeleton import Backbone, CausalLM, HubBlock, PretrainedRwkv
 from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
-
-
-class RwkvConfig(PretrainedConfig):
-    """The configuration of an RWKV-4 model.
-
-    Args:
-        vocab_size, hidden_size, num_hidden_layers: V, D, L.
-        attention_hidden_size: A, width of the time mix; by default D.
-        intermediate_size: F, width of the channel mix; by default 4 D.
-        context_length: context length of the training, in tokens; it limits nothing.
-        layer_norm_epsilon: eps of all norms.
-        rescale_every: a field of transformers' own class. It has no effect here, because the
-            float32 residual stream does not overflow.
-        initializer_range: standard deviation of new matrices.
-    """
-
-    model_type = "rwkv"
-    keys_to_ignore_at_inference = list(CACHE_NAMES)
-    attribute_map = {"max_position_embeddings": "context_length"}
-
-    def __init__(
-        self,
-        vocab_size: int = 50277,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        attention_hidden_size: int | None = None,
-        intermediate_size: int | None = None,
-        context_length: int = 1024,
-        layer_norm_epsilon: float = 1e-5,
-        rescale_every: int = 0,
-        initializer_range: float = 0.02,
-        use_cache: bool = True,
-        bos_token_id: int | None = 0,
-        eos_token_id: int | list[int] | None = 0,
-        tie_word_embeddings: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.attention_hidden_size = attention_hidden_size or hidden_size
-        self.intermediate_size = intermediate_size or 4 * hidden_size
-        self.context_length = context_length
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.rescale_every = rescale_every
-        self.initializer_range = initializer_range
-        self.use_cache = use_cache
-        super().__init__(
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
 
 
 class RwkvTimeMix(nn.Module):
@@ -102,10 +47,10 @@ class RwkvTimeMix(nn.Module):
         self.time_mix_key = vector(1, 1, D)
         self.time_mix_value = vector(1, 1, D)
         self.time_mix_receptance = vector(1, 1, D)
-        self.key = Linear(D, A)
-        self.value = Linear(D, A)
-        self.receptance = Linear(D, A)
-        self.output = Linear(A, D)
+        self.key = nn.Linear(D, A, bias=False)
+        self.value = nn.Linear(D, A, bias=False)
+        self.receptance = nn.Linear(D, A, bias=False)
+        self.output = nn.Linear(A, D, bias=False)
 
     def initialize(self) -> None:
         """Set initial decays (slow to fast over the channels) and token shifts (by depth)."""
@@ -121,15 +66,17 @@ class RwkvTimeMix(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         p, last = token_shift(x, last, padding)
-        r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
-        k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
-        v = self.value(torch.lerp(p, x, widen(self.time_mix_value)))
+        r = torch.sigmoid(
+            linear(self.receptance, torch.lerp(p, x, widen(self.time_mix_receptance)))
+        )
+        k = linear(self.key, torch.lerp(p, x, widen(self.time_mix_key)))
+        v = linear(self.value, torch.lerp(p, x, widen(self.time_mix_value)))
         log_decay = -torch.exp(widen(self.time_decay))
         if padding is not None:  # padding neither decays the state nor contributes to it
             log_decay = log_decay * padding.real
             k = torch.where(padding.real > 0, k, MINUS_INFINITY)
         y, state = run(wkv4, log_decay, widen(self.time_first), k, v, state)
-        return self.output(r * y), last, state
+        return linear(self.output, r * y), last, state
 
 
 class RwkvChannelMix(nn.Module):
@@ -141,9 +88,9 @@ class RwkvChannelMix(nn.Module):
         self.rest = 1 - layer / config.num_hidden_layers
         self.time_mix_key = vector(1, 1, D)
         self.time_mix_receptance = vector(1, 1, D)
-        self.key = Linear(D, F)
-        self.receptance = Linear(D, D)
-        self.value = Linear(F, D)
+        self.key = nn.Linear(D, F, bias=False)
+        self.receptance = nn.Linear(D, D, bias=False)
+        self.value = nn.Linear(F, D, bias=False)
 
     def initialize(self) -> None:
         """Set initial token shifts, which depend on the depth of the layer."""
@@ -154,9 +101,11 @@ class RwkvChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
-        r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
-        k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
-        return r * self.value(torch.relu(k).square()), last
+        r = torch.sigmoid(
+            linear(self.receptance, torch.lerp(p, x, widen(self.time_mix_receptance)))
+        )
+        k = linear(self.key, torch.lerp(p, x, widen(self.time_mix_key)))
+        return r * linear(self.value, torch.relu(k).square()), last
 
 
 class RwkvBlock(HubBlock):
@@ -195,7 +144,7 @@ class RwkvModel(Backbone, RwkvPreTrainedModel):
 
     def new_wkv(self, X: Tensor) -> Tensor:
         """Return the initial state (B, 3, A): numerator, denominator, largest exponent."""
-        sums = X.new_zeros(len(X), 3, self.config.attention_hidden_size)
+        sums = X.new_zeros(X.shape[0], 3, self.config.attention_hidden_size)
         sums[:, 2] = MINUS_INFINITY
         return sums
 

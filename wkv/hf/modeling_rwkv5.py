@@ -15,21 +15,18 @@ Channel mix: out = sigmoid(R mix(m_r)) V relu(K mix(m_k))^2.
 Source: paper "Eagle and Finch", arXiv 2404.05892.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig
 
-from wkv.hf.cache import CACHE_NAMES
+from wkv.hf.config_checks import check
+from wkv.hf.configuration_rwkv5 import Rwkv5Config
 from wkv.hf.parts import (
     GroupNorm,
     LayerNorm,
-    Linear,
     Padding,
-    check,
     fill,
+    linear,
     ramp,
     run,
     token_shift,
@@ -40,70 +37,6 @@ from wkv.hf.parts import (
 from wkv.hf.skeleton import Backbone, CausalLM, HubBlock, PretrainedRwkv
 from wkv.ops.wkv5 import wkv5
 from wkv.ops.wkv6 import wkv6
-
-
-class Rwkv5Config(PretrainedConfig):
-    """The configuration of an RWKV-5 model.
-
-    Args:
-        vocab_size, hidden_size, num_hidden_layers: V, D, L.
-        attention_hidden_size: A, width of the time mix; by default D.
-        head_size: N, a divisor of A.
-        head_size_divisor: number by which training divides the output of a head before its norm.
-        intermediate_size: F, width of the channel mix; by default 3.5 D, rounded down to a
-            multiple of 32.
-        rwkv_generation: "5.0", "5.1" or "5.2", see the docstring of this module.
-        context_length: the maximum length that other programs assume; it limits nothing here.
-        layer_norm_epsilon: eps of the layer norms; that of the norm per head is
-            layer_norm_epsilon * head_size_divisor^2.
-        rescale_every: a field of older classes. It has no effect here, because the float32
-            residual stream does not overflow.
-        initializer_range: standard deviation of new matrices.
-    """
-
-    model_type = "rwkv5"
-    keys_to_ignore_at_inference = list(CACHE_NAMES)
-    attribute_map = {"max_position_embeddings": "context_length"}
-
-    def __init__(
-        self,
-        vocab_size: int = 65536,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        attention_hidden_size: int | None = None,
-        head_size: int = 64,
-        head_size_divisor: float = 8,
-        intermediate_size: int | None = None,
-        rwkv_generation: str = "5.2",
-        context_length: int = 1048576,
-        layer_norm_epsilon: float = 1e-5,
-        rescale_every: int = 0,
-        initializer_range: float = 0.02,
-        use_cache: bool = True,
-        bos_token_id: int | None = 0,
-        eos_token_id: int | list[int] | None = 0,
-        tie_word_embeddings: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.attention_hidden_size = attention_hidden_size or hidden_size
-        self.head_size = head_size
-        self.head_size_divisor = head_size_divisor
-        self.intermediate_size = intermediate_size or int(3.5 * hidden_size) // 32 * 32
-        self.rwkv_generation = rwkv_generation
-        self.context_length = context_length
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.rescale_every = rescale_every
-        self.initializer_range = initializer_range
-        self.use_cache = use_cache
-        super().__init__(
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
 
 
 class Rwkv5TimeMix(nn.Module):
@@ -124,14 +57,14 @@ class Rwkv5TimeMix(nn.Module):
         self.time_mix_key = vector(1, 1, D)
         self.time_mix_value = vector(1, 1, D)
         self.time_mix_receptance = vector(1, 1, D)
-        self.receptance = Linear(D, A)
-        self.key = Linear(D, A)
-        self.value = Linear(D, A)
-        self.output = Linear(A, D)
+        self.receptance = nn.Linear(D, A, bias=False)
+        self.key = nn.Linear(D, A, bias=False)
+        self.value = nn.Linear(D, A, bias=False)
+        self.output = nn.Linear(A, D, bias=False)
         if self.gated:
             self.time_faaaa = vector(*decays)
             self.time_mix_gate = vector(1, 1, D)
-            self.gate = Linear(D, A)
+            self.gate = nn.Linear(D, A, bias=False)
         else:
             self.time_first = vector(*decays)
         eps = config.layer_norm_epsilon * config.head_size_divisor**2
@@ -157,11 +90,11 @@ class Rwkv5TimeMix(nn.Module):
         """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
-        r = self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))).unflatten(
+        r = linear(self.receptance, torch.lerp(p, x, widen(self.time_mix_receptance))).unflatten(
             -1, self.heads
         )
-        k = self.key(torch.lerp(p, x, widen(self.time_mix_key))).view(heads)
-        v = self.value(torch.lerp(p, x, widen(self.time_mix_value))).view(heads)
+        k = linear(self.key, torch.lerp(p, x, widen(self.time_mix_key))).view(heads)
+        v = linear(self.value, torch.lerp(p, x, widen(self.time_mix_value))).view(heads)
         log_decay = -torch.exp(widen(self.time_decay).view(self.heads[0], -1))
         bonus = self.bonus().view(self.heads[0], -1)
         if padding is None:
@@ -171,8 +104,8 @@ class Rwkv5TimeMix(nn.Module):
             y, state = run(wkv6, r, (log_decay * real).expand_as(k), k * real, v, bonus, state)
         y = self.ln_x(y)
         if self.gated:
-            y = y * F.silu(self.gate(torch.lerp(p, x, widen(self.time_mix_gate))))
-        return self.output(y), last, state
+            y = y * F.silu(linear(self.gate, torch.lerp(p, x, widen(self.time_mix_gate))))
+        return linear(self.output, y), last, state
 
     def bonus(self) -> Tensor:
         """Return the bonus u, which has the shape of the decays."""
@@ -188,9 +121,9 @@ class Rwkv5ChannelMix(nn.Module):
         self.rest = 1 - layer / config.num_hidden_layers
         self.time_mix_key = vector(1, 1, D)
         self.time_mix_receptance = vector(1, 1, D)
-        self.key = Linear(D, F)
-        self.receptance = Linear(D, D)
-        self.value = Linear(F, D)
+        self.key = nn.Linear(D, F, bias=False)
+        self.receptance = nn.Linear(D, D, bias=False)
+        self.value = nn.Linear(F, D, bias=False)
 
     def initialize(self) -> None:
         """Set initial token shifts, which depend on the depth of the layer."""
@@ -201,9 +134,11 @@ class Rwkv5ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
-        r = torch.sigmoid(self.receptance(torch.lerp(p, x, widen(self.time_mix_receptance))))
-        k = self.key(torch.lerp(p, x, widen(self.time_mix_key)))
-        return r * self.value(torch.relu(k).square()), last
+        r = torch.sigmoid(
+            linear(self.receptance, torch.lerp(p, x, widen(self.time_mix_receptance)))
+        )
+        k = linear(self.key, torch.lerp(p, x, widen(self.time_mix_key)))
+        return r * linear(self.value, torch.relu(k).square()), last
 
 
 class Rwkv5Block(HubBlock):
@@ -246,7 +181,7 @@ class Rwkv5Model(Backbone, Rwkv5PreTrainedModel):
     def new_wkv(self, X: Tensor) -> Tensor:
         """Return the initial state (B, H, N, N), axes (value, key)."""
         A, N = self.config.attention_hidden_size, self.config.head_size
-        return X.new_zeros(len(X), A // N, N, N)
+        return X.new_zeros(X.shape[0], A // N, N, N)
 
 
 class Rwkv5ForCausalLM(CausalLM, Rwkv5PreTrainedModel):

@@ -14,22 +14,19 @@ Channel mix: out = sigmoid(R (x + d maa_r)) V relu(K (x + d maa_k))^2.
 Source: paper "Eagle and Finch", arXiv 2404.05892.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig
 
-from wkv.hf.cache import CACHE_NAMES
+from wkv.hf.config_checks import check
+from wkv.hf.configuration_rwkv6 import Rwkv6Config
 from wkv.hf.parts import (
     GroupNorm,
     LayerNorm,
-    Linear,
     Padding,
-    check,
     factor_product,
     fill,
+    linear,
     ramp,
     run,
     token_shift,
@@ -39,74 +36,6 @@ from wkv.hf.parts import (
 )
 from wkv.hf.skeleton import Backbone, CausalLM, HubBlock, PretrainedRwkv
 from wkv.ops.wkv6 import wkv6
-
-
-class Rwkv6Config(PretrainedConfig):
-    """The configuration of an RWKV-6 model.
-
-    Args:
-        vocab_size, hidden_size, num_hidden_layers: V, D, L.
-        attention_hidden_size: A, width of the time mix; by default D.
-        head_size: N, a divisor of A.
-        head_size_divisor: number by which training divides the output of a head before its norm.
-        intermediate_size: F, width of the channel mix; by default 3.5 D, rounded down to a
-            multiple of 32.
-        lora_rank_tokenshift: rank of W1 and W2; by default 64 if D >= 4096, otherwise 32.
-        lora_rank_decay: rank of D1 and D2; by default 128 if D >= 4096, otherwise 64.
-        context_length: the maximum length that other programs assume; it limits nothing here.
-        layer_norm_epsilon: eps of the layer norms; that of the norm per head is
-            layer_norm_epsilon * head_size_divisor^2.
-        rescale_every: a field of older classes. It has no effect here, because the float32
-            residual stream does not overflow.
-        initializer_range: standard deviation of new matrices.
-    """
-
-    model_type = "rwkv6"
-    keys_to_ignore_at_inference = list(CACHE_NAMES)
-    attribute_map = {"max_position_embeddings": "context_length"}
-
-    def __init__(
-        self,
-        vocab_size: int = 65536,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        attention_hidden_size: int | None = None,
-        head_size: int = 64,
-        head_size_divisor: float = 8,
-        intermediate_size: int | None = None,
-        lora_rank_tokenshift: int | None = None,
-        lora_rank_decay: int | None = None,
-        context_length: int = 1048576,
-        layer_norm_epsilon: float = 1e-5,
-        rescale_every: int = 0,
-        initializer_range: float = 0.02,
-        use_cache: bool = True,
-        bos_token_id: int | None = 0,
-        eos_token_id: int | list[int] | None = 0,
-        tie_word_embeddings: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        large = hidden_size >= 4096
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.attention_hidden_size = attention_hidden_size or hidden_size
-        self.head_size = head_size
-        self.head_size_divisor = head_size_divisor
-        self.intermediate_size = intermediate_size or int(3.5 * hidden_size) // 32 * 32
-        self.lora_rank_tokenshift = lora_rank_tokenshift or (64 if large else 32)
-        self.lora_rank_decay = lora_rank_decay or (128 if large else 64)
-        self.context_length = context_length
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.rescale_every = rescale_every
-        self.initializer_range = initializer_range
-        self.use_cache = use_cache
-        super().__init__(
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
 
 
 class Rwkv6TimeMix(nn.Module):
@@ -127,11 +56,11 @@ class Rwkv6TimeMix(nn.Module):
         self.time_decay = vector(1, 1, A)
         self.time_decay_w1, self.time_decay_w2 = vector(D, R), vector(R, A)
         self.time_faaaa = vector(*self.heads)
-        self.receptance = Linear(D, A)
-        self.key = Linear(D, A)
-        self.value = Linear(D, A)
-        self.gate = Linear(D, A)
-        self.output = Linear(A, D)
+        self.receptance = nn.Linear(D, A, bias=False)
+        self.key = nn.Linear(D, A, bias=False)
+        self.value = nn.Linear(D, A, bias=False)
+        self.gate = nn.Linear(D, A, bias=False)
+        self.output = nn.Linear(A, D, bias=False)
         eps = config.layer_norm_epsilon * config.head_size_divisor**2
         self.ln_x = GroupNorm(A // N, A, eps)
 
@@ -166,10 +95,10 @@ class Rwkv6TimeMix(nn.Module):
         p, last = token_shift(x, last, padding)
         d = p - x
         m_w, m_k, m_v, m_r, m_g = self.token_mixes(torch.addcmul(x, d, widen(self.time_maa_x)))
-        r = self.receptance(torch.addcmul(x, d, self.time_maa_r + m_r)).view(heads)
-        k = self.key(torch.addcmul(x, d, self.time_maa_k + m_k)).view(heads)
-        v = self.value(torch.addcmul(x, d, self.time_maa_v + m_v)).view(heads)
-        g = F.silu(self.gate(torch.addcmul(x, d, self.time_maa_g + m_g)))
+        r = linear(self.receptance, torch.addcmul(x, d, self.time_maa_r + m_r)).view(heads)
+        k = linear(self.key, torch.addcmul(x, d, self.time_maa_k + m_k)).view(heads)
+        v = linear(self.value, torch.addcmul(x, d, self.time_maa_v + m_v)).view(heads)
+        g = F.silu(linear(self.gate, torch.addcmul(x, d, self.time_maa_g + m_g)))
         x_w = torch.addcmul(x, d, self.time_maa_w + m_w)
         low = torch.tanh(factor_product(x_w, self.time_decay_w1))
         raw_decay = self.time_decay + factor_product(low, self.time_decay_w2)
@@ -178,7 +107,7 @@ class Rwkv6TimeMix(nn.Module):
             real = padding.real[..., None]
             log_decay, k = log_decay * real, k * real
         y, state = run(wkv6, r, log_decay, k, v, widen(self.time_faaaa), state)
-        return self.output(self.ln_x(y) * g), last, state
+        return linear(self.output, self.ln_x(y) * g), last, state
 
     def token_mixes(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the five m_j, each (B, T, D), in the order w, k, v, r, g."""
@@ -197,9 +126,9 @@ class Rwkv6ChannelMix(nn.Module):
         self.rest = 1 - layer / config.num_hidden_layers
         self.time_maa_k = vector(1, 1, D)
         self.time_maa_r = vector(1, 1, D)
-        self.key = Linear(D, F)
-        self.receptance = Linear(D, D)
-        self.value = Linear(F, D)
+        self.key = nn.Linear(D, F, bias=False)
+        self.receptance = nn.Linear(D, D, bias=False)
+        self.value = nn.Linear(F, D, bias=False)
 
     def initialize(self) -> None:
         """Set initial token shifts, which depend on the depth of the layer."""
@@ -211,9 +140,9 @@ class Rwkv6ChannelMix(nn.Module):
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
         d = p - x
-        r = torch.sigmoid(self.receptance(torch.addcmul(x, d, widen(self.time_maa_r))))
-        k = self.key(torch.addcmul(x, d, widen(self.time_maa_k)))
-        return r * self.value(torch.relu(k).square()), last
+        r = torch.sigmoid(linear(self.receptance, torch.addcmul(x, d, widen(self.time_maa_r))))
+        k = linear(self.key, torch.addcmul(x, d, widen(self.time_maa_k)))
+        return r * linear(self.value, torch.relu(k).square()), last
 
 
 class Rwkv6Block(HubBlock):
@@ -252,7 +181,7 @@ class Rwkv6Model(Backbone, Rwkv6PreTrainedModel):
     def new_wkv(self, X: Tensor) -> Tensor:
         """Return the initial state (B, H, N, N), axes (value, key)."""
         A, N = self.config.attention_hidden_size, self.config.head_size
-        return X.new_zeros(len(X), A // N, N, N)
+        return X.new_zeros(X.shape[0], A // N, N, N)
 
 
 class Rwkv6ForCausalLM(CausalLM, Rwkv6PreTrainedModel):

@@ -19,22 +19,19 @@ Source: paper "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from wkv.hf.cache import CACHE_NAMES
+from wkv.hf.configuration_rwkv7 import RWKV7Config
 from wkv.hf.parts import (
     GroupNorm,
     LayerNorm,
-    Linear,
     Padding,
-    check,
     fill,
+    linear,
     ramp,
     run,
     token_shift,
@@ -54,116 +51,19 @@ MIX_POWERS = {"r": 0.2, "g": 0.2, "w": 0.9, "a": 0.9, "k": 0.7, "v": 0.7}
 """Exponents of the initial token shifts."""
 
 
-def default_rank(width: int, power: float, factor: float) -> int:
-    """Return the default rank of a low-rank map, a multiple of 32."""
-    return max(32, round(factor * width**power / 32) * 32)
-
-
-class RWKV7Config(PretrainedConfig):
-    """The configuration of an RWKV-7 model, with the field names of fla.
-
-    Args:
-        vocab_size, hidden_size, num_hidden_layers: V, D, L.
-        head_dim: N.
-        num_heads: H; by default D / N.
-        intermediate_size: F, width of the channel mix; by default hidden_ratio * D.
-        hidden_ratio: F / D if intermediate_size is not given.
-        decay_low_rank_dim, a_low_rank_dim, v_low_rank_dim, gate_low_rank_dim: ranks of w_lora,
-            a_lora, v_lora and g_lora; by default those of official models of this width.
-        value_dim: width of the values of each layer, which must be H * N for every layer.
-        norm_eps: eps of the layer norms; by default that of the norm per head is norm_eps * N.
-        group_norm_eps: eps of the norm per head, if it is not norm_eps * N.
-        norm_first, norm_bias, hidden_act, attn: only the values of an RWKV-7 are accepted.
-        attn_mode, fuse_norm, fuse_cross_entropy: fla's choice of kernels; stored but not used.
-        max_position_embeddings: the maximum length that other programs assume; it limits nothing
-            here.
-        initializer_range: standard deviation of new matrices.
-    """
-
-    model_type = "rwkv7"
-    keys_to_ignore_at_inference = list(CACHE_NAMES)
-
-    def __init__(
-        self,
-        vocab_size: int = 65536,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        head_dim: int = 64,
-        num_heads: int | None = None,
-        intermediate_size: int | None = None,
-        hidden_ratio: float | None = 4.0,
-        decay_low_rank_dim: int | None = None,
-        a_low_rank_dim: int | None = None,
-        v_low_rank_dim: int | None = None,
-        gate_low_rank_dim: int | None = None,
-        value_dim: int | list[int] | None = None,
-        norm_eps: float = 1e-5,
-        group_norm_eps: float | None = None,
-        norm_first: bool = True,
-        norm_bias: bool = True,
-        hidden_act: str = "sqrelu",
-        attn: dict[str, Any] | None = None,
-        attn_mode: str = "chunk",
-        fuse_norm: bool = False,
-        fuse_cross_entropy: bool = False,
-        max_position_embeddings: int = 1048576,
-        initializer_range: float = 0.02,
-        use_cache: bool = True,
-        bos_token_id: int | None = 0,
-        eos_token_id: int | list[int] | None = 0,
-        tie_word_embeddings: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        D = hidden_size
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.head_dim = head_dim
-        self.num_heads = num_heads or hidden_size // head_dim
-        self.intermediate_size = intermediate_size or int((hidden_ratio or 4.0) * D)
-        self.hidden_ratio = hidden_ratio
-        self.decay_low_rank_dim = decay_low_rank_dim or default_rank(D, 0.5, 1.8)
-        self.a_low_rank_dim = a_low_rank_dim or default_rank(D, 0.5, 1.8)
-        self.v_low_rank_dim = v_low_rank_dim or default_rank(D, 0.5, 1.3)
-        self.gate_low_rank_dim = gate_low_rank_dim or default_rank(D, 0.8, 0.6)
-        width = self.num_heads * head_dim
-        if isinstance(value_dim, int):
-            value_dim = [value_dim] * num_hidden_layers
-        self.value_dim = value_dim or [width] * num_hidden_layers
-        self.norm_eps = norm_eps
-        self.group_norm_eps = group_norm_eps
-        self.norm_first = norm_first
-        self.norm_bias = norm_bias
-        self.hidden_act = hidden_act
-        self.attn = attn
-        self.attn_mode = attn_mode
-        self.fuse_norm = fuse_norm
-        self.fuse_cross_entropy = fuse_cross_entropy
-        self.max_position_embeddings = max_position_embeddings
-        self.initializer_range = initializer_range
-        self.use_cache = use_cache
-        super().__init__(
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
-        check(set(self.value_dim) == {width}, f"value_dim {self.value_dim}", f"{width} throughout")
-        check(norm_first and norm_bias, "norm_first or norm_bias false", "both true")
-        check(hidden_act == "sqrelu", f"hidden_act {hidden_act!r}", "'sqrelu'")
-        check(attn is None, "attention in some layers (attn)", "none")
-
-
 class LowRank(nn.Module):
     """A product of two low-rank matrices: outer(act(inner(x))) + bias."""
 
     def __init__(self, n_in: int, rank: int, n_out: int, act: nn.Module, bias: bool = True) -> None:
         super().__init__()
-        self.lora = nn.Sequential(Linear(n_in, rank), act, Linear(rank, n_out, bias=bias))
+        self.lora = nn.Sequential(
+            nn.Linear(n_in, rank, bias=False), act, nn.Linear(rank, n_out, bias=bias)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
-        return self.lora(x)
+        inner, act, outer = self.lora
+        return linear(outer, act(linear(inner, x)))
 
     def fill_bias(self, value: Tensor) -> None:
         """Set the initial value of the bias."""
@@ -183,10 +83,10 @@ class RWKV7TimeMix(nn.Module):
         self.x_r, self.x_w, self.x_k = vector(1, 1, D), vector(1, 1, D), vector(1, 1, D)
         self.x_v, self.x_a, self.x_g = vector(1, 1, D), vector(1, 1, D), vector(1, 1, D)
         self.k_k, self.k_a, self.r_k = vector(A), vector(A), vector(H, N)
-        self.r_proj = Linear(D, A)
-        self.k_proj = Linear(D, A)
-        self.v_proj = Linear(D, A)
-        self.o_proj = Linear(A, D)
+        self.r_proj = nn.Linear(D, A, bias=False)
+        self.k_proj = nn.Linear(D, A, bias=False)
+        self.v_proj = nn.Linear(D, A, bias=False)
+        self.o_proj = nn.Linear(A, D, bias=False)
         self.w_lora = LowRank(D, config.decay_low_rank_dim, A, nn.Tanh())
         self.a_lora = LowRank(D, config.a_low_rank_dim, A, nn.Identity())
         if layer > 0:
@@ -226,10 +126,10 @@ class RWKV7TimeMix(nn.Module):
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
         d = p - x
-        r = self.r_proj(torch.addcmul(x, d, widen(self.x_r))).view(heads)
-        k = self.k_proj(torch.addcmul(x, d, widen(self.x_k)))
+        r = linear(self.r_proj, torch.addcmul(x, d, widen(self.x_r))).view(heads)
+        k = linear(self.k_proj, torch.addcmul(x, d, widen(self.x_k)))
         x_v = torch.addcmul(x, d, widen(self.x_v))
-        v = self.v_proj(x_v)
+        v = linear(self.v_proj, x_v)
         log_decay = -DECAY_SCALE * torch.sigmoid(self.w_lora(torch.addcmul(x, d, widen(self.x_w))))
         a = torch.sigmoid(self.a_lora(torch.addcmul(x, d, widen(self.x_a))))
         g = self.g_lora(torch.addcmul(x, d, widen(self.x_g)))
@@ -251,7 +151,7 @@ class RWKV7TimeMix(nn.Module):
         y, state = run(wkv7, r, log_decay, written, v, -kappa, removed, state)
 
         bonus = (r * k * widen(self.r_k)).sum(-1, keepdim=True) * v
-        return self.o_proj((self.g_norm(y) + bonus.flatten(2)) * g), last, state, v_first
+        return linear(self.o_proj, (self.g_norm(y) + bonus.flatten(2)) * g), last, state, v_first
 
 
 class RWKV7ChannelMix(nn.Module):
@@ -262,8 +162,8 @@ class RWKV7ChannelMix(nn.Module):
         D, F = config.hidden_size, config.intermediate_size
         self.rest = 1 - layer / config.num_hidden_layers
         self.x_k = vector(D)
-        self.key = Linear(D, F)
-        self.value = Linear(F, D)
+        self.key = nn.Linear(D, F, bias=False)
+        self.value = nn.Linear(F, D, bias=False)
 
     def initialize(self) -> None:
         """Set the initial token shift, which depends on the depth of the layer."""
@@ -272,8 +172,8 @@ class RWKV7ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
-        k = self.key(torch.addcmul(x, p - x, widen(self.x_k)))
-        return self.value(torch.relu(k).square()), last
+        k = linear(self.key, torch.addcmul(x, p - x, widen(self.x_k)))
+        return linear(self.value, torch.relu(k).square()), last
 
 
 class RWKV7Block(GradientCheckpointingLayer):
@@ -315,7 +215,8 @@ class RWKV7PreTrainedModel(PretrainedRwkv):
     config_class = RWKV7Config
     base_model_prefix = "model"
     _no_split_modules = ["RWKV7Block"]
-    _keep_in_fp32_modules_strict = ["x_[rwkvag]$", "k_k", "k_a", "r_k", "bias", "norm"]
+    # A matrix with a bias has the dtype of its bias, in which torch computes the sum.
+    _keep_in_fp32_modules_strict = ["x_[rwkvag]$", "k_k", "k_a", "r_k", "[wav]_lora.lora.2", "norm"]
 
 
 class RWKV7Model(Backbone, RWKV7PreTrainedModel):
@@ -331,7 +232,7 @@ class RWKV7Model(Backbone, RWKV7PreTrainedModel):
     def new_wkv(self, X: Tensor) -> Tensor:
         """Return the initial state (B, H, N, N), axes (value, key)."""
         H, N = self.config.num_heads, self.config.head_dim
-        return X.new_zeros(len(X), H, N, N)
+        return X.new_zeros(X.shape[0], H, N, N)
 
 
 class RWKV7ForCausalLM(CausalLM, RWKV7PreTrainedModel):

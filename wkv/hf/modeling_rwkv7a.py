@@ -16,29 +16,20 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from wkv.hf.modeling_rwkv7 import RWKV7Config, RWKV7TimeMix
+from wkv.hf.configuration_rwkv7a import RWKV7aConfig
+from wkv.hf.modeling_rwkv7 import RWKV7TimeMix
 from wkv.hf.parts import (
     LayerNorm,
-    Linear,
     Padding,
     factor_product,
     fill,
+    linear,
     ramp,
     token_shift,
     vector,
     widen,
 )
 from wkv.hf.skeleton import Backbone, CausalLM, PretrainedRwkv
-
-
-class RWKV7aConfig(RWKV7Config):
-    """The configuration of an RWKV-7a model: that of RWKV-7, and deep_embed_rank, R."""
-
-    model_type = "rwkv7a"
-
-    def __init__(self, deep_embed_rank: int = 32, **kwargs: Any) -> None:
-        self.deep_embed_rank = deep_embed_rank
-        super().__init__(**kwargs)
 
 
 class RWKV7aChannelMix(nn.Module):
@@ -50,10 +41,10 @@ class RWKV7aChannelMix(nn.Module):
         self.rank = R
         self.rest = 1 - layer / config.num_hidden_layers
         self.x_k = vector(D)
-        self.key = Linear(D, F)
-        self.value = Linear(F, D)
+        self.key = nn.Linear(D, F, bias=False)
+        self.value = nn.Linear(F, D, bias=False)
         self.s_emb = nn.Embedding(config.vocab_size, R * R)
-        self.s_emb_x = Linear(D, R * R)
+        self.s_emb_x = nn.Linear(D, R * R, bias=False)
         self.s0, self.s1, self.s2 = vector(1, 1, F), vector(D, R), vector(R, F)
 
     def initialize(self) -> None:
@@ -71,10 +62,10 @@ class RWKV7aChannelMix(nn.Module):
         `ids` are (B, T), and `embedded` is their embedding after pre_norm, (B, T, D).
         """
         p, last = token_shift(x, last, padding)
-        h = torch.relu(self.key(torch.addcmul(x, p - x, widen(self.x_k)))).square()
-        E = (widen(self.s_emb(ids)) + self.s_emb_x(embedded)).unflatten(-1, (self.rank, -1))
+        h = torch.relu(linear(self.key, torch.addcmul(x, p - x, widen(self.x_k)))).square()
+        E = (widen(self.s_emb(ids)) + linear(self.s_emb_x, embedded)).unflatten(-1, (self.rank, -1))
         scale = (factor_product(x, self.s1).unsqueeze(-2) @ E.to(x.dtype)).squeeze(-2).to(x.dtype)
-        return self.value(h * (factor_product(scale, self.s2) + self.s0)), last
+        return linear(self.value, h * (factor_product(scale, self.s2) + self.s0)), last
 
 
 class RWKV7aBlock(GradientCheckpointingLayer):
@@ -122,7 +113,15 @@ class RWKV7aPreTrainedModel(PretrainedRwkv):
     config_class = RWKV7aConfig
     base_model_prefix = "model"
     _no_split_modules = ["RWKV7aBlock"]
-    _keep_in_fp32_modules_strict = ["x_[rwkvag]$", "k_k", "k_a", "r_k", "s0", "bias", "norm"]
+    _keep_in_fp32_modules_strict = [
+        "x_[rwkvag]$",
+        "k_k",
+        "k_a",
+        "r_k",
+        "s0",
+        "[wav]_lora.lora.2",
+        "norm",
+    ]
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Refuse to resize, because the tables of the layers would keep their size.
@@ -146,7 +145,7 @@ class RWKV7aModel(Backbone, RWKV7aPreTrainedModel):
     def new_wkv(self, X: Tensor) -> Tensor:
         """Return the initial state (B, H, N, N), axes (value, key)."""
         H, N = self.config.num_heads, self.config.head_dim
-        return X.new_zeros(len(X), H, N, N)
+        return X.new_zeros(X.shape[0], H, N, N)
 
     def shared_at_start(self, input_ids: Tensor | None) -> tuple[Tensor, ...]:
         """Return the ids, which every layer uses.

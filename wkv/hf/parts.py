@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+COMPUTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes in which PyTorch multiplies matrices; others are of packed weights."""
+
 
 class Padding(NamedTuple):
     """A description of which tokens of a batch are real and which are padding.
@@ -44,7 +47,7 @@ def padding_of(attention_mask: Tensor | None, X: Tensor) -> Padding | None:
     batch, tokens, _ = X.shape
     if (
         attention_mask.dim() != 2
-        or len(attention_mask) != batch
+        or attention_mask.shape[0] != batch
         or attention_mask.shape[1] < tokens
     ):
         raise ValueError(
@@ -54,9 +57,18 @@ def padding_of(attention_mask: Tensor | None, X: Tensor) -> Padding | None:
     real = attention_mask[:, -tokens:].to(X.device) != 0
     if not torch.compiler.is_compiling() and bool(real.all()):
         return None
-    after = torch.arange(1, tokens + 1, device=X.device)
-    previous = torch.where(real, after, 0).cummax(dim=1).values
-    return Padding(real[..., None].to(X.dtype), F.pad(previous, (1, 0)))
+    return Padding(real[..., None].to(X.dtype), previous_real(real))
+
+
+def previous_real(real: Tensor) -> Tensor:
+    """Return `Padding.previous` for real (B, T) bool, True for real tokens."""
+    batch, tokens = real.shape
+    # Column n of `places` is the n-th real token of the row, counted from 1. A running maximum
+    # would be shorter, but ONNX has none.
+    after = torch.arange(1, tokens + 1, device=real.device) * real
+    number = real.long().cumsum(dim=1)
+    places = after.new_zeros(batch, tokens + 1).scatter(1, number * real, after)
+    return F.pad(places.gather(1, number), (1, 0))
 
 
 def token_shift(x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
@@ -95,6 +107,16 @@ def fill(parameter: nn.Parameter, value: Tensor | float) -> None:
             parameter.copy_(value.expand_as(parameter) if value.dim() == 0 else value)
 
 
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear layer in the dtype of its weight; the result has x's dtype.
+
+    The layers are plain `nn.Linear` modules, which programs find by their type and replace by
+    quantized ones. A layer with packed weights converts its input itself.
+    """
+    dtype = layer.weight.dtype
+    return layer(x.to(dtype) if dtype in COMPUTED_DTYPES else x).to(x.dtype)
+
+
 def factor_product(x: Tensor, factor: Tensor) -> Tensor:
     """Multiply x by a low-rank factor (in, out) in the factor's dtype; the result has x's dtype."""
     return (x.to(factor.dtype) @ factor).to(x.dtype)
@@ -106,18 +128,6 @@ def run(recurrence: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> tu
     has_autocast = torch.amp.is_autocast_available(device)
     with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
         return recurrence(*inputs)
-
-
-class Linear(nn.Linear):
-    """A linear layer x weight^T + bias that multiplies in the weight's dtype and returns x's."""
-
-    def __init__(self, n_in: int, n_out: int, bias: bool = False) -> None:
-        super().__init__(n_in, n_out, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        y = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
-        return y if self.bias is None else y + self.bias
 
 
 class LayerNorm(nn.LayerNorm):
@@ -148,13 +158,3 @@ def ramp(count: int) -> Tensor:
 def zigzag(count: int) -> Tensor:
     """Return (count,) values 0, 1/2, -1/2, 0, ..., with which neighboring channels differ."""
     return ((torch.arange(count, device="cpu") + 1) % 3 - 1) * 0.5
-
-
-def check(condition: bool, found: str, expected: str) -> None:
-    """Check a condition that the config of a model must fulfill.
-
-    Raises:
-        ValueError: if the condition is false.
-    """
-    if not condition:
-        raise ValueError(f"this config says {found}; expected {expected}")

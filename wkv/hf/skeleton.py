@@ -21,13 +21,14 @@ from transformers.utils import can_return_tuple
 from wkv.hf.arguments import (
     chosen_cache,
     refuse_attentions,
-    refuse_document_starts,
     refuse_lost_cache,
     refuse_unknown,
     report_untested_version,
 )
-from wkv.hf.cache import CACHE_NAME, CACHE_NAMES, RwkvCache
-from wkv.hf.parts import LayerNorm, Padding, padding_of, widen
+from wkv.hf.cache import CACHE_NAME, RwkvCache
+from wkv.hf.config_checks import CACHE_NAMES
+from wkv.hf.packing import Documents, document_starts
+from wkv.hf.parts import LayerNorm, Padding, linear, padding_of, widen
 
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
 """Arguments that are passed to transformers' loss function."""
@@ -141,27 +142,38 @@ class Backbone(PretrainedRwkv):
                 is returned during training. Gradients flow through the state only during training.
             output_hidden_states: whether to return the residual stream before each block.
             cache: the name of past_key_values since transformers 5.24.
-            kwargs: arguments of other models. Those that cannot change the result are accepted,
-                all others are refused.
+            kwargs: position_ids, seq_idx or cumulative lengths, if several documents are packed
+                into one row: each then starts from the empty state, and no new state is returned.
+                Other arguments that cannot change the result are accepted, all others are refused.
 
         Raises:
             ValueError: if neither or both of ids and embeddings are given, the mask has a wrong
-                shape, two caches are given, or a row contains several documents.
+                shape, two caches are given, or packed documents shall use a cache.
             TypeError: if the cache is not an RwkvCache, or an argument is unknown.
         """
         previous = chosen_cache(cache, past_key_values)
         refuse_attentions(kwargs)
-        refuse_document_starts(kwargs, attention_mask)
-        refuse_unknown(kwargs, type(self).__name__)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
+        given = inputs_embeds if input_ids is None else input_ids
+        starts = document_starts(kwargs, attention_mask, *given.shape[:2])
+        refuse_unknown(kwargs, type(self).__name__)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if starts is not None:
+            if previous.states or use_cache:
+                raise ValueError(
+                    "several documents lie in one row, which can neither continue a cache nor "
+                    "return one; give no cache and use_cache=False, or one row per document"
+                )
+            return self._forward_documents(
+                Documents(starts), input_ids, attention_mask, inputs_embeds, output_hidden_states
+            )
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
         X = widen(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)
         padding = padding_of(attention_mask, X)
-        shift = X.new_zeros(len(X), X.shape[2])
+        shift = X.new_zeros(X.shape[0], X.shape[2])
         initial = None if previous.states else (shift, self.new_wkv(X), shift)
 
         shared = self.shared_at_start(input_ids)
@@ -180,6 +192,32 @@ class Backbone(PretrainedRwkv):
             last_hidden_state=X,
             hidden_states=(*hidden, X) if output_hidden_states else None,
             **{CACHE_NAME: new_cache},
+        )
+
+    def _forward_documents(
+        self,
+        documents: Documents,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        inputs_embeds: Tensor | None,
+        output_hidden_states: bool,
+    ) -> BaseModelOutputWithPast:
+        """Process each document from the empty state, and put the results where its tokens are."""
+        outputs = [
+            self.forward(
+                None if input_ids is None else documents.rows_of(input_ids, places),
+                documents.masks(attention_mask, places),
+                None if inputs_embeds is None else documents.rows_of(inputs_embeds, places),
+                use_cache=False,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            )
+            for places in documents.places
+        ]
+        hidden = zip(*(output.hidden_states or () for output in outputs), strict=True)
+        return BaseModelOutputWithPast(
+            last_hidden_state=documents.joined([output.last_hidden_state for output in outputs]),
+            hidden_states=tuple(documents.joined(list(layer)) for layer in hidden) or None,
         )
 
 
@@ -278,7 +316,8 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
                 shifted: the loss shifts them by one.
             logits_to_keep: number of tokens at the end for which logits are computed (0: all), or
                 the indices of these tokens.
-            kwargs: those in LOSS_ARGUMENTS are passed to the loss, the others to the backbone.
+            kwargs: those in LOSS_ARGUMENTS are passed to the loss, the others to the backbone. If
+                documents are packed, set the labels of their first tokens to -100.
 
         Returns:
             logits (B, T, V) float32, the new state, and with labels the mean cross entropy.
@@ -297,8 +336,7 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
         )
         X = output.last_hidden_state
         tokens = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        head = self.get_output_embeddings()
-        logits = head(X[:, tokens].to(head.weight.dtype)).to(X.dtype)
+        logits = linear(self.get_output_embeddings(), X[:, tokens])
         loss = None
         if labels is not None:
             loss = self.loss_function(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from transformers import AddedToken, PreTrainedTokenizer
 
-from wkv.tokenizers.byte_level import spell, unspell
+from wkv.tokenizers.byte_level import bytes_to_characters, characters_to_bytes
 from wkv.tokenizers.tokenizer_json import (
     END_OF_TEXT,
     SPECIAL,
@@ -71,7 +71,7 @@ class RWKVTokenizer(PreTrainedTokenizer):
         self._world = WorldTokenizer(self._entries, self._rows)
         self._tokens = [""] * self._rows
         for token, text in self._entries.items():
-            self._tokens[token] = spell(text)
+            self._tokens[token] = bytes_to_characters(text)
         for token, name in names.items():
             self._tokens[token] = name
         self._id_of_token = {text: token for token, text in enumerate(self._tokens)}
@@ -123,7 +123,9 @@ class RWKVTokenizer(PreTrainedTokenizer):
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
         """Return the text of tokens; bytes that are not UTF-8 become U+FFFD."""
         added = self._added_tokens_encoder
-        pieces = (token.encode() if token in added else unspell(token) for token in tokens)
+        pieces = (
+            token.encode() if token in added else characters_to_bytes(token) for token in tokens
+        )
         return b"".join(pieces).decode("utf-8", "replace")
 
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:

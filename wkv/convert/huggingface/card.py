@@ -54,7 +54,7 @@ def card(config: Config, target: Target, source: Provenance, context: int, dtype
 
 def _usage(target: Target) -> list[str]:
     """Return the section of the card that describes how to use the directory."""
-    if target.module is None:
+    if target.code is None:
         return [
             "wkv reads this directory (`wkv chat DIR`). transformers needs a class of its own for "
             "this layout, which it does not have yet."

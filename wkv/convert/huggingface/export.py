@@ -205,10 +205,11 @@ def _write_text_files(
     fields = config_file(config, target, context=context, dtype=dtype, padding_id=padding_id)
     write_json(folder / "config.json", fields)
     write_json(folder / "generation_config.json", generation_file(padding_id))
-    if target.module is not None:
-        from wkv.convert.huggingface.standalone import standalone_source
+    if target.code is not None:
+        from wkv.convert.huggingface.standalone import standalone_files
 
-        (folder / f"{target.module}.py").write_text(standalone_source(target.module))
+        for name, source in standalone_files(target.code).items():
+            (folder / name).write_text(source, encoding="utf-8")
     provenance = Provenance(
         name_of(checkpoint),
         _sha256(checkpoint.path),

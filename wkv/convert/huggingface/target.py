@@ -36,7 +36,8 @@ class Target:
         rules: rules for the tensor names.
         model_type: the model type in config.json.
         stem: the prefix of the class names, such as `RWKV7` in `RWKV7ForCausalLM`.
-        module: the wkv.hf module whose code is written next to the weights; None: no code is.
+        code: the end of the names of the wkv.hf modules whose code is written next to the weights,
+            such as "rwkv7"; None: no code is.
         fields: returns the remaining fields of config.json.
         context_key: the name of the context length in config.json.
     """
@@ -45,7 +46,7 @@ class Target:
     rules: tuple[Rule, ...]
     model_type: str
     stem: str
-    module: str | None
+    code: str | None
     fields: Callable[[Config], Fields]
     context_key: str = "max_position_embeddings"
 
@@ -71,10 +72,14 @@ def config_file(
     config: Config, target: Target, *, context: int, dtype: str, padding_id: int
 ) -> Fields:
     """Return the contents of config.json."""
-    names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
     code: Fields = {}
-    if target.module is not None:
-        code = {auto: f"{target.module}.{target.stem}{ending}" for auto, ending in names.items()}
+    if target.code is not None:
+        stem, model = target.stem, f"modeling_{target.code}"
+        code = {
+            "AutoConfig": f"configuration_{target.code}.{stem}Config",
+            "AutoModel": f"{model}.{stem}Model",
+            "AutoModelForCausalLM": f"{model}.{stem}ForCausalLM",
+        }
     return {
         "architectures": [f"{target.stem}ForCausalLM"],
         **({"auto_map": code} if code else {}),
@@ -210,16 +215,16 @@ def _fields_official(config: Any) -> Fields:
     return fields | {"wkv_state_dtype": "float32"}
 
 
-_FIVE = Target("hub", HUB, "rwkv5", "Rwkv5", "modeling_rwkv5", _fields_5)
+_FIVE = Target("hub", HUB, "rwkv5", "Rwkv5", "rwkv5", _fields_5)
 
 TARGETS: Mapping[str, Target] = {
-    "4": Target("hub", HUB, "rwkv", "Rwkv", "modeling_rwkv4", _fields_4, "context_length"),
+    "4": Target("hub", HUB, "rwkv", "Rwkv", "rwkv4", _fields_4, "context_length"),
     "5.0": _FIVE,
     "5.1": _FIVE,
     "5.2": _FIVE,
-    "6": Target("hub", HUB, "rwkv6", "Rwkv6", "modeling_rwkv6", _fields_6),
-    "7": Target("fla", FLA7, "rwkv7", "RWKV7", "modeling_rwkv7", _fields_7),
-    "7a": Target("fla", FLA7, "rwkv7a", "RWKV7a", "modeling_rwkv7a", _fields_7a),
+    "6": Target("hub", HUB, "rwkv6", "Rwkv6", "rwkv6", _fields_6),
+    "7": Target("fla", FLA7, "rwkv7", "RWKV7", "rwkv7", _fields_7),
+    "7a": Target("fla", FLA7, "rwkv7a", "RWKV7a", "rwkv7a", _fields_7a),
 }
 
 OFFICIAL = Target("official", OFFICIAL_2026, "rwkv7", "Rwkv7", None, _fields_official)

@@ -20,6 +20,7 @@ from wkv.tokenizers.tokenizer_json import (
     read_tokenizer_json,
     special_names,
     special_token,
+    world_vocabulary,
     write_tokenizer_json,
 )
 from wkv.tokenizers.world import (
@@ -117,7 +118,7 @@ def read_tokenizer(folder: Path) -> dict[int, bytes]:
         TokenizerError: if the file is missing, or its algorithm is not longest match.
     """
     path = folder / TOKENIZER_FILE
-    world = read_tokenizer_json(path)
+    world = world_vocabulary(read_tokenizer_json(path))
     if world is None:
         raise TokenizerError(
             f"{path}: this tokenizer is not a longest-match tokenizer with a World vocabulary; "

@@ -1,6 +1,6 @@
 """Verification of a Hugging Face directory with wkv and, if it is installed, with transformers."""
 
-import importlib.util
+import importlib
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -72,7 +72,7 @@ def verify_directory(
     _, by_wkv = verify(original, folder, ids=ids, one_by_one=False)
     _check_tokenizer(original, folder)
     del original
-    if target.module is None:
+    if target.code is None:
         return Verification(by_wkv, None, "this layout has no code for transformers yet")
     if find_spec("transformers") is None:
         return Verification(by_wkv, None, "transformers is not installed: pip install 'wkv[hf]'")
@@ -138,32 +138,29 @@ def _run_transformers(folder: Path, target: Target, ids: list[int]) -> tuple[Ten
 
 def _load_in_transformers(folder: Path, target: Target) -> Any:
     """Load the directory with transformers in float32, using the code next to the weights."""
-    assert target.module is not None
     from transformers.utils import logging
 
-    module = _import_file(folder / f"{target.module}.py")
+    name = f"wkv_exported_{folder.name}"
+    module = _import_code(name, folder, f"modeling_{target.code}")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         network = getattr(module, f"{target.stem}ForCausalLM")
         return network.from_pretrained(folder, dtype=torch.float32).eval()
     finally:
-        del sys.modules[module.__name__]
+        for imported in [one for one in sys.modules if one.partition(".")[0] == name]:
+            del sys.modules[imported]
         if shown:
             logging.enable_progress_bar()
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Import a file as a module, without writing bytecode files next to it."""
-    name = f"wkv_exported_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+def _import_code(name: str, folder: Path, module: str) -> ModuleType:
+    """Import a module of a folder as `name.module`, without writing bytecode files to it."""
+    package = ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module(f"{name}.{module}")
     finally:
         sys.dont_write_bytecode = before
-    return module
