@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wkv
+from tests.checkpoints import random_checkpoint, save_pth
 from wkv.errors import TokenizerError
 from wkv.tokenizers import choose_tokenizer, open_tokenizer
 from wkv.tokenizers.interface import StreamDecoder
 from wkv.tokenizers.plain_bytes import BytesTokenizer
-from wkv.tokenizers.world import WorldTokenizer, official_vocabulary
+from wkv.tokenizers.world import WorldTokenizer, official_vocabulary, write_vocabulary
 
 WORLD = WorldTokenizer()
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -177,3 +179,60 @@ def test_a_vocabulary_without_all_bytes_names_the_byte_it_lacks(tmp_path):
 def test_an_unknown_tokenizer_name_says_what_there_is():
     with pytest.raises(TokenizerError, match="world, 20b, bytes"):
         open_tokenizer("worlds")
+
+
+@pytest.mark.parametrize(("name", "vocab_size"), [("20b", 65536), ("20B", 65536), ("world", 50277)])
+def test_a_tokenizer_of_another_family_is_refused_by_name(name, vocab_size):
+    with pytest.raises(TokenizerError, match=r"misread.*--tokenizer (world|20b)"):
+        open_tokenizer(name, vocab_size)
+
+
+def test_the_20b_file_is_refused_for_a_model_of_the_size_of_world(shared_data, tmp_path):
+    path = tmp_path / "world.pth"
+    save_pth(random_checkpoint("7", n_layer=1, n_embd=32, vocab_size=65536), path)
+    with pytest.raises(TokenizerError, match=r"50277 tokens and the model 65536.*world"):
+        wkv.load(path, tokenizer=shared_data / "20B_tokenizer.json")
+    for size in (50277, 50304, 50432):
+        assert open_tokenizer(shared_data / "20B_tokenizer.json", size).vocab_size == size
+
+
+def test_a_tokenizer_that_is_much_too_small_is_reported(tmp_path, caplog):
+    path = tmp_path / "small.vocab.txt"
+    write_vocabulary({number: b"t%d" % number for number in range(1, 100)}, path)
+    for size in (0, 100, 128, 1024):
+        open_tokenizer(path, size)
+    assert caplog.records == []
+    open_tokenizer(path, 65536)
+    (record,) = caplog.records
+    assert "only 99 tokens and the model 65536 ids" in record.message
+    assert "--tokenizer world" in record.message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_vocabulary_files_of_every_encoding_and_line_end(tmp_path, encoding, line_end):
+    entries = {1: b"a", 2: "大".encode(), 3: b"\r\n", 4: b"\xff", 5: "\ufeff".encode(), 6: b"\x85"}
+    write_vocabulary(entries, tmp_path / "plain.txt")
+    text = (tmp_path / "plain.txt").read_text(encoding="utf-8")
+    other = tmp_path / "other.txt"
+    other.write_bytes(text.replace("\n", line_end).encode(encoding))
+    assert (
+        WorldTokenizer(other).entries == WorldTokenizer(tmp_path / "plain.txt").entries == entries
+    )
+
+
+def test_tokenizer_json_with_a_byte_order_mark(shared_data, tmp_path):
+    source = shared_data / "20B_tokenizer.json"
+    for mark, line_end in ((b"\xef\xbb\xbf", b"\n"), (b"", b"\r\n")):
+        other = tmp_path / "tokenizer.json"
+        other.write_bytes(mark + source.read_bytes().replace(b"\n", line_end))
+        expected = open_tokenizer(source).encode(SENTENCES[2])
+        assert open_tokenizer(other).encode(SENTENCES[2]) == expected
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"", b"{}", b"\xff\xfe\x00", b'{"model": 3}'])
+def test_what_is_no_tokenizer_json_is_refused(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        open_tokenizer(path)

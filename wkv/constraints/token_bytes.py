@@ -57,8 +57,13 @@ def llguidance_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> LLGuidanceVo
     """Return the vocabulary of a model with `vocab_size` ids, for llguidance.
 
     Raises:
-        InputError: if no id can end a text.
+        InputError: if no id can end a text, or tokens are not bytes.
     """
+    if not getattr(tokenizer, "has_byte_tokens", True):
+        raise InputError(
+            f"the text of a token of {tokenizer.name} depends on its neighbors, so a text cannot "
+            "be constrained; use a model with a World, 20B or byte-level tokenizer"
+        )
     known = min(tokenizer.vocab_size, vocab_size)
     tokens = [tokenizer.decode_bytes([token]) for token in range(known)]
     tokens += [b""] * (vocab_size - known)

@@ -24,7 +24,7 @@ from wkv.models.strategy import Segment, Strategy
 from wkv.models.strategy.language import DTYPES
 from wkv.models.strategy.placement import place
 from wkv.tokenizers import open_tokenizer
-from wkv.tokenizers.choose import tokenizer_beside, vocabulary_beside
+from wkv.tokenizers.choose import tokenizer_file_of, vocabulary_file_of
 from wkv.tokenizers.world import WorldTokenizer, write_vocabulary
 
 SUFFIXES = {"pth": ".pth", "safetensors": ".safetensors"}
@@ -131,8 +131,8 @@ def new_file(
 
 def check_vocabulary(path: Path, source: Path, *, overwrite: bool) -> None:
     """Raise an error if the new checkpoint's vocabulary file exists and is not the source's."""
-    vocabulary = vocabulary_beside(path)
-    if vocabulary != vocabulary_beside(source.absolute()):
+    vocabulary = vocabulary_file_of(path)
+    if vocabulary != vocabulary_file_of(source.absolute()):
         _check_new(vocabulary, overwrite=overwrite)
 
 
@@ -190,7 +190,7 @@ def mapped_strategy(description: Description) -> Strategy:
 
 def write_vocabulary_beside(path: Path, source: Path) -> None:
     """Copy the source's vocabulary file to `NAME.vocab.txt`, or remove that if there is none."""
-    target, beside = vocabulary_beside(path), tokenizer_beside(source)
+    target, beside = vocabulary_file_of(path), tokenizer_file_of(source)
     if beside is not None and beside.absolute() == target:
         return
     target.unlink(missing_ok=True)

@@ -22,12 +22,12 @@ def byte_of_character() -> dict[str, int]:
     return {character: byte for byte, character in enumerate(character_of_byte())}
 
 
-def spell(data: bytes) -> str:
+def bytes_to_characters(data: bytes) -> str:
     """Convert bytes to the characters that represent them."""
     return "".join(map(character_of_byte().__getitem__, data))
 
 
-def unspell(text: str) -> bytes:
+def characters_to_bytes(text: str) -> bytes:
     """Convert characters back to the bytes that they represent.
 
     Raises:

@@ -1,16 +1,21 @@
 """Select the tokenizer of a model, by name, by file or by vocabulary size."""
 
+import logging
 from pathlib import Path
 
 from wkv.errors import TokenizerError
 from wkv.tokenizers.interface import Tokenizer
+from wkv.tokenizers.library import LibraryTokenizer, is_byte_level
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.plain_bytes import BYTES, BytesTokenizer
-from wkv.tokenizers.tokenizer_json import read_tokenizer_json
+from wkv.tokenizers.tokenizer_json import read_tokenizer_json, world_vocabulary
 from wkv.tokenizers.world import VOCABULARY_FILE, WORLD_VOCAB_SIZE, WorldTokenizer
 
 PILE_VOCAB_SIZES = range(50254, 50433)
 """Vocabulary sizes of Pile and Raven models: 50277 ids, which some models pad further."""
+
+MOST_UNUSED_IDS = 1024
+"""Models may have a few more ids than their tokenizer, because vocabularies are padded."""
 
 IN_DIRECTORIES = ("model.safetensors", "pytorch_model.bin")
 """Prefixes of the checkpoint file names of a Hugging Face directory.
@@ -26,6 +31,8 @@ NAMES = ("world", "20b", "bytes")
 def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Tokenizer:
     """Open a tokenizer by name ("world", "20b", "bytes") or from a file.
 
+    A warning is logged if the model has many more ids than the tokenizer.
+
     Args:
         choice: a name, a file or a tokenizer object, which is returned unchanged. A file ending
             in `.json` is a tokenizer.json: if it contains a World vocabulary, that is used,
@@ -34,15 +41,45 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
         vocab_size: number of rows of the model's embedding, or 0 without a model.
 
     Raises:
-        TokenizerError: if the choice is not a tokenizer, or has more ids than the model.
+        TokenizerError: if the choice is not a tokenizer, or cannot be that of the model: it has
+            more ids, or it is 20B and the model has the size of World.
     """
     tokenizer = _open(choice, vocab_size)
-    if vocab_size and tokenizer.vocab_size > vocab_size:
-        raise TokenizerError(
-            f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids and the model only "
-            f"{vocab_size}; give the tokenizer that the model was trained with"
-        )
+    problem = size_mismatch(tokenizer, vocab_size)
+    if problem is None:
+        return tokenizer
+    is_20b = isinstance(tokenizer, PileTokenizer) and tokenizer.n_tokens in PILE_VOCAB_SIZES
+    if tokenizer.vocab_size > vocab_size or (is_20b and vocab_size == WORLD_VOCAB_SIZE):
+        raise TokenizerError(problem)
+    logging.getLogger(__name__).warning("%s", problem)
     return tokenizer
+
+
+def size_mismatch(tokenizer: Tokenizer, vocab_size: int) -> str | None:
+    """Return why a tokenizer can hardly be that of a model with `vocab_size` ids, or None."""
+    n_tokens = getattr(tokenizer, "n_tokens", vocab_size)
+    if not vocab_size or (
+        tokenizer.vocab_size <= vocab_size and vocab_size - n_tokens <= MOST_UNUSED_IDS
+    ):
+        return None
+    name = name_for(vocab_size)
+    advice = "give the tokenizer that the model was trained with"
+    if name is not None:
+        advice = f"models of this size use {name}: --tokenizer {name}, or tokenizer={name!r}"
+    if tokenizer.vocab_size > vocab_size:
+        found = f"has {tokenizer.vocab_size} ids and the model only {vocab_size}"
+    else:
+        found = f"has only {n_tokens} tokens and the model {vocab_size} ids"
+    return f"the tokenizer {tokenizer.name} {found}, so texts would be misread; {advice}"
+
+
+def name_for(vocab_size: int) -> str | None:
+    """Return the name of the tokenizer that models of a vocabulary size use, or None."""
+    if vocab_size == WORLD_VOCAB_SIZE:
+        return "world"
+    if vocab_size in PILE_VOCAB_SIZES:
+        return "20b"
+    return "bytes" if vocab_size == BYTES else None
 
 
 def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
@@ -58,6 +95,12 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
         case "world":
             return WorldTokenizer(vocab_size=vocab_size or None)
         case "20b":
+            if vocab_size == WORLD_VOCAB_SIZE:  # known before the file is downloaded
+                raise TokenizerError(
+                    f"the tokenizer 20b has 50277 ids and the model {vocab_size}, so texts would "
+                    "be misread; models of this size use world: --tokenizer world, or "
+                    "tokenizer='world'"
+                )
             return PileTokenizer(vocab_size=vocab_size)
         case "bytes":
             return BytesTokenizer(vocab_size)
@@ -68,11 +111,22 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
             "a tokenizer.json, or a vocabulary file in World format"
         )
     if path.suffix == ".json":
-        world = read_tokenizer_json(path)
-        if world is not None:
-            return WorldTokenizer(world.entries, vocab_size or world.vocab_size, path.name)
-        return PileTokenizer(path, vocab_size)
+        return _open_json(path, vocab_size)
     return WorldTokenizer(path, vocab_size or None)
+
+
+def _open_json(path: Path, vocab_size: int) -> Tokenizer:
+    """Open a tokenizer.json with the class for its algorithm."""
+    content = read_tokenizer_json(path)
+    try:
+        world, byte_level = world_vocabulary(content), is_byte_level(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TokenizerError(
+            f"{path}: the file is damaged ({error}); expected a tokenizer.json"
+        ) from error
+    if world is not None:
+        return WorldTokenizer(world.entries, vocab_size or world.vocab_size, path.name)
+    return PileTokenizer(path, vocab_size) if byte_level else LibraryTokenizer(path, vocab_size)
 
 
 def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokenizer:
@@ -84,29 +138,24 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
     Raises:
         TokenizerError: if no tokenizer is known for the vocabulary size.
     """
-    own = None if checkpoint is None else tokenizer_beside(checkpoint)
-    if own is not None:
-        return open_tokenizer(own, vocab_size)
-    if vocab_size == WORLD_VOCAB_SIZE:
-        return WorldTokenizer()
-    if vocab_size in PILE_VOCAB_SIZES:
-        return PileTokenizer(vocab_size=vocab_size)
-    if vocab_size == BYTES:
-        return BytesTokenizer()
-    raise TokenizerError(
-        f"no tokenizer is known for a vocabulary of {vocab_size} ids (256: bytes, 50277: 20B, "
-        "65536: World); select one: --tokenizer NAME_OR_FILE, or tokenizer= in Python"
-    )
+    own = None if checkpoint is None else tokenizer_file_of(checkpoint)
+    choice = name_for(vocab_size) if own is None else own
+    if choice is None:
+        raise TokenizerError(
+            f"no tokenizer is known for a vocabulary of {vocab_size} ids (256: bytes, 50277: 20B, "
+            "65536: World); select one: --tokenizer NAME_OR_FILE, or tokenizer= in Python"
+        )
+    return open_tokenizer(choice, vocab_size)
 
 
-def vocabulary_beside(checkpoint: Path) -> Path:
+def vocabulary_file_of(checkpoint: Path) -> Path:
     """Return the path of a checkpoint's own vocabulary, `NAME.vocab.txt`, which may not exist."""
     return checkpoint.with_suffix(".vocab.txt")
 
 
-def tokenizer_beside(checkpoint: Path) -> Path | None:
+def tokenizer_file_of(checkpoint: Path) -> Path | None:
     """Return the tokenizer file in the folder of a checkpoint, or None if there is none."""
-    candidates = [vocabulary_beside(checkpoint)]
+    candidates = [vocabulary_file_of(checkpoint)]
     if checkpoint.name.startswith(IN_DIRECTORIES):
         candidates += [checkpoint.with_name(name) for name in TOKENIZER_FILES]
     return next((path for path in candidates if path.is_file()), None)

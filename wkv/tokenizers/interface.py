@@ -1,13 +1,18 @@
 """The interface of all tokenizers, and decoding of a stream of ids.
 
-Tokens represent bytes. A string is the UTF-8 decoding of these bytes, which may lose information.
+In most vocabularies a token is a sequence of bytes, and a text is the UTF-8 decoding of the joined
+bytes, which may lose information. In others, such as a vocabulary of words, the text of a token
+depends on its neighbors; `StreamDecoder` supports both.
 """
 
 import codecs
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from wkv.errors import TokenizerError
+
+CONTEXT = 32
+"""Number of ids that are decoded again with a new one, if their text depends on each other."""
 
 
 class Tokenizer(Protocol):
@@ -75,18 +80,79 @@ def bytes_of_ids(ids: Iterable[int], table: Sequence[bytes]) -> bytes:
 class StreamDecoder:
     """A decoder that converts a stream of ids to text incrementally.
 
-    A character that spans several tokens is returned when it is complete. A byte that can neither
-    begin nor continue a character becomes U+FFFD at once, so that later text is not delayed.
+    The pieces, joined, are the text of all ids. A character that spans several tokens is returned
+    when it is complete. A byte that can neither begin nor continue a character becomes U+FFFD at
+    once, so that later text is not delayed.
     """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Prepare a decoder.
+
+        Args:
+            tokenizer: a `Tokenizer`, or any object with a method `decode`.
+        """
+        by_bytes = hasattr(tokenizer, "decode_bytes")
+        self._decoder: _ByteStream | _TextStream
+        if getattr(tokenizer, "has_byte_tokens", by_bytes):
+            self._decoder = _ByteStream(tokenizer)
+        else:
+            self._decoder = _TextStream(tokenizer)
+
+    def push(self, token: int) -> str:
+        """Add a token and return the text that it completes, which may be empty."""
+        return self._decoder.push(token)
+
+    def flush(self) -> str:
+        """Return the rest of the text; an incomplete character becomes U+FFFD."""
+        return self._decoder.flush()
+
+
+class _ByteStream:
+    """The decoder for tokens that are bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """Add a token and return the text that it completes, which may be empty."""
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def flush(self) -> str:
-        """Return U+FFFD if the stream ends within a character, otherwise an empty string."""
         return self._decoder.decode(b"", final=True)
+
+
+class _TextStream:
+    """The decoder for tokens whose text depends on their neighbors.
+
+    It decodes the last ids again with each new one, and returns what was added.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._byte_ids = getattr(tokenizer, "byte_ids", frozenset())
+        self._ids: list[int] = []
+        self._returned = ""
+        self._ends_with_bytes = False
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids)
+        # Byte tokens are decoded together, so none of their characters is certain before another
+        # token follows. A token without text, such as the end of text, does not separate them.
+        if token in self._byte_ids or self._tokenizer.decode([token]):
+            self._ends_with_bytes = token in self._byte_ids
+        # A U+FFFD at the end may become a character.
+        certain = self._returned if self._ends_with_bytes else text.rstrip("\ufffd")
+        if not certain.startswith(self._returned):
+            return ""
+        piece = certain[len(self._returned) :]
+        self._returned = certain
+        if certain == text and len(self._ids) > 2 * CONTEXT:
+            del self._ids[:-CONTEXT]
+            self._returned = self._tokenizer.decode(self._ids)
+        return piece
+
+    def flush(self) -> str:
+        piece: str = self._tokenizer.decode(self._ids)[len(self._returned) :]
+        self._ids, self._returned = [], ""
+        return piece

@@ -13,10 +13,12 @@ class BytesTokenizer:
     Attributes:
         name: "bytes".
         vocab_size: 256, or the model's if that is larger; the additional ids have no bytes.
+        n_tokens: 256, the ids that have bytes.
         end_of_text: None, because all ids are bytes.
     """
 
     name = "bytes"
+    n_tokens = BYTES
     end_of_text: int | None = None
 
     def __init__(self, vocab_size: int = 0) -> None:

@@ -21,8 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wkv.errors import TokenizerError
-from wkv.tokenizers.byte_level import character_of_byte, spell, unspell
+from wkv.errors import InputError, TokenizerError
+from wkv.files import read_text
+from wkv.tokenizers.byte_level import (
+    bytes_to_characters,
+    character_of_byte,
+    characters_to_bytes,
+)
 from wkv.tokenizers.trie import longest_match_pattern
 
 SPECIAL = "<|rwkv_tokenizer_"
@@ -48,26 +53,38 @@ class WorldVocabulary:
     vocab_size: int
 
 
-def read_tokenizer_json(path: Path) -> WorldVocabulary | None:
-    """Return the vocabulary of a longest-match file, or None if the file uses another algorithm.
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """Read a tokenizer.json.
 
     Raises:
-        TokenizerError: if the file cannot be read as JSON.
+        TokenizerError: if the file cannot be read, or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(path))
+    except InputError as error:
+        raise TokenizerError(f"expected a tokenizer.json, but {error}") from error
+    except ValueError as error:
         raise TokenizerError(
-            f"{path}: the file cannot be read ({error}); expected a tokenizer.json"
+            f"{path}: the file is not JSON ({error}); expected a tokenizer.json"
         ) from error
-    if not isinstance(content, dict) or not _is_longest_match(content):
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path}: the file is not a JSON object; expected a tokenizer.json")
+    return content
+
+
+def world_vocabulary(content: dict[str, Any]) -> WorldVocabulary | None:
+    """Return the vocabulary of a longest-match file, or None if it uses another algorithm.
+
+    `content` is the result of `read_tokenizer_json`.
+    """
+    if not _is_longest_match(content):
         return None
     without_text = {token["id"] for token in content.get("added_tokens", [])}
     vocabulary: dict[str, int] = content["model"]["vocab"]
     try:
         entries = {
-            token: unspell(spelled)
-            for spelled, token in vocabulary.items()
+            token: characters_to_bytes(characters)
+            for characters, token in vocabulary.items()
             if token not in without_text
         }
     except KeyError:
@@ -143,8 +160,8 @@ def _longest_match_tokenizer(
     BPE is therefore used only if every single byte is a token. Otherwise the model is WordLevel
     without an unknown token, which raises an error for such a byte.
     """
-    spelled = {token: spell(text) for token, text in entries.items()}
-    by_id = sorted((spelled | dict(names)).items())
+    characters = {token: bytes_to_characters(text) for token, text in entries.items()}
+    by_id = sorted((characters | dict(names)).items())
     vocabulary = {text: token for token, text in by_id}
     if set(character_of_byte()) <= vocabulary.keys():
         model = {"type": "BPE", "ignore_merges": True, "vocab": vocabulary, "merges": []}
@@ -158,7 +175,7 @@ def _longest_match_tokenizer(
     }
     cut = {
         "type": "Split",
-        "pattern": {"Regex": longest_match_pattern(spelled.values())},
+        "pattern": {"Regex": longest_match_pattern(characters.values())},
         "behavior": "Isolated",
         "invert": False,
     }

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from wkv.errors import TokenizerError
+from wkv.errors import InputError, TokenizerError
+from wkv.files import atomic_write, read_text
 from wkv.tokenizers.interface import bytes_of_ids, text_to_bytes
 
 WORLD_VOCAB_SIZE = 65536
@@ -30,6 +31,7 @@ class WorldTokenizer:
         name: name of the vocabulary, for messages.
         vocab_size: number of ids, including those without bytes.
         end_of_text: 0.
+        n_tokens: number of ids that have bytes.
         entries: id to bytes, for all ids that have bytes.
     """
 
@@ -57,7 +59,7 @@ class WorldTokenizer:
 
         source = official_vocabulary() if vocabulary is None else vocabulary
         entries = read_vocabulary(source) if isinstance(source, Path) else dict(source)
-        self.entries = entries
+        self.entries, self.n_tokens = entries, len(entries)
         if vocab_size is None:
             vocab_size = WORLD_VOCAB_SIZE if vocabulary is None else 0
         self.name = name or ("world" if vocabulary is None else getattr(source, "name", "entries"))
@@ -85,11 +87,11 @@ class WorldTokenizer:
             TokenizerError: if no token contains one of its bytes (impossible with the official
                 vocabulary).
         """
-        spelled = text_to_bytes(text).decode("latin-1")
+        characters = text_to_bytes(text).decode("latin-1")
         if not self._covers_all_bytes:
-            self._check_coverage(spelled)
+            self._check_coverage(characters)
         return list(
-            map(self._id_of_text.__getitem__, self._matcher.find_matches_as_strings(spelled))
+            map(self._id_of_text.__getitem__, self._matcher.find_matches_as_strings(characters))
         )
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -100,15 +102,15 @@ class WorldTokenizer:
         """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def _check_coverage(self, spelled: str) -> None:
+    def _check_coverage(self, characters: str) -> None:
         """Raise an error if a byte is not covered by any match."""
         position = 0
-        matches = self._matcher.find_matches_as_indexes(spelled)
-        for _, start, end in [*matches, (0, len(spelled), len(spelled))]:
+        matches = self._matcher.find_matches_as_indexes(characters)
+        for _, start, end in [*matches, (0, len(characters), len(characters))]:
             if start != position:
                 raise TokenizerError(
-                    f"byte {ord(spelled[position])} at position {position} is in no token of this "
-                    "vocabulary; use a vocabulary that contains all single bytes"
+                    f"byte {ord(characters[position])} at position {position} is in no token of "
+                    "this vocabulary; use a vocabulary that contains all single bytes"
                 )
             position = end
 
@@ -133,9 +135,9 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
         TokenizerError: if a line is wrong; the message names the line and the reason.
     """
     try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: the vocabulary cannot be read ({error})") from error
+        lines = read_text(path).split("\n")
+    except InputError as error:
+        raise TokenizerError(f"expected a vocabulary in World format, but {error}") from error
     entries: dict[int, bytes] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -172,4 +174,5 @@ def write_vocabulary(entries: Mapping[int, bytes], path: Path) -> None:
         except UnicodeDecodeError:
             literal = repr(text)
         lines.append(f"{token} {literal} {len(text)}\n")
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    text = "".join(lines).encode("utf-8")
+    atomic_write(path, lambda unfinished: unfinished.write_bytes(text))
