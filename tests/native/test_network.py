@@ -32,9 +32,10 @@ IDS = torch.randint(0, 300, (60,), generator=torch.Generator().manual_seed(3)).t
 ids_lists = st.lists(st.integers(0, 299), min_size=1, max_size=40)
 every_generation = pytest.mark.parametrize("generation", GENERATIONS)
 every_format = pytest.mark.parametrize("format", FORMATS)
-# Products in float32 differ in the order of their sums. With 8 bits of activations a last bit can
-# turn a rounding, which is then seen in the logits.
-NOISE = {"fp32": 3e-5, "fp16": 3e-5, "bf16": 3e-2, "int8": 6e-2, "int4": 6e-2}
+# A row gives the same bits alone and together with others. Only kernels that multiply pairs of bf16
+# numbers differ: one row pairs its nonzero inputs, and several rows pair neighbors.
+HAS_PAIRS = library.missing_reason() is None and "avx512_bf16" in library.kernels()
+NOISE = {"fp32": 0, "fp16": 0, "bf16": 3e-2 if HAS_PAIRS else 0, "int8": 0, "int4": 0}
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +166,8 @@ def test_rows_that_end_in_an_earlier_piece_keep_their_state(native, generation, 
         whole, state = model.forward(batch, lengths=lengths)
         monkeypatch.setattr("wkv.inference.model.TOKENS_AT_ONCE", 40)
         pieces, in_pieces = model.forward(batch, lengths=lengths)
-        assert (whole - pieces).abs().max() <= 3e-5
-        assert close(in_pieces, state, 3e-4)
+        assert torch.equal(whole, pieces)
+        assert close(in_pieces, state, 0)
 
 
 @every_generation

@@ -88,17 +88,35 @@ static inline void four_inputs(const uint8_t* const rows[4], int half, Bytes blo
     interleave(four[0], four[1], four[2], four[3], blocks);
 }
 
-// One row of activations.
+constexpr int GROUPS_AT_ONCE = 32;
+
+// One row of activations. The sums are added to y after every GROUPS_AT_ONCE groups, as with several rows,
+// so that both give the same bits.
 template <Format F>
-static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inputs& in, float* sums) {
+static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inputs& in, float* sums, float* y,
+                            int outputs, bool accumulate) {
     constexpr size_t BYTES = F == INT8 ? PANEL : PANEL / 2;
     const int n = in.n_nonzero;
     const int32_t* nonzero = in.nonzero;
     Sixteen all[2][HALF_BLOCKS];
     for (auto& half : all)
         for (auto& block : half) block = sixteen_zero();
+    int at_once = 0;
+    const auto add_to_y = [&] {
+        for (int half = 0; half < 2; half++)
+            for (int b = 0; b < HALF_BLOCKS; b++) {
+                sixteen_store(sums + half * HALF_PANEL + b * BLOCK, all[half][b], false);
+                all[half][b] = sixteen_zero();
+            }
+        write_panel(sums, outputs, y, accumulate);
+        accumulate = true;
+    };
     for (int i = 0; i < n;) {
         const int group = nonzero[i] / GROUP, end = (group + 1) * GROUP, begin = i;
+        if (group / GROUPS_AT_ONCE != at_once) {
+            add_to_y();
+            at_once = group / GROUPS_AT_ONCE;
+        }
         while (i < n && nonzero[i] < end) i++;
         for (int ahead = begin; ahead < i; ahead++)
             if (ahead + AHEAD_INT < n) prefetch_range(w + (size_t)nonzero[ahead + AHEAD_INT] * BYTES, BYTES);
@@ -128,9 +146,7 @@ static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inpu
                                            in.scale[group], all[half][b]);
         }
     }
-    for (int half = 0; half < 2; half++)
-        for (int b = 0; b < HALF_BLOCKS; b++)
-            sixteen_store(sums + half * HALF_PANEL + b * BLOCK, all[half][b], false);
+    add_to_y();
 }
 
 // ---- Several rows of activations, floating-point weights.
@@ -139,7 +155,7 @@ static inline void columns_tile(const typename P::Weight* w, const typename P::I
                                 int n, float* y, size_t stride, bool accumulate) {
     Floats sums[C][V];
     for (int c = 0; c < C; c++)
-        for (int v = 0; v < V; v++) sums[c][v] = zero();
+        for (int v = 0; v < V; v++) sums[c][v] = accumulate ? load(y + c * stride + v * LANES) : zero();
     for (int k = 0; k < n; k++) {
         Floats weights[V];
 #pragma GCC unroll 8
@@ -152,10 +168,7 @@ static inline void columns_tile(const typename P::Weight* w, const typename P::I
         }
     }
     for (int c = 0; c < C; c++)
-        for (int v = 0; v < V; v++) {
-            float* to = y + c * stride + v * LANES;
-            store(to, accumulate ? add(load(to), sums[c][v]) : sums[c][v]);
-        }
+        for (int v = 0; v < V; v++) store(y + c * stride + v * LANES, sums[c][v]);
 }
 
 #ifdef WKV_BF16_PAIRS
@@ -237,8 +250,6 @@ static void columns_product(const Matrix& m, const typename P::Input* x, size_t 
 }
 
 // ---- Several rows of activations, integer weights: groups are converted to blocks first.
-constexpr int GROUPS_AT_ONCE = 32;
-
 template <Format F>
 static void columns_product_int(const Matrix& m, const Inputs& in, int rows, int first, int last,
                                 Outputs out, uint8_t* scratch) {
@@ -251,8 +262,7 @@ static void columns_product_int(const Matrix& m, const Inputs& in, int rows, int
         const int outputs = panel_outputs(m, panel);
         float* y = out.y + panel * PANEL;
         if (rows == 1) {
-            columns_row_int<F>(w, scales, in, (float*)scratch);
-            write_panel((float*)scratch, outputs, y, out.add);
+            columns_row_int<F>(w, scales, in, (float*)scratch, y, outputs, out.add);
             continue;
         }
         for (int group = 0; group < groups; group += GROUPS_AT_ONCE) {

@@ -1,6 +1,9 @@
 // Products with fp32, fp16 and bf16 weights in the layout of checkpoints: output after output.
 //
 // A tile computes several outputs for several rows of activations; vectors run along the inputs.
+//
+// A row gives the same bits alone and together with others: each output of each row has one vector of
+// sums, whatever the size of the tile, and its parts are added in the same order.
 
 // How a format is multiplied: `weight` and `input` load STEP weights and activations, `accumulate`
 // adds their products. `floats` loads LANES weights as floats.
@@ -45,7 +48,6 @@ struct Bf16Pairs {
 constexpr int TALL = LANES == 8 ? 3 : 6, WIDE = 4;
 // Outputs per tile of C rows.
 template <int C> constexpr int HEIGHT = C == 1 ? 8 : C == 2 ? 6 : TALL;
-constexpr int SHORT_OUTPUT = 4096;  // bytes
 // Block sizes that keep the rows in a core's cache while a strip of outputs passes over them.
 constexpr int ROWS_AT_ONCE = 64, INPUTS_AT_ONCE = 2048, STRIP = LANES == 8 ? 4 * TALL : TALL;
 
@@ -84,7 +86,7 @@ static inline void rows_tile(const typename P::Weight* w, size_t next_output,
     for (; k < n; k++)
         for (int r = 0; r < R; r++)
             for (int c = 0; c < C; c++)
-                y[r * C + c] += P::number(w[r * next_output + k]) * P::activation(x[c * next_row + k]);
+                y[r * C + c] = fmaf(P::number(w[r * next_output + k]), P::activation(x[c * next_row + k]), y[r * C + c]);
     for (int c = 0; c < C; c++)
         for (int r = 0; r < R; r++) {
             float& to = out.y[c * out.stride + r];
@@ -106,38 +108,19 @@ static inline void rows_tiles(const typename P::Weight* w, size_t next_output,
 #undef WKV_TILES
 }
 
-// Multiplies one row of activations, output after output, so that memory is read sequentially. If
-// outputs are so long that the activations leave the L1 cache in between, several outputs share them.
-template <class P>
-static void one_row_product(const typename P::Weight* w, size_t inputs, const typename P::Input* x,
-                            int outputs, float* y, bool accumulate) {
-    constexpr int SUMS = 4;  // independent sums hide the latency of additions
-    const int n = (int)inputs;
-    if (n * (int)sizeof(*w) > SHORT_OUTPUT) return rows_tiles<P, 1>(w, inputs, x, 0, n, outputs, {y, 0, accumulate});
-    for (int o = 0; o < outputs; o++, w += inputs) {
-        Floats sums[SUMS];
-        for (int i = 0; i < SUMS; i++) sums[i] = zero();
-        int k = 0;
-        for (; k + SUMS * P::STEP <= n; k += SUMS * P::STEP)
-#pragma GCC unroll 4
-            for (int i = 0; i < SUMS; i++)
-                sums[i] = P::accumulate(P::weight(w + k + i * P::STEP), P::input(x + k + i * P::STEP), sums[i]);
-        for (; k + P::STEP <= n; k += P::STEP) sums[0] = P::accumulate(P::weight(w + k), P::input(x + k), sums[0]);
-        float total = sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
-        for (; k < n; k++) total += P::number(w[k]) * P::activation(x[k]);
-        y[o] = accumulate ? y[o] + total : total;
-    }
-}
-
 template <class P>
 static void rows_product(const Matrix& m, const typename P::Input* x, size_t next_row, int rows,
                          int first, int last, Outputs out) {
     const auto* weights = (const typename P::Weight*)m.weights;
     const size_t K = (size_t)m.inputs;
-    if (rows == 1) return one_row_product<P>(weights + first * K, K, x, last - first, out.y + first, out.add);
     const bool ahead = rows <= ROWS_AT_ONCE && m.inputs <= INPUTS_AT_ONCE;  // otherwise weights are reused
     for (int k = 0; k < m.inputs; k += INPUTS_AT_ONCE) {
         const int n = m.inputs - k < INPUTS_AT_ONCE ? m.inputs - k : INPUTS_AT_ONCE;
+        if (rows == 1) {
+            rows_tiles<P, 1, true>(weights + first * K + k, K, x + k, next_row, n, last - first,
+                                   {out.y + first, out.stride, out.add || k > 0});
+            continue;
+        }
         for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {
             const int end = rows - begin < ROWS_AT_ONCE ? rows : begin + ROWS_AT_ONCE;
             for (int o = first; o < last; o += STRIP) {
