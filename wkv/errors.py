@@ -14,6 +14,12 @@
 A message has one or two sentences. It says what was found, what was expected and what to do.
 """
 
+import re
+from importlib.metadata import PackageNotFoundError, requires
+
+REQUIREMENT = re.compile(r"(\w[\w.-]*)(?:\[(\w+)\])?.*extra == [\"'](\w+)[\"']")
+"""A package, its own extra, and the extra of wkv that requires it."""
+
 
 class WKVError(Exception):
     """The base class of all errors that wkv raises on purpose."""
@@ -53,3 +59,25 @@ class MissingExtraError(WKVError, ImportError):
 
 class TrainingError(WKVError):
     """Training data or the folder of a training run cannot be used."""
+
+
+def install_command(extra: str) -> str:
+    """Return the pip command that installs the packages of an extra of wkv.
+
+    It names the packages instead of wkv, so that it works for every way of installing wkv, and
+    does not install wkv again.
+    """
+    return f"pip install -U {' '.join(_packages(extra))}"
+
+
+def _packages(extra: str) -> list[str]:
+    try:
+        found = [match for line in requires("wkv") or () if (match := REQUIREMENT.match(line))]
+    except PackageNotFoundError:  # the source tree was not installed
+        found = []
+    packages: list[str] = []
+    for name, inner, needed_by in (match.groups() for match in found):
+        if needed_by == extra:
+            package = f"'{name}[{inner}]'" if inner else name
+            packages += _packages(inner) if name == "wkv" else [package]
+    return packages or [f"'wkv[{extra}]'"]

@@ -17,6 +17,9 @@ SAMPLING_KEYS = {
     "frequency_penalty": float,
     "penalty_decay": float,
 }
+NO_LIMIT = 2**62
+"""The number of tokens that `max_tokens -1` stands for."""
+
 KEYS = (*SAMPLING_KEYS, "max_tokens", "preset")
 
 
@@ -82,13 +85,15 @@ def changed(settings: ChatSettings, key: str, value: str) -> ChatSettings:
         what = "a whole number" if kind is int else "a number"
         raise InputError(f"{key} is {value[:40]!r}, expected {what}") from None
     if key == "max_tokens":
-        return replace(settings, max_tokens=int(number))
+        return replace(settings, max_tokens=NO_LIMIT if number == -1 else int(number))
+    if key == "top_k":
+        number = max(0, number)
     return replace(settings, sampling=replace(settings.sampling, **{key: number}), prose=None)
 
 
 def shown(settings: ChatSettings) -> str:
     """Return all settings as text, one per line."""
     values: dict[str, object] = {key: getattr(settings.sampling, key) for key in SAMPLING_KEYS}
-    values["max_tokens"] = settings.max_tokens
+    values["max_tokens"] = "no limit" if settings.max_tokens == NO_LIMIT else settings.max_tokens
     values["preset"] = f"{settings.preset.name} ({settings.preset.source})"
     return "\n".join(f"  {key:18} {value}" for key, value in values.items())

@@ -8,10 +8,14 @@ usage.
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
 
 from wkv.errors import WKVError
 from wkv.version import __version__
@@ -33,13 +37,45 @@ COMMANDS = (
     "doctor",
 )
 
+SYNONYMS = {
+    "list": "models",
+    "ls": "models",
+    "run": "chat",
+    "talk": "chat",
+    "complete": "generate",
+    "completion": "generate",
+    "download": "pull",
+    "get": "pull",
+    "fetch": "pull",
+    "install": "pull",
+    "server": "serve",
+    "start": "serve",
+    "show": "info",
+    "inspect": "info",
+    "encode": "tokenize",
+    "decode": "tokenize --decode",
+    "test": "eval",
+    "evaluate": "eval",
+    "export": "convert",
+    "check": "doctor",
+    "version": "--version",
+}
+"""Names of commands in other programs, and the command of wkv that does the same."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     _prepare_streams()
-    args, unknown = _parser().parse_known_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["help"]:  # `wkv help` and `wkv help chat`
+        argv = [*argv[1:2], "--help"]
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    args, unknown = parser.parse_known_args(argv)
     if unknown:
-        args.usage_error(f"unrecognized arguments: {' '.join(unknown)}")
+        args.usage_error(_about_unknown(args.usage_error.__self__, unknown))
     try:
         status = import_module(f"wkv.cli.{args.command}").run(args)
         sys.stdout.flush()
@@ -67,6 +103,33 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]} (--debug shows where)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """The parser of the whole command line, which suggests a command for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with status 2."""
+        wrong = re.search(r"invalid choice: '([^']*)'", message)
+        super().error(_about_command(wrong[1]) if wrong else message)
+
+
+def _about_command(name: str) -> str:
+    """Return the message about an unknown command."""
+    near = SYNONYMS.get(name.lower()) or next(iter(get_close_matches(name.lower(), COMMANDS)), None)
+    if near is None and (":" in name or "/" in name or Path(name).exists()):
+        return f"{name} is not a command; to chat with a model, run: wkv chat {name}"
+    hint = f"did you mean {near}?" if near else "wkv --help lists the commands"
+    return f"there is no command {name!r}; {hint}"
+
+
+def _about_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """Return the message about arguments that a command does not have."""
+    message = f"unrecognized arguments: {' '.join(unknown)}"
+    names = [name for action in parser._actions for name in action.option_strings]
+    wrong = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+    near = get_close_matches(wrong, names, n=1)
+    return f"{message}; did you mean {near[0]}?" if near else message
+
+
 def _prepare_streams() -> None:
     """Set the standard streams to UTF-8, and replace closed streams with the null device."""
     for name in ("stdin", "stdout", "stderr"):
@@ -79,14 +142,19 @@ def _prepare_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="wkv", description="Run, convert, train and evaluate RWKV language models."
+    parser = _Parser(
+        prog="wkv",
+        description="Run, convert, train and evaluate RWKV language models.",
+        epilog="`wkv COMMAND --help` describes a command. Without a MODEL, commands use a small "
+        "model that is built in; try `wkv chat`.",
     )
     parser.add_argument("--version", action="version", version=f"wkv {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback when an error occurs"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
     for name in COMMANDS:
         module = import_module(f"wkv.cli.{name}")
         sub = commands.add_parser(name, help=module.SUMMARY, description=module.__doc__)

@@ -1,7 +1,8 @@
 """Answer all requests of a file, in the format of OpenAI's batch API, and write them to OUT.
 
-Each line of IN looks like {"custom_id": "1", "url": "/v1/chat/completions", "body": {"messages":
-[...]}}. Requests that OUT already answers are skipped, so an interrupted run can be repeated.
+IN contains one request per line, such as {"custom_id": "1", "url": "/v1/chat/completions",
+"body": {"messages": [...]}}. Requests that OUT already answers are skipped, so an interrupted run
+can be repeated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from wkv.cli.notices import notice
 from wkv.cli.options import add_model, load_model
 
-SUMMARY = "answer a file of requests offline"
+SUMMARY = "answer a file of requests without a server"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

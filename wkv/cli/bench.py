@@ -1,4 +1,7 @@
-"""Measure the prefill and decode speed of a model, and compare it with the memory bandwidth."""
+"""Measure how fast a model reads and writes text, and compare it with the memory bandwidth.
+
+Reading a prompt is called prefill; generating one token after the other is called decode.
+"""
 
 import argparse
 import json
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from wkv.bench import Measured, Result, Stream
     from wkv.inference.model import Model
 
-SUMMARY = "measure speed, compare it with the memory bandwidth, and show which kernels ran"
+SUMMARY = "measure the speed of a model on this machine"
 
 ROUNDS, QUICK = 7, 3
 """Number of rounds by default and with --quick."""
@@ -37,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv bench` to the parser."""
     add_model(parser)
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object that includes all raw figures"
+        "--json", action="store_true", help="print one JSON object with every measurement"
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="also save a roofline plot as a .png, .svg or .pdf file"
     )
     parser.add_argument(
-        "--quick", action="store_true", help=f"run {QUICK} rounds instead of {ROUNDS}"
+        "--quick", action="store_true", help=f"measure {QUICK} rounds instead of {ROUNDS}"
     )
 
 

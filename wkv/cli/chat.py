@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from wkv.cli.notices import notice
-from wkv.cli.options import SAMPLING, add_model, add_sampling, load_model, read_sampling
+from wkv.cli.options import (
+    SAMPLING,
+    add_model,
+    add_sampling,
+    load_model,
+    read_sampling,
+    token_limit,
+)
 from wkv.errors import InputError
 from wkv.files import decode_text
 
@@ -36,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser, show_defaults=False)  # the defaults depend on the model
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        type=token_limit,
         metavar="N",
-        help="maximum number of tokens in a reply (default: set by the preset)",
+        help="largest number of tokens of a reply; -1: no limit (default: that of the preset)",
     )
     parser.add_argument(
         "--preset",
         choices=PRESETS,
-        help="use tested sampling values (default: the preset for this model)",
+        help="use recommended sampling values (default: those for this model)",
     )
     parser.add_argument(
         "--language",

@@ -11,23 +11,24 @@ from pathlib import Path
 
 from wkv.cli import machine
 from wkv.cli.machine import Finding
+from wkv.errors import install_command
 from wkv.version import __version__
 
 SUMMARY = "check what works on this machine and what is missing"
 
 EXTRAS = {
-    "matplotlib": ("the plots of wkv train and wkv bench", "pip install matplotlib"),
-    "transformers": ("wkv.hf, and more checks in wkv convert --to hf", "pip install 'wkv[hf]'"),
-    "lm_eval": ("the tasks of wkv eval --tasks", "pip install 'wkv[eval]'"),
-    "gguf": ("wkv convert --to gguf", "pip install 'wkv[gguf]'"),
-    "fastapi": ("wkv serve", "pip install 'wkv[serve]'"),
-    "llguidance": ("replies that follow a schema, in wkv serve", "pip install 'wkv[serve]'"),
-    "tiktoken": ("the cl100k_base vocabulary in wkv.compat", "pip install tiktoken"),
+    "matplotlib": ("the plots of wkv train and wkv bench", "train"),
+    "transformers": ("wkv.hf, and more checks in wkv convert --to hf", "hf"),
+    "lm_eval": ("the tasks of wkv eval --tasks", "eval"),
+    "gguf": ("wkv convert --to gguf", "gguf"),
+    "fastapi": ("wkv serve", "serve"),
+    "llguidance": ("replies that follow a schema, in wkv serve", "serve"),
+    "tiktoken": ("the cl100k_base vocabulary in wkv.compat", None),
 }
-"""Optional packages: what each one is needed for, and the command that installs it."""
+"""Optional packages: what each one is needed for, and the extra of wkv that contains it."""
 
 WIDTH = 80
-TOPIC = 12
+TOPIC = 14
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +98,7 @@ def _render(finding: Finding) -> str:
             break_long_words=False,
             break_on_hyphens=False,
         )
-    return f"{finding.topic:<{TOPIC}}" + f"\n{indent}".join(lines)
+    return f"{finding.topic:<{TOPIC - 1}} " + f"\n{indent}".join(lines)
 
 
 def _torch() -> Finding:
@@ -118,10 +119,11 @@ def _torch() -> Finding:
 def _extras() -> list[Finding]:
     """Return one finding for all installed optional packages, and one for each missing package."""
     installed, missing = [], []
-    for name, (purpose, command) in EXTRAS.items():
+    for name, (purpose, extra) in EXTRAS.items():
         try:
             installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
+            command = install_command(extra) if extra else f"pip install {name}"
             missing.append(Finding(name, f"not installed; needed for {purpose}", command))
     return [*([Finding("extras", ", ".join(installed))] if installed else []), *missing]
 

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv eval` to the parser."""
     parser.usage = USAGE
     parser.add_argument(
-        "what", nargs="?", metavar="lambada", help="measure perplexity and accuracy on LAMBADA"
+        "what",
+        nargs="?",
+        metavar="lambada",
+        help="measure how well the last word of 5,153 passages is predicted",
     )
     add_model(parser)
     _allow_positionals_after_options(parser)
@@ -68,14 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="save the results in FILE, and skip documents whose results it contains",
     )
     tasks = parser.add_argument_group("lm-eval")
-    tasks.add_argument("--tasks", metavar="NAME,NAME", help="lm_eval tasks, groups or tags to run")
+    tasks.add_argument(
+        "--tasks", metavar="NAME,NAME", help="tasks, groups or tags of lm_eval to run"
+    )
     tasks.add_argument(
         "--num-fewshot", type=int, metavar="N", help="number of examples before each question"
     )
     tasks.add_argument(
         "--apply-chat-template",
         action="store_true",
-        help="format each question as a user message of a chat",
+        help="write each question as the message of a user in a chat",
     )
     tasks.add_argument(
         "--include-path", type=Path, metavar="DIR", help="folder with your own task definitions"
@@ -106,10 +111,9 @@ def _reject(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
 
 def _count(text: str) -> int:
     """Parse an integer of at least 1; used by argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return int(text)
 
 
 def _allow_positionals_after_options(parser: argparse.ArgumentParser) -> None:

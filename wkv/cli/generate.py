@@ -1,4 +1,7 @@
-"""Continue a text and stream the result. The prompt is the value of --prompt, or piped input."""
+"""Continue a text, and print each part of it as soon as it is generated.
+
+The text is the value of --prompt, or what is piped to stdin.
+"""
 
 import argparse
 import json
@@ -6,7 +9,7 @@ import os
 import sys
 
 from wkv.cli.notices import notice
-from wkv.cli.options import add_model, add_sampling, load_model, read_sampling
+from wkv.cli.options import add_model, add_sampling, load_model, read_sampling, token_limit
 from wkv.errors import InputError
 from wkv.files import decode_text
 
@@ -19,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue (default: read stdin)")
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        type=token_limit,
         default=256,
         metavar="N",
-        help="maximum number of tokens to generate (default: 256)",
+        help="largest number of tokens to generate; -1: no limit (default: 256)",
     )
     add_sampling(parser)
     parser.add_argument(
@@ -69,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         print()
     if sys.stderr.isatty() and done.timings.decode_seconds:
         rate = len(done.token_ids) / done.timings.decode_seconds
-        notice(f"[{len(done.token_ids)} tokens, {rate:.1f} per second, {done.finish_reason}]")
+        reason = {"length": "stopped at --max-tokens"}.get(done.finish_reason, done.finish_reason)
+        notice(f"[{len(done.token_ids)} tokens, {rate:.1f} per second, {reason}]")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Show the generation, sizes, parameters and state size of a checkpoint without loading weights."""
+"""Show the RWKV generation, the sizes and the dtype of a model file, without loading it."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wkv.inference.describe import Description
     from wkv.models.strategy import Placement
 
-SUMMARY = "show the properties of a checkpoint"
+SUMMARY = "show what a model file contains"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""List the models of the catalog: size, required memory, context length, and whether downloaded."""
+"""List the models that can be downloaded by name, with their size and the memory they need."""
 
 import argparse
 import json
@@ -19,10 +19,12 @@ HEADINGS = ("name", "RWKV", "file", "in bf16", "in fp32", "context", "languages"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv models` to the parser."""
     parser.add_argument(
-        "family", nargs="?", metavar="FAMILY", help="list only one family, such as g1"
+        "family", nargs="?", metavar="FAMILY", help="list only this family, such as g1"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print a JSON list with all properties of the models"
+        "--json",
+        action="store_true",
+        help="print a JSON list with everything that is known about each model",
     )
 
 

@@ -12,15 +12,22 @@ if TYPE_CHECKING:
     from wkv.inference.model import Model
     from wkv.inference.sampling import Sampling
 
+NO_LIMIT = 2**62
+"""A number of tokens that is never reached."""
+
 # These are the defaults of Sampling, repeated here because importing it would import torch.
 SAMPLING = {
     "temperature": (float, "randomness: 0 always takes the most likely token", 1.0),
-    "top_p": (float, "sample from the most likely tokens whose probabilities reach X", 0.85),
-    "top_k": (int, "sample from the X most likely tokens; 0 means no limit", 0),
+    "top_p": (float, "sample from the most likely tokens that together have probability X", 0.85),
+    "top_k": (int, "sample from the X most likely tokens; 0 or -1: from all", 0),
     "presence_penalty": (float, "make tokens that already appeared less likely", 0.2),
     "frequency_penalty": (float, "make tokens less likely each time they appear", 0.2),
-    "penalty_decay": (float, "factor by which the frequency penalty shrinks per token", 0.996),
-    "seed": (int, "seed for sampling; the same seed gives the same text", None),
+    "penalty_decay": (
+        float,
+        "factor by which the frequency penalty shrinks with each token",
+        0.996,
+    ),
+    "seed": (int, "seed for sampling: the same seed gives the same text; -1: random", None),
 }
 
 
@@ -41,8 +48,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy",
         default="auto",
-        help="device and precision: `auto` (default), or a ChatRWKV strategy such as `cpu bf16` "
-        "or `cuda fp16i8 *10 -> cpu fp32`",
+        help="device and precision: auto (default), or a ChatRWKV strategy such as 'cpu bf16' "
+        "or 'cuda fp16i8 *10 -> cpu fp32'",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="number of CPU threads (default: one per core)"
@@ -50,7 +57,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         metavar="NAME_OR_FILE",
-        help="world, 20b, bytes, or a file (default: selected by the vocabulary size)",
+        help="world, 20b, bytes, or a file (default: chosen for the model)",
     )
 
 
@@ -69,7 +76,18 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
     from wkv.inference.sampling import Sampling
 
     given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    for name, neutral in (("seed", None), ("top_k", 0)):  # negative: random, no limit
+        if given.get(name, 0) < 0:
+            given[name] = neutral
     return replace(default or Sampling(), **given)
+
+
+def token_limit(text: str) -> int:
+    """Parse a number of tokens; -1 means no limit. Used by argparse."""
+    try:
+        return NO_LIMIT if int(text) == -1 else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def load_model(args: argparse.Namespace) -> Model:

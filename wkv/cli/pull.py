@@ -1,8 +1,8 @@
-"""Download a model of the catalog, verify it and print its path. Interrupted downloads continue."""
+"""Download a model by name, check it and print its path. An interrupted download continues."""
 
 import argparse
 
-SUMMARY = "download a model of the catalog"
+SUMMARY = "download a model by name"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

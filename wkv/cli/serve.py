@@ -50,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slots", type=int, default=16, metavar="N", help=slots)
     queue = "number of requests that may wait for a slot (default: 64)"
     add("--max-queue", type=int, default=64, metavar="N", help=queue)
-    memory = "memory for cached states (default: 1G)"
-    add("--cache-bytes", type=_bytes, default=2**30, metavar="N", help=memory)
+    memory = "memory for cached states, such as 512M (default: 1G)"
+    add("--cache-bytes", type=_bytes, default=2**30, metavar="SIZE", help=memory)
     folder = "folder to store states and responses in, so that they survive a restart"
     add("--cache-dir", type=Path, metavar="DIR", help=folder)
     disk = "disk space for --cache-dir (default: 10G)"
-    add("--disk-bytes", type=_bytes, default=10 * 2**30, metavar="N", help=disk)
+    add("--disk-bytes", type=_bytes, default=10 * 2**30, metavar="SIZE", help=disk)
     body = "largest accepted request body (default: 16M)"
-    add("--max-body", type=_bytes, default=2**24, metavar="N", help=body)
+    add("--max-body", type=_bytes, default=2**24, metavar="SIZE", help=body)
     tokens = "largest number of tokens in a reply (default: 131072)"
     add("--max-tokens", type=int, default=2**17, metavar="N", help=tokens)
     idle = "close a stream after S seconds in which the client reads nothing (default: 60)"
@@ -150,9 +150,9 @@ def needs_serve() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        from wkv.errors import MissingExtraError
+        from wkv.errors import MissingExtraError, install_command
 
-        message = f"{error.name} is not installed; run: pip install 'wkv[serve]'"
+        message = f"{error.name} is not installed; run: {install_command('serve')}"
         raise MissingExtraError(message) from error
 
 

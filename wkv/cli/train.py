@@ -27,12 +27,12 @@ DEFAULTS = {
 
 NUMBERS = {
     "layers": (int, "L", "number of layers"),
-    "width": (int, "D", "number of channels, a multiple of 64"),
+    "width": (int, "D", "channels per layer, a multiple of 64"),
     "vocab_size": (int, "V", "size of the vocabulary"),
-    "context": (int, "T", "context length: tokens per row of a batch"),
-    "rows": (int, "B", "batch size: rows per step"),
+    "context": (int, "T", "context length, in tokens"),
+    "rows": (int, "B", "batch size: sequences per step"),
     "learning_rate": (float, "R", "peak learning rate"),
-    "processes": (int, "N", "number of processes that share the rows"),
+    "processes": (int, "N", "number of processes that share the batch"),
     "seed": (int, "N", "seed for the initial weights and the order of the data"),
 }
 """Type, placeholder and help text of the numeric options with a default."""
@@ -51,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out",
         type=Path,
         metavar="OUT",
-        help="folder to write model.safetensors, its vocabulary and the log to",
+        help="folder for model.safetensors, its vocabulary, the checkpoint and the log",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the checkpoint in OUT, with the options of that run",
+        help="continue the run in OUT, with its options",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
@@ -81,7 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads per process (default: all cores, divided among the processes)",
     )
-    parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="do not compile the model (training starts sooner and is slower)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

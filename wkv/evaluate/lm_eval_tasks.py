@@ -6,7 +6,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wkv.errors import InputError, MissingExtraError
+from wkv.errors import InputError, MissingExtraError, install_command
 from wkv.inference.model import Model
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def check_installed() -> None:
     if find_spec("lm_eval") is None:
         raise MissingExtraError(
             "--tasks requires lm_eval (EleutherAI's harness), which is not installed; run: "
-            "pip install 'wkv[eval]'"
+            f"{install_command('eval')}"
         )
 
 

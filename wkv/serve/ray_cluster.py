@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from wkv.errors import MissingExtraError
+from wkv.errors import MissingExtraError, install_command
 
 RETRY_SECONDS = 2
 
@@ -68,7 +68,7 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, on_ready: Callable[[], N
         from ray.serve.config import BackpressureConfig, HTTPOptions, RequestRouterConfig
     except ImportError as error:
         raise MissingExtraError(
-            "Ray Serve is not installed; run: pip install 'wkv[ray]'"
+            f"Ray Serve is not installed; run: {install_command('ray')}"
         ) from error
 
     deployment: Any = serve.deployment(

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.errors import TrainingError
+from wkv.errors import TrainingError, install_command
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, Rows, batch
 from wkv.train.initialize import initialize
@@ -89,9 +89,8 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
     """
     job.folder.prepare(job.resume, job.vocabulary)
     if not can_plot():
-        notify(
-            "matplotlib is not installed, so there will be no loss.png: pip install 'wkv[train]'"
-        )
+        command = install_command("train")
+        notify(f"matplotlib is not installed, so there will be no loss.png; run: {command}")
     threads = torch.get_num_threads()
     try:
         with contextlib.ExitStack() as stack:

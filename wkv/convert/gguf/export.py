@@ -14,7 +14,7 @@ from wkv.convert.checkpoint_file import new_file
 from wkv.convert.checks import check_publishable
 from wkv.convert.gguf.target import KINDS, RULES, gguf_tensors, kind_of, metadata
 from wkv.convert.gguf.verify import check_file, compare_with_llama
-from wkv.errors import InputError, MissingExtraError, TokenizerError
+from wkv.errors import InputError, MissingExtraError, TokenizerError, install_command
 from wkv.files import move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe
 from wkv.tokenizers import choose_tokenizer, open_tokenizer
@@ -90,7 +90,7 @@ def write_gguf(
     if find_spec("gguf") is None:
         raise MissingExtraError(
             "writing GGUF files requires the gguf package, which is not installed; run: "
-            "pip install 'wkv[gguf]'"
+            f"{install_command('gguf')}"
         )
     if dtype is not None and dtype not in KINDS:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(KINDS)}")

@@ -1,0 +1,96 @@
+"""Wrong usage and missing packages: the message says what to type instead."""
+
+from importlib.metadata import PackageNotFoundError, requires
+
+import pytest
+
+from wkv.cli import COMMANDS, SYNONYMS, doctor, main
+from wkv.cli.machine import Finding
+from wkv.errors import install_command
+
+EXTRAS = ("train", "hf", "eval", "gguf", "serve", "ray")
+
+
+def usage_error(capsys, *arguments):
+    """Return the last line on stderr of a command line that is wrong."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("list", "models"), ("run", "chat"), ("chta", "chat"), ("Generat", "generate")],
+)
+def test_an_unknown_command_gets_the_nearest_one(capsys, typed, meant):
+    assert f"there is no command '{typed}'; did you mean {meant}?" in usage_error(capsys, typed)
+
+
+def test_a_model_instead_of_a_command_is_recognized(capsys, tmp_path):
+    for model in ("g1:0.1b", str(tmp_path), "folder/model.pth"):
+        assert usage_error(capsys, model).endswith(f"run: wkv chat {model}")
+    assert "wkv --help lists the commands" in usage_error(capsys, "zzzzz")
+
+
+def test_an_unknown_option_gets_the_nearest_one(capsys):
+    assert usage_error(capsys, "generate", "--promt", "hi").endswith("did you mean --prompt?")
+    assert usage_error(capsys, "models", "--jsno").endswith("did you mean --json?")
+    assert usage_error(capsys, "models", "--zzz").endswith("unrecognized arguments: --zzz")
+    assert "'0' is not a whole number, 1 or more" in usage_error(capsys, "eval", "--limit", "0")
+    assert "'x' is not a whole" in usage_error(capsys, "chat", "--max-tokens", "x")
+
+
+def test_synonyms_lead_to_commands():
+    assert {meant.split()[0] for meant in SYNONYMS.values()} <= {*COMMANDS, "--version"}
+    assert not set(SYNONYMS) & set(COMMANDS)
+
+
+def test_help_is_a_command_too(capsys):
+    for arguments, first in ((["help"], "usage: wkv [-h]"), (["help", "pull"], "usage: wkv pull")):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+        assert capsys.readouterr().out.startswith(first)
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("usage: wkv [-h]")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_terminal(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"] if command else ["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_command_that_installs_an_extra_does_not_install_wkv(extra):
+    command = install_command(extra)
+    assert "wkv" not in command
+    needed = [line for line in requires("wkv") if f'extra == "{extra}"' in line]
+    names = {line.split(";")[0].split(">")[0].strip() for line in needed} - {"wkv[serve]"}
+    assert names <= {word.strip("'") for word in command.split()}
+
+
+def test_doctor_separates_every_topic_from_its_text(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", missing)
+    for finding in (*doctor._extras(), Finding("a very long topic", "found")):
+        shown = doctor._render(finding)
+        assert shown.startswith(f"{finding.topic} ")
+        assert max(map(len, shown.splitlines())) <= doctor.WIDTH
+
+
+def test_negative_numbers_mean_random_and_no_limit(capsys):
+    command = ["generate", "--prompt", "Alice", "--json"]
+    options = ["--top-k", "-1", "--seed", "-1", "--temperature", "5", "--top-p", "1"]
+    texts = set()
+    for _ in range(2):
+        assert main([*command, *options, "--max-tokens", "20"]) == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 2
+    assert main([*command, "--max-tokens", "-1", "--stop", " ", "--temperature", "0"]) == 0
+    assert '"stop"' in capsys.readouterr().out
