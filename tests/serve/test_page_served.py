@@ -52,7 +52,7 @@ def test_a_conversation_with_the_built_in_model(page, served):
     see(answer(page)).to_contain_text("wkv")
     page.get_by_role("button", name="Model states").click()
     page.get_by_role("button", name="Save this conversation").click()
+    see(page.locator(".news")).to_contain_text("Model state saved")
     _, service = served
-    page.wait_for_timeout(500)
-    assert len(service.states.list("")) == 1
+    assert [state.name for state in service.states.list("")] == ["What is 27 + 48?"]
     assert page.complaints == []

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -75,6 +76,24 @@ def test_a_state_goes_from_its_making_to_its_end(client, demo):
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "no_state"
     assert upload(client, data).json()["id"] == made["id"]
+
+
+def test_a_name_is_kept_and_goes_with_the_file(client):
+    named = {"X-State-Name": quote("记住 “this”: ü")}
+    made = client.post("/v1/states", json={"messages": [SYSTEM]}, headers=named).json()
+    assert made["name"] == "记住 “this”: ü"
+    assert client.get(f"/v1/states/{made['id']}").json() == made
+    assert client.get("/v1/states").json()["data"] == [made]
+    data = fetch(client, made["id"])
+    client.delete(f"/v1/states/{made['id']}")
+    assert upload(client, data).json()["name"] == made["name"]
+    renamed = {**BINARY, "X-State-Name": "other"}
+    answer = client.post("/v1/states/upload", content=data, headers=renamed)
+    assert answer.json()["name"] == "other"
+    too_long = {**BINARY, "X-State-Name": "x" * 201}
+    answer = client.post("/v1/states/upload", content=data, headers=too_long)
+    assert answer.status_code == 400
+    assert "X-State-Name" in answer.text
 
 
 def test_the_same_is_kept_once(client):

@@ -1,6 +1,6 @@
 """States that users save under an id: files in a folder, with a subfolder for each tenant.
 
-An id is a digest of the content of the state. No path contains anything that a user sends.
+An id is a digest of the state and its name. No path contains anything that a user sends.
 """
 
 import re
@@ -21,6 +21,9 @@ SUFFIX = ".safetensors"
 READ_AHEAD = "ahead"
 """Key in a file's metadata: the text that the state has read after its last message."""
 
+NAME = "name"
+"""Key in a file's metadata: the name that the user gave the state."""
+
 NO_KEY = "all"
 """Name of the subfolder for requests without an API key."""
 
@@ -31,12 +34,14 @@ class UserState:
 
     Attributes:
         id: the id.
+        name: the name that the user gave it, or "".
         tokens: number of tokens that it has read.
         n_bytes: size of its file.
         created: seconds since 1970.
     """
 
     id: str
+    name: str
     tokens: int
     n_bytes: int
     created: int
@@ -44,9 +49,11 @@ class UserState:
     @property
     def body(self) -> dict[str, object]:
         """The description, as a response contains it."""
+        name = {"name": self.name} if self.name else {}
         return {
             "id": self.id,
             "object": "state",
+            **name,
             "tokens": self.tokens,
             "bytes": self.n_bytes,
             "created": self.created,
@@ -61,15 +68,15 @@ class UserStates:
         self._model = model
         self._limit = limit
 
-    def save(self, tenant: str, state: State, read_ahead: str) -> UserState:
-        """Save a state.
+    def save(self, tenant: str, state: State, read_ahead: str, name: str = "") -> UserState:
+        """Save a state under a name, which need not be unique.
 
         Raises:
             ApiError: if the tenant's states would become too large, or writing fails.
         """
         folder = self._tenant_folder(tenant)
         partial = folder / f"{uuid4().hex}.partial"
-        metadata = {READ_AHEAD: read_ahead, "tokens": str(state.tokens_seen[0])}
+        metadata = {READ_AHEAD: read_ahead, NAME: name, "tokens": str(state.tokens_seen[0])}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             state.save(partial, metadata)
@@ -80,8 +87,10 @@ class UserStates:
             with suppress(OSError):
                 partial.unlink()
 
-    def upload(self, tenant: str, data: bytes) -> UserState:
+    def upload(self, tenant: str, data: bytes, name: str = "") -> UserState:
         """Save the file of a state that was saved before, on this server or elsewhere.
+
+        Without `name`, it keeps the name in the file.
 
         Raises:
             StateError: if it is damaged, not a state, or a state of another model.
@@ -97,7 +106,8 @@ class UserStates:
                     f"the file contains {state.batch_size} states, expected one; save a single row"
                 )
             metadata = read_header(partial).metadata
-            return self.save(tenant, state, metadata.get(READ_AHEAD, SEPARATOR))
+            name = name or metadata.get(NAME, "")
+            return self.save(tenant, state, metadata.get(READ_AHEAD, SEPARATOR), name)
         except StateError as error:
             # The client does not know the server's path.
             raise StateError(str(error).replace(f"{partial}: ", "")) from error
@@ -189,8 +199,9 @@ def _describe(path: Path) -> UserState | None:
     with suppress(OSError, StateError, ValueError):
         status = path.lstat()
         if stat.S_ISREG(status.st_mode):
-            tokens = int(read_header(path).metadata.get("tokens", "0"))
-            return UserState(path.stem, tokens, status.st_size, int(status.st_mtime))
+            metadata = read_header(path).metadata
+            tokens, name = int(metadata.get("tokens", "0")), metadata.get(NAME, "")
+            return UserState(path.stem, name, tokens, status.st_size, int(status.st_mtime))
     return None
 
 

@@ -278,6 +278,7 @@ class SavedState(ResponseModel):
 
     id: str
     object: Literal["state"]
+    name: str | None = None
     tokens: int
     bytes: int
     created: int

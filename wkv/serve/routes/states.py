@@ -1,5 +1,7 @@
 """`/v1/states`: states that users create, list, download, upload and delete."""
 
+from urllib.parse import unquote
+
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
@@ -20,6 +22,7 @@ from wkv.serve.stream_reply import until_disconnect
 from wkv.serve.user_states import SUFFIX
 
 BINARY = "application/octet-stream"
+LONGEST_NAME = 200
 
 DOWNLOAD = {"description": "The file", "content": {BINARY: {"schema": {"type": "string"}}}}
 UPLOAD = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string"}}}}}
@@ -33,10 +36,10 @@ def routes(service: Service) -> APIRouter:
     @router.post("", status_code=201, response_model=SavedState)
     async def create(body: StateRequest, http: HttpRequest) -> Response:
         """Read messages or a text, and save the state after them."""
-        tenant = tenant_of(http)
+        tenant, name = tenant_of(http), _name_of(http)
         request, read_ahead = await run_in_threadpool(_prepare, service, body, tenant)
         state = await until_disconnect(http, _read(service, request))
-        saved = await run_in_threadpool(states.save, tenant, state, read_ahead)
+        saved = await run_in_threadpool(states.save, tenant, state, read_ahead, name)
         return JSONResponse(saved.body, 201)
 
     @router.get("", response_model=StateList)
@@ -51,8 +54,8 @@ def routes(service: Service) -> APIRouter:
         # A browser sends this type for another website only after it has asked this server.
         if http.headers.get("content-type", "").partition(";")[0] != BINARY:
             raise ApiError(400, f"send the file with the header 'Content-Type: {BINARY}'")
-        data = await http.body()
-        saved = await run_in_threadpool(states.upload, tenant_of(http), data)
+        name, data = _name_of(http), await http.body()
+        saved = await run_in_threadpool(states.upload, tenant_of(http), data, name)
         return JSONResponse(saved.body, 201)
 
     @router.get("/{name}", response_model=SavedState)
@@ -74,6 +77,19 @@ def routes(service: Service) -> APIRouter:
         return JSONResponse({"id": name, "object": "state", "deleted": True})
 
     return router
+
+
+def _name_of(http: HttpRequest) -> str:
+    """Return the name for a new state, which a client sends percent-encoded beside the body.
+
+    Raises:
+        ApiError: if it is too long.
+    """
+    name = unquote(http.headers.get("x-state-name", ""))
+    if len(name) > LONGEST_NAME:
+        message = f"the name has {len(name)} characters, expected at most {LONGEST_NAME}"
+        raise ApiError(400, f"{message}; shorten X-State-Name")
+    return name
 
 
 def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request, str]:
