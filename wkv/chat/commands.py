@@ -2,7 +2,8 @@
 
 `answer` returns a Notice to display, a ChatReply to stream (then pass it to `Session.finish`), or
 Leave. Nothing is printed here. A line is a command if it begins with `+` and a letter, or if it is
-`+`, `++` or `+++`. Any other line, including `+1`, is a message.
+`+`, `++` or `+++`. Lines such as `exit` and `/help` are understood too. Any other line, including
+`+1`, is a message.
 """
 
 import difflib
@@ -18,6 +19,17 @@ from wkv.chat.outcomes import CommandRequest, Leave, Notice, Outcome
 from wkv.chat.session import Session
 
 COMMAND = re.compile(r"(\+{1,3})$|(\+[^\W\d_]\S*)(?:\s+(.*))?$", re.DOTALL)
+
+SLASH = re.compile(r"/([^\W\d_]+)(?!\S)")
+"""The beginning of a command in other programs."""
+
+_LEAVE = ("exit", "quit", "exit()", "quit()", "/exit", "/quit", "/bye", "/q", ":q", ":q!", ":quit")
+SYNONYMS = (
+    dict.fromkeys(_LEAVE, "+exit")
+    | dict.fromkeys(("help", "/help", "/?", ":help"), "+help")
+    | dict.fromkeys(("/clear", "/new", "/reset"), "+reset")
+)
+"""Lines that are commands in other programs, in lower case, and the command of this chat."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,10 @@ def answer(session: Session, line: str) -> Outcome:
         WKVError: with a message of one sentence. The conversation is unchanged.
         KeyboardInterrupt: during prefill. The conversation is unchanged.
     """
-    name, argument, options = parsed(line)
+    slash = SLASH.match(line.strip())
+    if slash and f"+{slash[1].lower()}" in COMMANDS and line.strip().lower() not in SYNONYMS:
+        return Notice(session.say("slash", near=f"+{slash[1].lower()}"))
+    name, argument, options = parsed(SYNONYMS.get(line.strip().lower(), line))
     if not name:
         if not argument:
             return Notice(session.say("empty"))

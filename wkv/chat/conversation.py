@@ -21,8 +21,8 @@ from wkv.prompting.template import (
     Template,
     Thinking,
     clean,
-    left_to_read,
     template_for,
+    unread_part,
 )
 
 MAX_UNDO = 16
@@ -38,7 +38,7 @@ class Mark:
 
     Attributes:
         state: the state at this position; None before anything was read.
-        read_ahead: the text that the state has read after the last turn; see `left_to_read`.
+        read_ahead: the text that the state has read after the last turn; see `unread_part`.
     """
 
     state: State | None = None
@@ -211,7 +211,7 @@ class Conversation:
         """
         document = clean(document)
         text = self.now.template.exchange(document, READ_REPLY)
-        rest = left_to_read(text, self.now.mark.read_ahead)
+        rest = unread_part(text, self.now.mark.read_ahead)
         done = prefill(self._model, [rest], self.state, progress)
         entry = ChatEntry("document", f"{len(document)} characters", READ_REPLY)
         after = replace(self.now, mark=Mark(done.state), entries=(*self.now.entries, entry))
@@ -251,7 +251,7 @@ class Conversation:
     ) -> TurnReply:
         """Read a message that follows `before`, and start the reply."""
         turn = before.template.turn(message, settings.thinking)
-        turn = left_to_read(turn, before.mark.read_ahead)
+        turn = unread_part(turn, before.mark.read_ahead)
         prefilled = prefill(self._model, [turn], before.mark.state, progress)
         pieces = self._stream(prefilled, before.template, settings)
         return TurnReply(

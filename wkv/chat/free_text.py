@@ -19,7 +19,7 @@ from wkv.inference.prefill import Prefilled, Progress, prefill
 from wkv.inference.stream import stream
 from wkv.models.state import State
 from wkv.prompting.presets import is_built_in
-from wkv.prompting.template import SEPARATOR, clean, instruction, left_to_read, template_for
+from wkv.prompting.template import SEPARATOR, clean, instruction, template_for, unread_part
 
 LENGTH = 256
 
@@ -80,7 +80,7 @@ def chat_question(text: str, conversation: Snapshot, *, is_short: bool) -> FreeT
     A short answer ends at a blank line.
     """
     template, opening = conversation.template, conversation.opening
-    prompt = left_to_read(template.turn(_checked(text)), opening.read_ahead)
+    prompt = unread_part(template.turn(_checked(text)), opening.read_ahead)
     stop = SEPARATOR if is_short else template.next_turn
     return FreeTextPrompt(prompt, opening.state, (stop,), ANSWER_NEWLINE)
 

@@ -10,7 +10,7 @@ from wkv.chat import ChatSettings, Conversation, Template, clean, preset_for, te
 from wkv.chat.conversation import MAX_UNDO
 from wkv.chat.prompt_files import OpeningPrompt, prepared
 from wkv.prompting.presets import CHAT, CHATRWKV, EXACT
-from wkv.prompting.template import Thinking, left_to_read
+from wkv.prompting.template import Thinking, unread_part
 
 
 def _read(model, text):
@@ -119,7 +119,7 @@ def test_a_reply_that_the_model_ended_is_closed_before_the_next_turn(world_model
     ],
 )
 def test_text_that_was_read_ahead_is_not_read_again(read_ahead, left):
-    assert left_to_read("User: hi", read_ahead) == left
+    assert unread_part("User: hi", read_ahead) == left
 
 
 def test_again_undo_and_reset_return_to_earlier_states(demo, conversation):

@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+from wcwidth import width
 
 import wkv
 from tests.unit.chat.talking import ScriptedModel, type_line
@@ -23,6 +24,33 @@ def test_letters_make_a_command_and_digits_a_message(session):
     assert type_line(session, "+reset now") == "+reset takes no argument."
     assert type_line(session, "+gen") == "Usage: +gen TEXT"
     assert isinstance(answer(session, "+exit"), Leave)
+
+
+@pytest.mark.parametrize("line", ["exit", " Quit ", "/bye", "/exit", ":q", "quit()"])
+def test_words_of_other_programs_leave(session, line):
+    assert isinstance(answer(session, line), Leave)
+
+
+def test_commands_of_other_programs_are_understood_or_explained(session):
+    for line in ("help", "/help", "/?"):
+        assert type_line(session, line) == type_line(session, "+help")
+    assert type_line(session, "/clear").startswith("Conversation reset.")
+    assert type_line(session, "/save x") == "Commands begin with + here. Did you mean +save?"
+    assert not session.conversation.now.entries
+    for line in ("/etc/passwd", "exit the room", "/saved x", "/ 2"):
+        type_line(session, line)
+        assert session.conversation.now.entries[-1].text == line
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_help_fits_a_terminal(session, code):
+    session.language = language_named(code)
+    shown = [
+        type_line(session, "+help"),
+        *(type_line(session, f"+help {name}") for name in COMMANDS),
+    ]
+    wide = [line for text in shown for line in text.splitlines() if width(line) > 79]
+    assert wide == []
 
 
 def test_a_backslash_and_n_are_a_newline_in_texts_and_not_in_paths(session):

@@ -11,6 +11,7 @@ TEXTS = {
     "unknown_near": (
         "{name} というコマンドはありません。{near} のことですか？ +help で一覧を表示します。"
     ),
+    "slash": "ここのコマンドは + で始まります。{near} ですか？",
     "usage": "使い方：{usage}",
     "usage_set": "使い方：{usage}。指定できる項目：{keys}",
     "no_argument": "{name} に引数は指定できません。",

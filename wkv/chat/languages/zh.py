@@ -9,6 +9,7 @@ TEXTS = {
     "empty": "没有可发送的内容。请输入消息，或输入 +help。",
     "unknown": "未知命令 {name}。输入 +help 查看全部命令。",
     "unknown_near": "未知命令 {name}，是否想输入 {near}？输入 +help 查看全部命令。",
+    "slash": "这里的命令以 + 开头，是否想输入 {near}？",
     "usage": "用法：{usage}",
     "usage_set": "用法：{usage}，可用的参数：{keys}。",
     "no_argument": "{name} 不带参数。",
