@@ -97,6 +97,10 @@ def test_every_word_stands_out_from_its_ground(visits, scheme):
     visit.server.say("half", error="broken")
     visit.send("Fail")
     expect(page.locator(".problem")).to_be_visible()
+    page.locator(".stats").last.click()
+    page.evaluate("document.querySelector('.row [data-focus^=bin]').click()")
+    expect(page.locator(".notice")).to_be_visible()
+    assert page.evaluate(CONTRAST) == []
     visit.click("Parameters")
     visit.click("chat")
     assert page.evaluate(CONTRAST) == []

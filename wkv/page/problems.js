@@ -24,6 +24,6 @@ export function problemBox(problem, { retry, enterKey }) {
   return element("div", { class: "problem", role: "alert" },
     element("p", { text: problemText(problem) }),
     problem.detail && EXPLAINED.includes(problem.kind)
-      ? element("p", { class: "detail", text: problem.detail }) : null,
+      ? element("p", { class: "detail", text: problem.detail, dir: "auto" }) : null,
     element("div", { class: "buttons" }, ...buttons));
 }
