@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
+from wkv.checkpoint.weights import Weights
 from wkv.inference.describe import describe
 from wkv.inference.load import strategy_for
 from wkv.native import library
@@ -20,7 +21,6 @@ from wkv.native.compiled_plan import phases
 from wkv.native.network import LAYERS, NativeNetwork
 from wkv.native.plan import Buffer, Plan, Step
 from wkv.native.steps import NONE, X_BUFFER, Gated, StatePart, StepList
-from wkv.native.weights import Weights
 
 pytestmark = pytest.mark.skipif(
     library.missing_reason() is not None, reason=str(library.missing_reason())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import GENERATIONS
+from wkv.checkpoint.weights import Weights
 from wkv.convert.checkpoint_file import convert
 from wkv.inference.describe import describe
 from wkv.inference.torch_weights import load_torch_network
@@ -261,25 +262,26 @@ def test_padded_batches_run_split_over_layers(checkpoint_paths, models, generati
 @pytest.mark.parametrize("generation", GENERATIONS[:-1])  # 7a asks ids of its fake device back
 def test_each_block_is_given_its_input_on_its_own_device(checkpoint_paths, generation):
     segments = [Segment("cpu", torch.float32, count=2), Segment("meta", torch.bfloat16)]
-    network = load_torch_network(*_described(checkpoint_paths[generation]), place(segments, 3))
+    network = _torch_network(checkpoint_paths[generation], place(segments, 3))
     layers = network.new_layers(2)
     assert [layer.wkv.device.type for layer in layers] == ["cpu", "cpu", "meta"]
     X, new = network(torch.tensor([IDS, IDS]), layers, torch.tensor([12, 3]))
     assert [layer.wkv.device.type for layer in new] == ["cpu", "cpu", "meta"]
     assert X.device.type == "meta"
-    back = load_torch_network(*_described(checkpoint_paths[generation]), place(segments[::-1], 2))
+    back = _torch_network(checkpoint_paths[generation], place(segments[::-1], 2))
     assert back.head.weight.device.type == "cpu"
     assert network.logits(X).device.type == "meta"
 
 
-def _described(path):
+def _torch_network(path, strategy):
     description = describe(path)
-    return description.config, description.checkpoint
+    weights = Weights(description.checkpoint, description.shapes, strategy)
+    return load_torch_network(description.config, weights)
 
 
 def test_streamed_matrices_stay_in_main_memory(checkpoint_paths):
     segments = [Segment("meta", torch.float32, count=1, streamed=True)]
-    network = load_torch_network(*_described(checkpoint_paths["6"]), place(segments, 3))
+    network = _torch_network(checkpoint_paths["6"], place(segments, 3))
     where = {name: tensor.device.type for name, tensor in network.state_dict().items()}
     assert where["blocks.0.att.key.weight"] == "meta"
     assert where["emb.weight"] == "cpu"

@@ -169,8 +169,8 @@ def packed_bytes(format: Format, layout: Layout, outputs: int, inputs: int) -> i
     return -(-outputs // height) * height * (weights + 2 * groups)
 
 
-def rounded(weight: Tensor, name: str, packed: str) -> Tensor:
-    """Round a matrix as packing does, for an engine that cannot read packed matrices.
+def round_like_packed(weight: Tensor, name: str, packed: str) -> Tensor:
+    """Round a matrix as `pack` does, for an engine that cannot read packed matrices.
 
     Low-rank factors, whose names do not end in `.weight`, have the shape (..., inputs, outputs).
 

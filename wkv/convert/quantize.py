@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.layouts.packed import NOTE, note_of
-from wkv.checkpoint.packing import Packed, format_for, layout_for, pack
+from wkv.checkpoint.layouts.packed import PACKED_KEY, packed_metadata
+from wkv.checkpoint.packing import Packed
+from wkv.checkpoint.weights import Weights, is_packable
 from wkv.convert.checkpoint_file import (
     check_vocabulary,
     mapped_strategy,
@@ -32,16 +33,12 @@ from wkv.files import move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe, identity
 from wkv.inference.load import build_model, native_unsupported_reason, strategy_for
 from wkv.inference.model import Model
-from wkv.inference.torch_weights import is_packable
 from wkv.models.strategy import Strategy
 from wkv.models.strategy.language import PACKED
 from wkv.tokenizers import Tokenizer, open_tokenizer
 
 ALIGNMENT = 64
 """Packed matrices start at multiples of this number of bytes in the file: one CPU cache line."""
-
-SPARSE_INPUTS = "ffn.value.weight"
-"""Suffix of the names of matrices whose input is a squared ReLU, which is mostly zero."""
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
@@ -64,50 +61,6 @@ class Quantization:
     n_bytes: int
     strategy: str
     kept: bool
-
-
-class PackedMatrices:
-    """The matrices of a checkpoint, each packed when it is first accessed.
-
-    Attributes:
-        names: the names of all matrices, in the order of the network; the factors of a stack have
-            one name each.
-        replaced: names of the source tensors that the packed matrices replace.
-    """
-
-    def __init__(self, description: Description, to: str) -> None:
-        self._checkpoint, self._to = description.checkpoint, to
-        self._packed: dict[str, Packed] = {}
-        self._sources: dict[str, Callable[[], Tensor]] = {}
-        self.replaced: set[str] = set()
-        for name, shape in description.shapes.items():
-            if is_packable(name, shape):
-                self._add(name, shape)
-                self.replaced.add(name)
-        self.names = tuple(self._sources)
-
-    def __call__(self, name: str) -> Packed | None:
-        """Return the packed matrix, or None if `name` is not quantized."""
-        if name not in self._packed and name in self._sources:
-            format = format_for(name, self._to, torch.float32)
-            layout = layout_for(format, sparse_inputs=name.endswith(SPARSE_INPUTS))
-            self._packed[name] = pack(self._sources[name](), format, layout)
-        return self._packed.get(name)
-
-    def all(self) -> dict[str, Packed]:
-        """Return all packed matrices by name, in the order of the network."""
-        return {name: matrix for name in self.names if (matrix := self(name)) is not None}
-
-    def _add(self, name: str, shape: tuple[int, ...]) -> None:
-        read = self._checkpoint
-        if name.endswith(".weight"):
-            self._sources[name] = lambda: read[name].reshape(shape)
-        elif len(shape) == 2:
-            self._sources[name] = lambda: read[name].reshape(shape).t()
-        else:
-            for n in range(shape[0]):
-                part = lambda n=n: read[name].reshape(shape)[n].t()  # noqa: E731
-                self._sources[f"{name}.{n}"] = part
 
 
 def quantize(
@@ -148,20 +101,22 @@ def quantize(
         named = open_tokenizer(tokenizer, description.config.vocab_size)
     strategy = strategy_for(description, f"cpu {to}")
     before = build_model(describe(source), _strategy_before(description), named)
-    matrices = PackedMatrices(description, to)
+    matrices: dict[str, Packed] = {}
     with temporary_folder(path) as folder:
         partial = folder / path.name
-        for done, name in enumerate(matrices.names, start=1):
-            matrices(name)
-            on_packed(done, len(matrices.names))
+        weights = Weights(description.checkpoint, description.shapes, strategy)
+        names = weights.matrix_names()
+        for done, name in enumerate(names, start=1):
+            matrices[name] = weights.packed(name)
+            on_packed(done, len(names))
         with write_errors(path):
             _write(partial, description, matrices, str(strategy))
             write_vocabulary_beside(partial, description.checkpoint.path)
         in_memory = replace(
-            description, checkpoint=replace(description.checkpoint, packed=matrices)
+            description, checkpoint=replace(description.checkpoint, packed=matrices.get)
         )
         expected = build_model(in_memory, strategy)
-        after, _ = verify(expected, partial, packed=matrices.all(), tokenizer=named)
+        after, _ = verify(expected, partial, packed=matrices, tokenizer=named)
         n_bytes = partial.stat().st_size
         is_accepted = accept(before, after, partial)
         del after  # it maps the file, and some operating systems cannot rename a mapped file
@@ -195,21 +150,25 @@ def _strategy_before(description: Description) -> Strategy:
     return chosen if native_unsupported_reason(description, chosen) is None else chosen.for_torch()
 
 
-def _write(path: Path, description: Description, matrices: PackedMatrices, strategy: str) -> None:
+def _write(
+    path: Path, description: Description, packed: Mapping[str, Packed], strategy: str
+) -> None:
     """Write the file, with packed matrices first.
 
     Matrices whose size is a multiple of ALIGNMENT precede the others, so that they stay aligned.
     """
-    checkpoint, packed = description.checkpoint, matrices.all()
+    checkpoint = description.checkpoint
     ordered = sorted(packed, key=lambda name: packed[name].data.nbytes % ALIGNMENT != 0)
     tensors = {name: packed[name].data for name in ordered}
-    others = {*description.shapes, *description.tuned} - matrices.replaced
+    shapes = description.shapes
+    unpacked = {name for name in shapes if not is_packable(name, shapes[name])}
+    others = {*unpacked, *description.tuned}
     rest = {name: checkpoint[name].contiguous() for name in checkpoint if name in others}
     tensors |= dict(sorted(rest.items(), key=lambda pair: -pair[1].dtype.itemsize))
     metadata = {
         "format": "pt",
         "_wkv_strategy": strategy,
-        NOTE: note_of(packed, identity(description)),
+        PACKED_KEY: packed_metadata(packed, identity(description)),
     }
     write_safetensors(path, tensors, metadata)
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from wkv.errors import CheckpointError
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
 from wkv.models.parts import is_matrix
+from wkv.native.network import unsupported_reason
 
 MAX_LISTED = 4
 """Number of wrong tensors that an error names; further ones are only counted."""
@@ -54,6 +56,13 @@ class Description:
     def scales(self) -> tuple[str, ...]:
         """The names of the offsets and scales of int8 matrices; usually none."""
         return tuple(name for name in self.checkpoint if SCALE.fullmatch(name))
+
+    @cached_property
+    def native_refusal(self) -> str | None:
+        """Why the native engine cannot run the model with any strategy; None if it can."""
+        if self.scales:
+            return "the file has ChatRWKV's int8 matrices"
+        return unsupported_reason(self.config)
 
     @property
     def state_bytes(self) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint.layouts import is_folded
+from wkv.checkpoint.weights import Weights
 from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.inference.describe import Description, describe, describe_as, identity
 from wkv.inference.model import Model
@@ -14,7 +15,6 @@ from wkv.inference.torch_weights import load_torch_network
 from wkv.models.parts import Skeleton
 from wkv.models.strategy import Strategy, choose_strategy
 from wkv.native import network as native
-from wkv.native.weights import Weights
 from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
 
 ENGINES = ("auto", "native", "torch")
@@ -81,7 +81,7 @@ def strategy_for(description: Description, text: str, *, check: bool = True) -> 
     made_for = description.checkpoint.strategy
     sizes = description.config.n_layer, description.dtypes, description.n_params
     if made_for is None or text != "auto":
-        fast = native.unsupported_reason(description.config) is None
+        fast = description.native_refusal is None
         return choose_strategy(text, *sizes, check=check, native=fast)
     try:
         chosen = choose_strategy(made_for, *sizes, check=check)
@@ -128,9 +128,7 @@ def native_unsupported_reason(description: Description, strategy: Strategy) -> s
     """Return why the native engine cannot run a checkpoint with a strategy; None if it can."""
     if any(layer.device.type != "cpu" or layer.quantized for layer in strategy.layers):
         return "it supports strategies on the cpu only, without ChatRWKV's i8"
-    if description.scales:
-        return "the file has ChatRWKV's int8 matrices"
-    return native.unsupported_reason(description.config)
+    return description.native_refusal
 
 
 def _network(
@@ -149,9 +147,9 @@ def _network(
     if engine == "native" and refusal is not None:
         raise StrategyError(f"{checkpoint.path}: the native engine cannot run this: {refusal}")
     try:
-        if engine == "torch" or refusal is not None:
-            return load_torch_network(config, checkpoint, strategy)
         weights = Weights(checkpoint, description.shapes, strategy)
+        if engine == "torch" or refusal is not None:
+            return load_torch_network(config, weights)
         folded = is_folded(checkpoint)
         return native.NativeNetwork(config, weights, folded=folded, threads=threads)
     except (MemoryError, RuntimeError) as error:  # PyTorch raises these when memory runs out

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wkv.checkpoint.weights import Weights
 from wkv.errors import StateError
 from wkv.models.parts import Config
 from wkv.models.state import LayerState
@@ -14,7 +15,6 @@ from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
 from wkv.native.compiled_plan import CompiledPlan
 from wkv.native.plan import Plan
 from wkv.native.state_memory import StateMemory
-from wkv.native.weights import Weights
 from wkv.ops.torch_settings import unlimited_threads
 from wkv.ops.wkv4 import MINUS_INFINITY
 
@@ -138,7 +138,7 @@ class NativeNetwork:
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights by their official names, as stored in the file."""
-        return self._weights.tensors()
+        return self._weights.stored()
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
         """Return the empty state for `batch` rows."""

@@ -1,9 +1,9 @@
 """The plan of an RWKV-4 layer; see `wkv.models.rwkv4` for the formulas."""
 
+from wkv.checkpoint.weights import Weights
 from wkv.models.parts import Config
 from wkv.native.plan import Plan
 from wkv.native.steps import Function, StatePart, Wkv4
-from wkv.native.weights import Weights
 
 
 def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
@@ -58,5 +58,5 @@ def channel_mix(
     hidden = plan.product(x_k, ffn.matrix("key"), "hidden")
     gate = plan.product(x_r, ffn.matrix("receptance"), "gate")
     activated = plan.activate(hidden, Function.squared_relu)
-    out = plan.product(activated, ffn.matrix("value", sparse_inputs=True), "out")
+    out = plan.product(activated, ffn.matrix("value"), "out")
     plan.gated(gate, out, plan.X)

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
+from wkv.checkpoint.weights import Weights
 from wkv.models.rwkv5 import Config
 from wkv.native.plan import Plan
 from wkv.native.rwkv4 import channel_mix
 from wkv.native.steps import StatePart, Wkv6
-from wkv.native.weights import Weights
 
 
 def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:

@@ -1,10 +1,10 @@
 """The plan of an RWKV-6 layer; see `wkv.models.rwkv6` for the formulas."""
 
+from wkv.checkpoint.weights import Weights
 from wkv.models.rwkv6 import Config
 from wkv.native.plan import Plan
 from wkv.native.rwkv4 import channel_mix
 from wkv.native.steps import Function, StatePart, Wkv6
-from wkv.native.weights import Weights
 
 
 def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
@@ -20,7 +20,7 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
     (x_x,), x, d = plan.shift(weights.norm("ln1"), layer, StatePart.att_shift, [maa_x], keep=True)
     assert x is not None
     assert d is not None
-    z = plan.product(x_x, att.factor("time_maa_w1"), "z")
+    z = plan.product(x_x, att.packed("time_maa_w1"), "z")
     mixed = {}
     for number, (name, factor) in enumerate(zip("wkvrg", att.factors("time_maa_w2"), strict=True)):
         part = plan.activate(z, Function.tanh, first=number * factor.inputs, width=factor.inputs)
@@ -31,9 +31,9 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
     k = plan.product(mixed["k"], att.matrix("key"), "k")
     v = plan.product(mixed["v"], att.matrix("value"), "v")
     g = plan.product(mixed["g"], att.matrix("gate"), "g")
-    low = plan.product(mixed["w"], att.factor("time_decay_w1"), "low")
+    low = plan.product(mixed["w"], att.packed("time_decay_w1"), "low")
     change = plan.product(
-        plan.activate(low, Function.tanh), att.factor("time_decay_w2"), "decay_change"
+        plan.activate(low, Function.tanh), att.packed("time_decay_w2"), "decay_change"
     )
     y = plan.buffer("y", config.dim_att)
     norm_weight, norm_bias = att.norm("ln_x")

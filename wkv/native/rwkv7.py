@@ -1,9 +1,9 @@
 """The plan of an RWKV-7 layer; see `wkv.models.rwkv7` for the formulas."""
 
+from wkv.checkpoint.weights import Weights
 from wkv.models.rwkv7 import Config
 from wkv.native.plan import Buffer, Inputs, Plan
 from wkv.native.steps import Function, StatePart, Wkv7
-from wkv.native.weights import Weights
 
 
 def add_layer(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
@@ -21,8 +21,8 @@ def time_mix(plan: Plan, weights: Weights, config: Config, layer: int) -> None:
 
     def low_rank(x: Inputs, name: str, function: Function = Function.identity) -> Buffer:
         """Return function(x A) B."""
-        low = plan.product(x, att.factor(f"{name}1"), f"low_{name}")
-        return plan.product(plan.activate(low, function), att.factor(f"{name}2"), name)
+        low = plan.product(x, att.packed(f"{name}1"), f"low_{name}")
+        return plan.product(plan.activate(low, function), att.packed(f"{name}2"), name)
 
     r = plan.product(x_r, att.matrix("receptance"), "r")
     k = plan.product(x_k, att.matrix("key"), "k")
@@ -67,4 +67,4 @@ def channel_mix(plan: Plan, weights: Weights, layer: int) -> None:
     (x_k,), _, _ = plan.shift(weights.norm("ln2"), layer, StatePart.ffn_shift, [ffn.vector("x_k")])
     hidden = plan.product(x_k, ffn.matrix("key"), "hidden")
     activated = plan.activate(hidden, Function.squared_relu)
-    plan.product(activated, ffn.matrix("value", sparse_inputs=True), plan.X, add=True)
+    plan.product(activated, ffn.matrix("value"), plan.X, add=True)

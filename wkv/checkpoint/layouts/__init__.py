@@ -9,8 +9,9 @@ from wkv.checkpoint.layouts.chatrwkv import is_converted, to_official
 from wkv.checkpoint.layouts.config_file import read_config_file, with_config_file
 from wkv.checkpoint.layouts.fla import FLA7, fla6_to_official, fla7_to_official
 from wkv.checkpoint.layouts.hub import HUB, OFFICIAL_2026
-from wkv.checkpoint.layouts.packed import is_packed, unpacked
+from wkv.checkpoint.layouts.packed import is_packed, unpacked_view
 from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
+from wkv.checkpoint.layouts.view import View, view_of
 
 __all__ = [
     "FLA7",
@@ -26,6 +27,8 @@ __all__ = [
 
 FOLDER_LAYOUTS = ("hub", "official", "fla")
 """The layouts of Hugging Face directories, which have a config.json."""
+
+EMBEDDING, HEAD = "emb.weight", "head.weight"
 
 LAYOUTS: tuple[tuple[str, str, Callable[[Checkpoint], Checkpoint]], ...] = (
     (r"rwkv\.blocks\.0\..*", "hub", lambda checkpoint: official_view(checkpoint, HUB)),
@@ -47,12 +50,22 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
     if is_converted(checkpoint):
         return to_official(checkpoint)
     if is_packed(checkpoint):
-        return unpacked(checkpoint)
+        return unpacked_view(checkpoint)
     checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get("_wkv_strategy"))
     for pattern, layout, to_view in LAYOUTS:
         if any(re.fullmatch(pattern, name) for name in checkpoint):
-            return replace(to_view(checkpoint), layout=layout)
+            return _with_head(replace(to_view(checkpoint), layout=layout))
     return checkpoint
+
+
+def _with_head(checkpoint: Checkpoint) -> Checkpoint:
+    """Add the head of a model whose config.json says that it is the embedding (tied weights)."""
+    if HEAD in checkpoint or EMBEDDING not in checkpoint:
+        return checkpoint
+    if not read_config_file(checkpoint.path).get("tie_word_embeddings"):
+        return checkpoint
+    views = {name: View(name, shape) for name, shape in checkpoint.shapes.items()}
+    return view_of(checkpoint, {**views, HEAD: View(EMBEDDING, checkpoint.shapes[EMBEDDING])})
 
 
 def is_folded(checkpoint: Checkpoint) -> bool:

@@ -30,7 +30,7 @@ from wkv.checkpoint.packing import VERSION, Format, Layout, Packed, packed_bytes
 from wkv.checkpoint.tensors import first_sentence
 from wkv.errors import CheckpointError
 
-NOTE = "_wkv_packed"
+PACKED_KEY = "_wkv_packed"
 
 FORMATS, LAYOUTS = ("int8", "int4"), ("blocks", "columns")
 
@@ -52,10 +52,10 @@ class _Description:
 
 def is_packed(checkpoint: Checkpoint) -> bool:
     """Check whether the file's metadata says that it contains packed matrices."""
-    return NOTE in checkpoint.metadata
+    return PACKED_KEY in checkpoint.metadata
 
 
-def note_of(matrices: Mapping[str, Packed], identity: str) -> str:
+def packed_metadata(matrices: Mapping[str, Packed], identity: str) -> str:
     """Return the metadata entry that describes packed matrices, as JSON."""
     described = {
         name: {
@@ -69,7 +69,7 @@ def note_of(matrices: Mapping[str, Packed], identity: str) -> str:
     return json.dumps({"version": VERSION, "identity": identity, "matrices": described})
 
 
-def unpacked(checkpoint: Checkpoint) -> Checkpoint:
+def unpacked_view(checkpoint: Checkpoint) -> Checkpoint:
     """View the file as an official checkpoint whose `packed` function returns packed matrices.
 
     Raises:
@@ -123,7 +123,7 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
 def _read_metadata(checkpoint: Checkpoint) -> tuple[str, dict[str, _Description]]:
     """Read the identity and the matrices' descriptions, and check them against the tensors."""
     try:
-        content = json.loads(checkpoint.metadata[NOTE])
+        content = json.loads(checkpoint.metadata[PACKED_KEY])
         version, matrices = content["version"], content["matrices"].items()
         identity = str(content["identity"])[:32]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

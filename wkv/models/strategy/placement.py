@@ -72,7 +72,7 @@ class Strategy:
         """Whether any layer has matrices that are packed in groups."""
         return any(layer.packed for layer in self.layers)
 
-    def of(self, name: str) -> Placement:
+    def placement_of(self, name: str) -> Placement:
         """Return the placement of a tensor by its official name."""
         if name.startswith("blocks."):
             return self.layers[int(name.split(".")[1])]
