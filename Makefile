@@ -4,7 +4,6 @@
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 OLDEST_TRANSFORMERS := 5.0.0
 HF_TESTS := tests/hf tests/publish/test_transformers_versions.py
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
@@ -57,7 +56,7 @@ bench: .venv/installed-dev
 # Builds the wheel, and tests it in an environment that contains nothing else of the project.
 build: .venv/installed-dev
 	rm -rf build/clean dist
-	$(BIN)/python -m build --quiet --wheel -Cbuild-dir=build/wheel
+	$(BIN)/python -m build --quiet --wheel -Cbuild-dir=build/wheel -Ccmake.define.WKV_ALL_LEVELS=ON
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt dist/*.whl
 	cd build && clean/bin/python $(TELL_ENGINE)
@@ -90,11 +89,11 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: $(SOURCES) | .venv/bin/python
-	$(PIP) install -q -c constraints.txt -e .
+	@$(PYTHON) -m recipes.install .venv .
 	@$(BIN)/python $(TELL_ENGINE)
 	@touch $@
 
 .venv/installed-dev: $(SOURCES) | .venv/bin/python
-	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
+	@$(PYTHON) -m recipes.install .venv '.[train,dev]' --all-levels
 	@$(BIN)/python $(TELL_ENGINE)
 	@touch .venv/installed $@
