@@ -6,6 +6,7 @@ import pytest
 
 from wkv.cli import COMMANDS, SYNONYMS, doctor, main
 from wkv.cli.machine import Finding
+from wkv.demo import WEIGHTS
 from wkv.errors import install_command
 
 EXTRAS = ("train", "hf", "eval", "gguf", "serve", "ray")
@@ -39,6 +40,34 @@ def test_an_unknown_option_gets_the_nearest_one(capsys):
     assert usage_error(capsys, "models", "--zzz").endswith("unrecognized arguments: --zzz")
     assert "'0' is not a whole number, 1 or more" in usage_error(capsys, "eval", "--limit", "0")
     assert "'x' is not a whole" in usage_error(capsys, "chat", "--max-tokens", "x")
+
+
+@pytest.mark.parametrize(
+    ("device", "match"),
+    [
+        ("dml", "dml (DirectML) is not available"),
+        ("cuda:99", "cuda:99 is not available"),
+        ("vulkan", "expected a device: cpu, cuda"),
+        ("xpu", "expected a device: cpu, cuda"),
+        ("gpu", "expected a device: cpu, cuda"),
+        ("cpu:1", "expected a device: cpu, cuda"),
+    ],
+)
+@pytest.mark.parametrize("command", ["info", "convert"])
+def test_devices_that_do_not_exist_are_a_clear_error(capsys, tmp_path, command, device, match):
+    arguments = {
+        "info": ["info"],
+        "convert": ["convert", str(WEIGHTS), str(tmp_path / "m.pth"), "--to", "pth"],
+    }
+    if device == "cuda:99":  # a strategy may be for another machine
+        assert main([*arguments[command], "--strategy", f"{device} fp32"]) == 0
+    else:
+        assert main([*arguments[command], "--strategy", f"{device} fp32"]) == 1
+        error = capsys.readouterr().err
+        assert match in error
+        assert "Error:" not in error
+    assert main(["generate", "--prompt", "a", "--strategy", f"{device} fp32"]) == 1
+    assert match in capsys.readouterr().err
 
 
 def test_synonyms_lead_to_commands():

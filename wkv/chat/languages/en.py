@@ -105,7 +105,7 @@ DETAILS = {
         "  this opening."
     ),
     "+read": (
-        "  The text is read once and stays in the model state, also with +save and +load.\n"
+        "  The text is read once and stays in the model state, also after +save and\n  +load.\n"
         "  Ctrl-C while it is read leaves the conversation unchanged."
     ),
     "+save": (

@@ -43,6 +43,11 @@ def choose_strategy(
         segment, reason = _automatic(file_dtypes, n_params, native)
         return place([segment], n_layer, reason)
     segments = read_strategy(text)
+    if any(segment.device == "dml" for segment in segments):  # PyTorch does not know this name
+        raise StrategyError(
+            "dml (DirectML) is not available: torch-directml does not exist for this PyTorch; "
+            "use cpu, or cuda if there is a CUDA device"
+        )
     if any(segment.packed for segment in segments) and {s.device for s in segments} != {"cpu"}:
         raise StrategyError(
             f"strategy {text!r}: int8 and int4 (weights packed in groups) need all layers on the "
@@ -68,11 +73,6 @@ def check_devices(segments: Sequence[Segment]) -> None:
             )
         if kind == "mps" and not torch.backends.mps.is_available():
             raise StrategyError("mps is not available: PyTorch sees no such device here; use cpu")
-        if kind == "dml":
-            raise StrategyError(
-                "dml (DirectML) is not available: torch-directml does not exist for this PyTorch; "
-                "use cpu, or cuda if there is a CUDA device"
-            )
 
 
 def _automatic(
