@@ -1,6 +1,8 @@
 """Tokenizer files for transformers: the ids of the `rwkv` package, and wkv's turns of a chat."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 
@@ -13,7 +15,9 @@ from wkv.convert.huggingface import tokenizer_files as written
 from wkv.errors import TokenizerError
 from wkv.prompting.template import Template, Thinking, clean
 from wkv.tokenizers import open_tokenizer
+from wkv.tokenizers.byte_level import bytes_to_characters
 from wkv.tokenizers.pile import PileTokenizer
+from wkv.tokenizers.plain_bytes import BytesTokenizer
 from wkv.tokenizers.trie import longest_match_pattern
 from wkv.tokenizers.world import (
     VOCABULARY_FILE,
@@ -254,7 +258,6 @@ def test_tools(standard):
     ("talk", "message"),
     [
         ([{"role": "robot", "content": "a"}], "unknown role robot; expected system"),
-        (user(" \n"), "message of the user is empty"),
         (user([{"type": "image", "url": "a"}]), "a part that is not text"),
     ],
 )
@@ -351,7 +354,8 @@ def test_a_file_that_is_no_20b_tokenizer_is_refused(folder, tmp_path):
 
 
 def test_the_pattern_of_a_small_tree():
-    assert longest_match_pattern(["a", "ab", "abcd"]) == "a(?:b(?:cd)?)?"
+    assert longest_match_pattern(["a", "ab", "abcd"]) == "(?:abcd|ab|a)"
+    assert longest_match_pattern(["a", "abc", "abd", "abde"]) == "(?:ab(?:de|d|[c])|a)"
     assert longest_match_pattern(["a", "b", "^"]) == r"[\^ab]"
     assert longest_match_pattern([]) == ""
 
@@ -369,3 +373,72 @@ def test_writing_imports_nothing_heavy(tmp_path):
         "assert not {'transformers', 'torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def copies_of(tokenizer):
+    return pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)
+
+
+def test_tokenizers_of_transformers_can_be_pickled_and_copied(tmp_path):
+    """Data loaders with several processes need this."""
+    written.write_tokenizer(tmp_path / "world")
+    text = f"Hello, 世界!{NAME}<mine>"
+    for original in (
+        RWKVTokenizer(),
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "world"),
+    ):
+        original.add_tokens(["<mine>"])
+        for made in copies_of(original):
+            assert made(text)["input_ids"] == original(text)["input_ids"]
+            assert made.decode(made(text)["input_ids"]) == text
+            assert len(made) == len(original)
+
+
+def test_our_own_tokenizers_can_be_pickled_and_copied(shared_data):
+    pile = PileTokenizer(shared_data / "20B_tokenizer.json")
+    for original in (
+        WorldTokenizer(),
+        WorldTokenizer({1: b"a", 2: b"ab"}, 7),
+        BytesTokenizer(),
+        pile,
+    ):
+        for made in copies_of(original):
+            assert made.encode("abaa") == original.encode("abaa")
+            assert vars(made).keys() == vars(original).keys()
+            assert (made.name, made.vocab_size) == (original.name, original.vocab_size)
+
+
+def depth_of(pattern):
+    """Return how deep the groups of a pattern are nested."""
+    depth = deepest = 0
+    escaped = in_set = False
+    for character in pattern:
+        if escaped:
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif in_set:
+            in_set = character != "]"
+        elif character == "[":
+            in_set = True
+        elif character in "()":
+            depth += 1 if character == "(" else -1
+            deepest = max(deepest, depth)
+    return deepest
+
+
+def test_the_pattern_is_not_nested_deeply():
+    """Other engines refuse deep patterns; fancy-regex refuses more than 64 levels."""
+    world = read_vocabulary(official_vocabulary())
+    spelled = [bytes_to_characters(text) for text in world.values()]
+    assert depth_of(longest_match_pattern(spelled)) <= 24
+    assert depth_of(longest_match_pattern(["a" * length for length in range(1, 500)])) <= 2
+    assert depth_of(longest_match_pattern(["ab" * 99 + "c", "ab" * 99 + "d", "ab"])) <= 2
+
+
+def test_llguidance_reads_the_exported_tokenizer(tmp_path):
+    engine = pytest.importorskip("llguidance.hf")
+    written.write_tokenizer(tmp_path)
+    made = engine.from_tokenizer(transformers.AutoTokenizer.from_pretrained(tmp_path))
+    for text in random_texts(100, seed=1):
+        assert made.tokenize_str(text) == WorldTokenizer().encode(text)

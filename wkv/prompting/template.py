@@ -6,9 +6,10 @@
 
     Assistant: {reply}
 
-A blank line separates turns, so messages of users contain none. The prompt ends with `Assistant:`
-without a space, because the model writes the space. The chat, the server and the evaluation render
-with this module. `chat_template.jinja` is the same format in Jinja, and a test compares both.
+A blank line separates turns, so messages of users contain none, and in a reply no speaker's name
+follows one. The prompt ends with `Assistant:` without a space, because the model writes the space.
+The chat, the server and the evaluation render with this module. `chat_template.jinja` is the same
+format in Jinja, and a test compares both.
 Source: RWKV-LM, RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
 """
 
@@ -24,8 +25,11 @@ from wkv.prompting.presets import is_raven
 SEPARATOR = "\n\n"
 """The text that ends a turn."""
 
-LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-"""Line ends other than a newline; a model may read any of them as one."""
+LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+"""Line ends other than a newline, as in `str.splitlines`; a model may read any of them as one."""
+
+SPECIAL_NAMES = re.compile(r"<\|(?=endoftext|padding|rwkv_tokenizer_)")
+"""The beginning of a special token's name, which some tokenizers replace by the token's id."""
 
 
 class Thinking(Enum):
@@ -97,23 +101,19 @@ class Template:
 
     user: str = "User"
     bot: str = "Assistant"
-    interface: str = ":"
+    name_suffix: str = ":"
 
     def name_of(self, role: str) -> str:
         """Return the name of a speaker as it is written before a turn, such as "User:"."""
         names = {"system": "System", "user": self.user, "assistant": self.bot}
-        return f"{names[role]}{self.interface}"
+        return f"{names[role]}{self.name_suffix}"
 
     def message(self, message: Message, words: str = "") -> str:
-        """Render one message, without the separator after it; `words` follow its text.
-
-        Raises:
-            InputError: if a message of the user or system is empty.
-        """
+        """Render one message, without the separator after it; `words` follow its text."""
         if message.role == "assistant":
             text = self.reply(message.text)
         else:
-            text = clean(message.text) + words
+            text = (without_blank_lines(message.text) + words).strip()
         return f"{self.name_of(message.role)} {text}".rstrip(" ")
 
     def render(
@@ -155,13 +155,16 @@ class Template:
         return self.message(Message("system", text)) + SEPARATOR
 
     def reply(self, text: str) -> str:
-        """Clean the text of an assistant: blank lines stay, except before a speaker's name.
+        """Clean the text of an assistant: blank lines stay, except before a speaker's name."""
+        return self.beginning_of_reply(text).strip()
+
+    def beginning_of_reply(self, text: str) -> str:
+        """Clean the beginning of an assistant's text, which keeps its blanks at the end.
 
         A blank line and a name would begin another turn.
         """
         names = "|".join(re.escape(self.name_of(role)) for role in ("system", "user", "assistant"))
-        text = text.replace("\r\n", "\n")
-        return re.sub(rf"\n(?:[^\S\n]*\n)+(?=[^\S\n]*(?:{names}))", "\n", text).strip()
+        return re.sub(rf"\n(?:[^\S\n]*\n)+(?=[^\S\n]*(?:{names}))", "\n", normalized(text)).lstrip()
 
     @property
     def next_turn(self) -> str:
@@ -182,20 +185,32 @@ def template_for(model: Model) -> Template:
     return Template("Bob", "Alice") if is_raven(model) else Template()
 
 
+def normalized(text: str) -> str:
+    """Return a text with one spelling of line ends, and without names of special tokens.
+
+    A space breaks such a name, so that every tokenizer reads it as plain text.
+    """
+    return SPECIAL_NAMES.sub("<| ", LINE_ENDS.sub("\n", text))
+
+
+def without_blank_lines(text: str) -> str:
+    """Remove blank lines and surrounding blanks from a text, so that it is one turn."""
+    return "\n".join(line for line in normalized(text).split("\n") if line.strip()).strip()
+
+
 def clean(message: str) -> str:
-    """Remove blank lines and surrounding blanks from a message, so that it is one turn.
+    """Return a user's message as one turn, without blank lines.
 
     Raises:
         InputError: if nothing is left.
     """
-    lines = LINE_ENDS.sub("\n", message).split("\n")
-    cleaned = "\n".join(line for line in lines if line.strip()).strip()
+    cleaned = without_blank_lines(message)
     if not cleaned:
         raise InputError("the message is empty; type some text")
     return cleaned
 
 
-def left_to_read(turn: str, read_ahead: str) -> str:
+def unread_part(turn: str, read_ahead: str) -> str:
     """Return the part of the separator and a turn that a state has not read yet.
 
     Args:

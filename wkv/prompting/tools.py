@@ -18,14 +18,18 @@ speaker's name or a blank line, because a blank line ends a turn.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from wkv.prompting.template import clean
+from wkv.prompting.template import without_blank_lines
 from wkv.prompting.tool_calls import FENCE, FENCE_END
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
 
 MAX_TYPE_LENGTH = 120
+
+ESCAPED = re.compile(r"[\x85\u2028\u2029]")
+"""Line ends that JSON allows inside of strings."""
 
 
 def tools_system(tools: Sequence[Tool], *, may_answer: bool = False, parallel: bool = False) -> str:
@@ -98,19 +102,20 @@ def call_text(calls: Sequence[Call]) -> str:
     """
     texts = [f'{{"name": "{call.name}", "arguments": {_arguments(call)}}}' for call in calls]
     body = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    lines = f"{FENCE}\n{body}\n{FENCE_END}".replace("\r\n", "\n").split("\n")
-    return "\n".join(line for line in lines if line.strip())
+    return without_blank_lines(f"{FENCE}\n{body}\n{FENCE_END}")
 
 
 def _arguments(call: Call) -> str:
+    """Return arguments as JSON; line ends inside of strings are escaped, so that none is lost."""
+    text = call.arguments
     try:
-        if isinstance(json.loads(call.arguments), dict):
-            return call.arguments
+        is_object = isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
-        pass
-    return json.dumps(call.arguments, ensure_ascii=False)
+        is_object = False
+    text = text if is_object else json.dumps(text, ensure_ascii=False)
+    return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def result_text(content: str) -> str:
     """Return the user's message with the result of a call; an empty result becomes `null`."""
-    return f"Function output:\n{clean(content) if content.strip() else 'null'}"
+    return f"Function output:\n{without_blank_lines(content) or 'null'}"

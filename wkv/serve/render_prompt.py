@@ -20,7 +20,7 @@ from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import prompt_ids
 from wkv.models.state import State
-from wkv.prompting.template import SEPARATOR, Message, Template, Thinking, left_to_read
+from wkv.prompting.template import SEPARATOR, Message, Template, Thinking, unread_part
 from wkv.serve.key_value_store import KeyValueStore
 
 SAMPLE = "A quick brown fox jumps over lazy dogs. 0123456789 \n\nUser: 你好，世界！ {}[]()=_<>/"
@@ -34,7 +34,7 @@ class ConversationStart:
     Attributes:
         tenant: owner of the conversation; replies and states of other tenants are not used.
         state: the state that the conversation continues; None for a new conversation.
-        read_ahead: the text that the state has read after its last message; see `left_to_read`.
+        read_ahead: the text that the state has read after its last message; see `unread_part`.
     """
 
     tenant: str = ""
@@ -49,7 +49,7 @@ class ChatPrompt:
     Attributes:
         ids: the whole prompt.
         message_boundaries: positions in `ids` at which messages end.
-        history: the number of ids before the last turn, which ends with the assistant's name.
+        history_length: number of ids before the last turn, which ends with the assistant's name.
         history_digest: SHA-256 of these ids.
         turn: the text of the last turn, without an assistant prefix.
         assistant_prefix: the beginning of the reply.
@@ -58,7 +58,7 @@ class ChatPrompt:
 
     ids: tuple[int, ...]
     message_boundaries: tuple[int, ...]
-    history: int
+    history_length: int
     history_digest: bytes
     turn: str
     assistant_prefix: str
@@ -146,7 +146,7 @@ class PromptRenderer:
             assistant_prefix: the beginning of the reply, instead of that of `thinking`.
 
         Raises:
-            InputError: if there are no messages, or a message without text that needs some.
+            InputError: if there are no messages.
         """
         builder = self._builder(start, messages)
         prefix = thinking.assistant_prefix if assistant_prefix is None else assistant_prefix
@@ -163,7 +163,7 @@ class PromptRenderer:
         """Render a conversation up to the end of its last message.
 
         Raises:
-            InputError: if there are no messages, or a message without text that needs some.
+            InputError: if there are no messages.
         """
         builder = self._builder(start, messages)
         for message, following in zip(messages, [*messages[1:], None], strict=True):
@@ -186,7 +186,7 @@ class PromptRenderer:
         text = self._model.tokenizer.decode(ids)
         read_ahead = text[len(text[:characters].rstrip("\n")) :]
         if self._begins_turn(read_ahead):
-            reply = RememberedReply((*prompt.ids[prompt.history :], *ids), read_ahead)
+            reply = RememberedReply((*prompt.ids[prompt.history_length :], *ids), read_ahead)
             self.replies.remember(start, prompt, message, reply)
 
     def _begins_turn(self, text: str) -> bool:
@@ -226,7 +226,7 @@ class _PromptBuilder:
             self._add_reply(message, next_role)
             return
         text = self._renderer.template.message(message, words if message.role == "user" else "")
-        self._turn += left_to_read(text, self._read_ahead)
+        self._turn += unread_part(text, self._read_ahead)
         self._read_ahead = ""
         if message.role == "system":  # other conversations may begin with the same message
             self._turn += SEPARATOR
@@ -235,7 +235,7 @@ class _PromptBuilder:
 
     def add_name(self, role: str) -> None:
         """Add the name of the next speaker."""
-        self._turn += left_to_read(self._renderer.template.name_of(role), self._read_ahead)
+        self._turn += unread_part(self._renderer.template.name_of(role), self._read_ahead)
         self._read_ahead = ""
 
     def finish(self, assistant_prefix: str = "") -> ChatPrompt:
@@ -249,9 +249,10 @@ class _PromptBuilder:
     def continue_reply(self, beginning: Message, assistant_prefix: str) -> ChatPrompt:
         """Return the prompt with the beginning of a reply, or a prefix if that is empty."""
         self.add_name("assistant")
-        if not beginning.text.strip():
+        begun = self._renderer.template.beginning_of_reply(beginning.text)
+        if not begun:
             return self.finish(assistant_prefix)
-        assistant_prefix = f" {beginning.text.lstrip()}"
+        assistant_prefix = f" {begun}"
         known = self._recall(beginning)
         if known is None or known.read_ahead:
             return self.finish(assistant_prefix)
@@ -265,7 +266,7 @@ class _PromptBuilder:
         return ChatPrompt(
             ids=(),
             message_boundaries=(),
-            history=len(self._ids),
+            history_length=len(self._ids),
             history_digest=self._digest.digest(),
             turn=self._turn,
             assistant_prefix=assistant_prefix,
