@@ -142,6 +142,43 @@ def test_tied_embeddings(generation, model, tmp_path):
     read = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = random_ids(1, 9)
     assert torch.equal(logits_of(read, ids), logits_of(tied, ids))
+    own, _ = wkv.load(tmp_path, "cpu fp32").forward(ids[0], all_logits=True)
+    assert (logits_of(tied, ids)[0] - own).abs().max() <= 1e-5
+
+
+OTHER_NAMES = {"6": "model.layers.0.attn.x_bias", "7": "rwkv7.blocks.0.att.x_r"}
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForCausalLM])
+@pytest.mark.parametrize("generation", OTHER_NAMES)
+def test_weights_with_other_names_are_an_error_and_not_random(generation, auto, tmp_path):
+    """Other layouts have the same model_type: fla's RWKV-6, and the official one of RWKV-7."""
+    translate(generation).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    other = OTHER_NAMES[generation]
+    renamed = {f"{other}{number}": tensor for number, tensor in enumerate(tensors.values())}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"has {other}0 but not .*wkv convert"):
+        auto.from_pretrained(tmp_path)
+
+
+def test_an_older_layout_of_fla_is_refused_too(their_models, tmp_path):
+    their_models["7"].save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for layer in range(3):
+        parts = [tensors.pop(f"model.layers.{layer}.attn.x_{c}").flatten() for c in "rwkvag"]
+        tensors[f"model.layers.{layer}.attn.x_x"] = torch.stack(parts)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has model\.layers\.0\.attn\.x_x but not"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("generation", ["4", "5.2", "6", "7", "7a"])
+def test_another_activation_is_refused(generation):
+    config = type(translate(generation).config)
+    with pytest.raises(ValueError, match="hidden_act 'relu'; expected 'sqrelu'"):
+        config(hidden_act="relu")
+    config(hidden_act="relu2")  # transformers' name of the same function
 
 
 def test_a_folder_of_rwkv4_is_one_of_transformers_own_class(their_models, tmp_path):

@@ -260,3 +260,24 @@ def test_a_link_is_no_place_to_write(checkpoint_paths, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(wkv.InputError, match="a link to somewhere else"):
         export(checkpoint_paths["4"], tmp_path / "link")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_without_meaning_are_named(checkpoint_paths, tmp_path, value):
+    broken = torch.load(checkpoint_paths["7"])
+    broken["blocks.1.att.key.weight"][3, 4] = value
+    save_pth(broken, tmp_path / "broken.pth")
+    expected = r"blocks\.1\.att\.key\.weight: 1 of 16384 values are NaN.*earlier checkpoint"
+    with pytest.raises(wkv.CheckpointError, match=expected):
+        export(tmp_path / "broken.pth", tmp_path / "x")
+    assert [file.name for file in tmp_path.iterdir()] == ["broken.pth"]
+
+
+def test_another_eps_of_the_norm_per_head_is_kept(checkpoint_paths, tmp_path):
+    first = export(checkpoint_paths["6"], tmp_path / "first").path
+    config = json.loads((first / "config.json").read_text())
+    assert config["head_size_divisor"] == 8
+    (first / "config.json").write_text(json.dumps(config | {"head_size_divisor": 3}))
+    second = export(first, tmp_path / "second")
+    assert second.verification.by_transformers < 1e-4
+    assert wkv.load(second.path).config.group_norm_eps == pytest.approx(9e-5)

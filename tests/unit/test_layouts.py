@@ -184,6 +184,12 @@ def test_the_tables_say_the_same_as_the_names_here(generation):
         ("[]", "is not a JSON object"),
         ('{"norm_eps": 1e-6}', "norm_eps = 1e-06, expected 1e-5"),
         ('{"group_norm_eps": "big"}', "group_norm_eps = 'big', expected a number"),
+        ('{"hidden_act": "relu"}', "hidden_act = 'relu', expected 'sqrelu'"),
+        ('{"norm_first": false}', "norm_first = False, expected True"),
+        ('{"norm_bias": false}', "norm_bias = False, expected True"),
+        ('{"attn": {"layers": [1]}}', "attn = .*expected None"),
+        ('{"head_dim": 64}', "head_dim = 64 and the tensors have 32"),
+        ('{"intermediate_size": 96}', "intermediate_size = 96 and the tensors have 512"),
     ],
 )
 def test_a_config_that_disagrees_is_told(tmp_path, config, match):
@@ -191,6 +197,27 @@ def test_a_config_that_disagrees_is_told(tmp_path, config, match):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(wkv.CheckpointError, match=match):
         wkv.load(tmp_path)
+
+
+@pytest.mark.parametrize("which", WILD)
+def test_a_tied_head_is_the_embedding(tmp_path, which):
+    generation, rename, _ = WILD[which]
+    tensors = random_checkpoint(generation)
+    tensors["head.weight"] = tensors["emb.weight"].clone()
+    folders = {}
+    for tied in (True, False):
+        folder = folders[tied] = tmp_path / str(tied)
+        folder.mkdir()
+        named = rename(tensors)
+        if tied:
+            del named["head.weight" if "head.weight" in named else "lm_head.weight"]
+        write(folder, named, "safetensors")
+        (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": tied}))
+    expected, _ = wkv.load(folders[False], "cpu fp32").forward(IDS)
+    assert torch.equal(wkv.load(folders[True], "cpu fp32").forward(IDS)[0], expected)
+    (folders[True] / "config.json").write_text("{}")
+    with pytest.raises(wkv.CheckpointError, match="head"):
+        wkv.load(folders[True])
 
 
 def test_damaged_directories_are_told(tmp_path):
@@ -221,7 +248,10 @@ def test_damaged_directories_are_told(tmp_path):
         ("fla 7", {"norm_eps": 1e-5}, 32e-5),  # heads of 32
         ("fla 7", {"norm_eps": 1e-5, "group_norm_eps": 64e-5}, 64e-5),
         ("fla 7", {}, 64e-5),
-        ("fla 6", {"norm_eps": 1e-5}, 64e-5),  # its own reload forgets the right one
+        ("our 7a", {"norm_eps": 1e-5}, 32e-5),
+        ("fla 6", {"norm_eps": 1e-5}, 1e-5),  # fla's class does not multiply it
+        ("fla 6", {"norm_eps": 1e-5, "group_norm_eps": 64e-5}, 64e-5),
+        ("hub 6", {"head_size_divisor": 4}, 16e-5),
         ("hub 6", {"layer_norm_epsilon": 1e-5, "head_size_divisor": 8}, 64e-5),
         ("hub 5.2", {"layer_norm_epsilon": 1e-5, "head_size_divisor": 4}, 16e-5),
     ],

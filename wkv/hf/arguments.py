@@ -1,4 +1,4 @@
-"""Check the keyword arguments that transformers and other programs pass to `forward`.
+"""Check what transformers and other programs pass to the models: arguments and tensor names.
 
 Code that is published with a checkpoint is used for years, with versions of transformers that did
 not exist when it was written. An unknown argument may be the one that carries the state. Every
@@ -70,6 +70,26 @@ def refuse_attentions(kwargs: dict[str, Any]) -> None:
     """
     if kwargs.pop("output_attentions", None):
         raise ValueError("output_attentions is true; a recurrent model has no attention weights")
+
+
+def refuse_other_names(source: Any, report: Mapping[str, Any], head_name: str) -> None:
+    """Refuse a checkpoint with other tensor names than those of the network.
+
+    Args:
+        source: its name or path, for the message.
+        report: what transformers reports about loading it.
+        head_name: the name of the head, which a checkpoint for another task may lack.
+
+    Raises:
+        ValueError: if tensors of the network are missing and others are not used.
+    """
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(head_name))
+    unused = sorted(report["unexpected_keys"])
+    if missing and unused:
+        raise ValueError(
+            f"{source} has {unused[0]} but not {missing[0]}, so its weights are in a layout that "
+            "this class does not read; convert it (wkv convert OLD NEW --to hf) or use wkv.load"
+        )
 
 
 def refuse_unknown(kwargs: Mapping[str, Any], model: str) -> None:

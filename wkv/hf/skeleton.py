@@ -22,6 +22,7 @@ from wkv.hf.arguments import (
     chosen_cache,
     refuse_attentions,
     refuse_lost_cache,
+    refuse_other_names,
     refuse_unknown,
     report_untested_version,
 )
@@ -40,6 +41,24 @@ class PretrainedRwkv(PreTrainedModel):
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = list(CACHE_NAMES)
     _is_stateful = True
+    head_name = "head"
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a model as transformers does, but refuse files with other tensor names.
+
+        transformers would only print a report, and return a model with random weights.
+
+        Raises:
+            ValueError: if the checkpoint lacks tensors of the network and has unknown ones instead.
+        """
+        model, report = super().from_pretrained(
+            name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        refuse_other_names(name_or_path, report, cls.head_name)
+        return (model, report) if output_loading_info else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -227,8 +246,6 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
     A subclass sets the name of the head to that in its checkpoints. The name of the backbone is
     `base_model_prefix`.
     """
-
-    head_name = "head"
 
     def __init__(self, config: Any, backbone: Backbone) -> None:
         report_untested_version()

@@ -1,10 +1,11 @@
 """Build a regular expression that matches the longest token of a vocabulary at a position.
 
-The expression is a prefix tree. The possible continuations of a prefix are an optional, greedy
-group: `a(?:b(?:cd)?)?` for the tokens a, ab and abcd. Siblings begin with different characters, so
-there is only one path down the tree, and backtracking ends at the longest token on this path. An
-alternation of many siblings is slow, so they are split into halves, and a lookahead at the next
-character selects the half.
+The expression is a prefix tree. Siblings begin with different characters, so there is only one path
+down the tree. A part of the path without siblings is written as alternatives, the longest first:
+`a(?:bcd(?:e|f)|bc|b)?` for the tokens a, ab, abc, abcde and abcdf. The first alternative that fits
+is therefore the longest token. Groups would do the same, but some engines limit how deep they may
+be nested. An alternation of many siblings is slow, so they are split into halves, and a lookahead
+at the next character selects the half.
 """
 
 import re
@@ -35,14 +36,23 @@ def _pattern(node: Node) -> str:
     """Return the pattern of all continuations of a node; it is empty if there are none."""
     last = [character for character, child in sorted(node.items()) if child == {END: {}}]
     longer = [character for character in sorted(node) if character not in (END, *last)]
-    branches = [(first, re.escape(first) + _pattern(node[first])) for first in longer]
+    branches = [(first, _branch(first, node[first])) for first in longer]
     optional = "?" if END in node else ""
     if not branches:
         return _set_of(last) + optional if last else ""
-    if len(branches) == 1 and not last and not optional:
-        return branches[0][1]
     choices = "|".join([_choose(branches), *([_set_of(last)] if last else [])])
     return f"(?:{choices}){optional}"
+
+
+def _branch(text: str, node: Node) -> str:
+    """Return alternatives for all tokens that begin with `text`, which leads to `node`."""
+    shorter: list[str] = []
+    while len(node) - (END in node) == 1:
+        if END in node:
+            shorter.append(re.escape(text))
+        (character,) = node.keys() - {END}
+        text, node = text + character, node[character]
+    return "|".join([re.escape(text) + _pattern(node), *reversed(shorter)])
 
 
 def _choose(branches: list[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from wkv.errors import InputError, TokenizerError
 from wkv.files import atomic_write, read_text
@@ -79,6 +80,10 @@ class WorldTokenizer:
             store_patterns=True,
         )
         self._covers_all_bytes = len({text for text in entries.values() if len(text) == 1}) == 256
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the entries; the matcher is built again, because it cannot be copied."""
+        return type(self), (self.entries, self.vocab_size, self.name)
 
     def encode(self, text: str | bytes) -> list[int]:
         """Return the ids of a text.

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from wkv.checkpoint import Checkpoint
-from wkv.checkpoint.layouts.chatrwkv import is_converted, to_official
+from wkv.checkpoint.layouts.chatrwkv import chatrwkv_to_official
 from wkv.checkpoint.layouts.config_file import read_config_file, with_config_file
 from wkv.checkpoint.layouts.fla import FLA7, fla6_to_official, fla7_to_official
 from wkv.checkpoint.layouts.hub import HUB, OFFICIAL_2026
-from wkv.checkpoint.layouts.packed import is_packed, unpacked_view
+from wkv.checkpoint.layouts.packed import unpacked_view
 from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
 from wkv.checkpoint.layouts.view import View, view_of
+from wkv.checkpoint.tensors import CHATRWKV_KEY, PACKED_KEY, STRATEGY_KEY
 
 __all__ = [
     "FLA7",
@@ -47,11 +48,11 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         CheckpointError: if the layout is known and the file is damaged.
     """
-    if is_converted(checkpoint):
-        return to_official(checkpoint)
-    if is_packed(checkpoint):
+    if CHATRWKV_KEY in checkpoint.metadata:
+        return chatrwkv_to_official(checkpoint)
+    if PACKED_KEY in checkpoint.metadata:
         return unpacked_view(checkpoint)
-    checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get("_wkv_strategy"))
+    checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get(STRATEGY_KEY))
     for pattern, layout, to_view in LAYOUTS:
         if any(re.fullmatch(pattern, name) for name in checkpoint):
             return _with_head(replace(to_view(checkpoint), layout=layout))

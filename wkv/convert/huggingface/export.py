@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, foreign_tensors
 from wkv.convert.checkpoint_file import unshared
-from wkv.convert.checks import check_publishable
+from wkv.convert.checks import check_finite, check_publishable
 from wkv.convert.huggingface.card import Provenance, card
 from wkv.convert.huggingface.repair import changes
 from wkv.convert.huggingface.target import (
@@ -156,6 +156,7 @@ def _write_weights(
     for name, network_shape in used.items():
         shape = official_shape(network_shape)
         tensor = checkpoint[name].reshape(shape)
+        check_finite(name, tensor)
         if options.dtype is not None and is_matrix(name, shape):
             tensor = _cast(name, tensor, DTYPES[options.dtype])
         tensors[name] = tensor

@@ -1,6 +1,7 @@
 """Contents of a Hugging Face directory for each generation: tensor names, classes, config files."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,7 +166,8 @@ def _fields_5_and_6(config: Config) -> Fields:
     return {
         "attention_hidden_size": config.dim_att,
         "head_size": config.head_size,
-        "head_size_divisor": 8,
+        # The norm per head has the eps layer_norm_epsilon * head_size_divisor^2.
+        "head_size_divisor": round(math.sqrt(config.group_norm_eps / LAYER_NORM_EPS), 6),
         "layer_norm_epsilon": LAYER_NORM_EPS,
         "rescale_every": 0,
     }
