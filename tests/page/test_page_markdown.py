@@ -89,6 +89,8 @@ def test_markdown_that_grows_is_drawn_like_markdown_at_once(visit):
 def test_no_text_keeps_markdown_busy_for_long(visit):
     hard = ["*a " * 5000, "[" * 20000, "`" * 9999 + "a", "**a *b " * 3000, "> " * 5000, "_a" * 9000]
     hard += ["- " * 3000 + "a", "|" * 9000 + "\n" + "-|" * 4000, "`a ``b " * 3000, "[a](" * 5000]
+    hard += ["\\(" * 20000, "$" * 20001, "$a " * 9000, "\\[\n" * 9000, "*a \\(b " * 5000]
+    hard += ["".join(f"\\begin{{a{n}}}" for n in range(5000)), "$$\n- " * 5000]
     assert len(visit.module("markdown.js", RENDER, hard)) == len(hard)
 
 
@@ -125,6 +127,10 @@ TEX = {
     r"\begin{a}x \\ _y_\end{a} _z_": r"<p>\begin{a}x \\ _y_\end{a} <em>z</em></p>",
     r"\(open *a* \[b \) \]": r"<p>\(open *a* \[b \) \]</p>",
     r"\(never closed": r"<p>\(never closed</p>",
+    r"\[a](https://a.b/c)": (
+        r'<p>\[a](<a href="https://a.b/c" target="_blank" rel="noopener noreferrer">'
+        "https://a.b/c</a>)</p>"
+    ),
     r"- \(a\)": r"<ul><li>\(a\)</li></ul>",
     r"# \(a_b_c\)": r"<h3>\(a_b_c\)</h3>",
     r"\*no\* \# \\": r"<p>*no* # \</p>",

@@ -6,7 +6,8 @@
  */
 
 const DEEPEST = 12;
-const ESCAPABLE = /[!-'*-/:-@\\^-`{-~]/; // not the brackets of TeX: \( \) \[ \]
+const ESCAPABLE = /[!-/:-@[-`{-~]/;
+const TEX_BRACKETS = "()[]";
 const TEX = /(?<open>\\\(|\\\[|\$\$|\\begin\{(?<name>\w+\*?)\})|\$(?!\s)(?:[^$\\\n]|\\.)+(?<!\s)\$(?!\d)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`]+/iy;
 const LINK = /!?\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s*<?([^\s()<>]*(?:\([^\s()]*\)[^\s()<>]*)*)>?(?:\s+"[^"]*")?\s*\)/y;
@@ -44,7 +45,7 @@ function piece(source, at, hopeless, depth) {
     case "\\":
       if (texEnd(source, at, hopeless) > 0) return tex(source, at, hopeless);
       if (!ESCAPABLE.test(source[at + 1] ?? "")) return null;
-      return { node: source[at + 1], end: at + 2 };
+      return { node: source.slice(TEX_BRACKETS.includes(source[at + 1]) ? at : at + 1, at + 2), end: at + 2 };
     case "\n":
       return { node: document.createElement("br"), end: at + 1 };
     case "`":
