@@ -7,7 +7,7 @@ from pathlib import Path
 from wkv import hub
 from wkv.checkpoint.pth import open_pth
 from wkv.checkpoint.safetensors import open_safetensors
-from wkv.checkpoint.sharded import index_of_shard, open_sharded
+from wkv.checkpoint.sharded import SHARD, index_of_shard, open_sharded
 from wkv.checkpoint.tensors import EXPECTED, Checkpoint, first_sentence
 from wkv.errors import CheckpointError
 
@@ -34,12 +34,15 @@ IN_FOLDERS = (
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint: a `.pth`, `.safetensors` or `.bin` file, a shard index, or a folder.
 
+    Names of the catalog, such as `g1:0.1b`, stand for their downloaded files; a file or folder of
+    the same name is preferred.
     The content of a file decides its format, not its extension. A missing `.pth` or
     `.safetensors` extension is added. In a folder, the Hugging Face checkpoint is opened if there
     is one, otherwise `rwkv-final.pth`, otherwise the newest `.pth`.
 
     Raises:
         CheckpointError: if the path has no checkpoint, or it cannot be read.
+        CatalogError: if the name is unknown, or its file is not on this machine.
     """
     try:
         path = _find(path)
@@ -51,9 +54,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     if path.name.endswith(INDEX):
         return open_sharded(path)
-    index = index_of_shard(path)
-    if index is not None:
-        return open_sharded(index)
+    if SHARD.fullmatch(path.name):
+        return open_sharded(index_of_shard(path))
     if head[:4] == b"PK\x03\x04":
         return open_pth(path)
     if len(head) > 8 and head[8:9] == b"{":
@@ -74,6 +76,9 @@ def _find(name: str | Path) -> Path:
         for candidate in (Path(f"{path}.pth"), Path(f"{path}.safetensors")):
             if candidate.is_file():
                 return candidate
+    cached = hub.resolve(name)
+    if cached != name:
+        return Path(cached)
     raise CheckpointError(f"{name}: {_advice_for_missing(str(name), path)}")
 
 

@@ -14,16 +14,13 @@ SHARD = re.compile(r"(.+)-\d+-of-\d+(\.safetensors|\.bin)")
 OPENERS = {".safetensors": open_safetensors, ".bin": open_pth}
 
 
-def index_of_shard(path: Path) -> Path | None:
-    """Return the index of a shard such as `model-00001-of-00002.safetensors`, else None.
+def index_of_shard(path: Path) -> Path:
+    """Return the index of a shard such as `model-00001-of-00002.safetensors`.
 
     Raises:
-        CheckpointError: if the path is a shard and the index is not in its folder.
+        CheckpointError: if the index is not in the shard's folder.
     """
-    shard = SHARD.fullmatch(path.name)
-    if shard is None:
-        return None
-    index = path.with_name(f"{shard[1]}{shard[2]}.index.json")
+    index = path.with_name(SHARD.sub(r"\1\2.index.json", path.name))
     if not index.is_file():
         raise CheckpointError(
             f"{path}: this is one of several shards and its index {index.name} is missing; fetch "

@@ -11,8 +11,11 @@ from wkv.checkpoint.packing import Packed
 
 EXPECTED = "expected a .pth or .safetensors checkpoint, or a Hugging Face directory"
 
-METADATA_KEYS = ("_strategy", "_version", "_rescale_layer", "_wkv_strategy", "_wkv_packed")
-"""Metadata keys that describe how a file was converted; the first three are ChatRWKV's."""
+CHATRWKV_KEY, STRATEGY_KEY, PACKED_KEY = "_strategy", "_wkv_strategy", "_wkv_packed"
+"""Metadata keys of files that ChatRWKV converted, that wkv converted, and that wkv quantized."""
+
+METADATA_KEYS = (CHATRWKV_KEY, "_version", "_rescale_layer", STRATEGY_KEY, PACKED_KEY)
+"""All metadata keys that describe how a file was converted; the first three are ChatRWKV's."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """The floating point dtypes that a checkpoint may have."""

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.layouts.packed import PACKED_KEY, packed_metadata
+from wkv.checkpoint.layouts.packed import packed_metadata
 from wkv.checkpoint.packing import Packed
+from wkv.checkpoint.tensors import PACKED_KEY, STRATEGY_KEY
 from wkv.checkpoint.weights import Weights, is_packable
 from wkv.convert.checkpoint_file import (
     check_vocabulary,
@@ -167,7 +168,7 @@ def _write(
     tensors |= dict(sorted(rest.items(), key=lambda pair: -pair[1].dtype.itemsize))
     metadata = {
         "format": "pt",
-        "_wkv_strategy": strategy,
+        STRATEGY_KEY: strategy,
         PACKED_KEY: packed_metadata(packed, identity(description)),
     }
     write_safetensors(path, tensors, metadata)

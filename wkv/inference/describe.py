@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from wkv import demo, hub
+from wkv import demo
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
 from wkv.errors import CheckpointError
@@ -97,7 +97,7 @@ def describe(path: str | Path | None = None) -> Description:
         CheckpointError: if it is not an RWKV checkpoint that wkv supports; names the file.
         CatalogError: if the name is unknown, or its file is not on this machine.
     """
-    checkpoint = official(open_checkpoint(demo.WEIGHTS if path is None else hub.resolve(path)))
+    checkpoint = official(open_checkpoint(demo.WEIGHTS if path is None else path))
     try:
         config = read_config(checkpoint.shapes)
         if checkpoint.layout in FOLDER_LAYOUTS:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.layouts.view import Transform, View, unchanged, view_of
+from wkv.checkpoint.tensors import CHATRWKV_KEY
 from wkv.errors import CheckpointError
 from wkv.models.int8 import OFFSET, SCALE
 
@@ -30,12 +31,7 @@ TINY = 1e-38
 """Lower limit of a decay before its logarithm is taken, because log 0 is not finite."""
 
 
-def is_converted(checkpoint: Checkpoint) -> bool:
-    """Check whether convert_model wrote the file."""
-    return "_strategy" in checkpoint.metadata
-
-
-def to_official(checkpoint: Checkpoint) -> Checkpoint:
+def chatrwkv_to_official(checkpoint: Checkpoint) -> Checkpoint:
     """View the file as an official checkpoint without ln0.
 
     The `strategy` of the view is the one that the file was converted for.
@@ -61,7 +57,7 @@ def to_official(checkpoint: Checkpoint) -> Checkpoint:
     for name, view in views.items():
         if checkpoint.dtypes[view.source] == torch.uint8:
             views[name] = replace(view, dtype=torch.int8)
-    return replace(view_of(checkpoint, views), strategy=metadata["_strategy"])
+    return replace(view_of(checkpoint, views), strategy=metadata[CHATRWKV_KEY])
 
 
 def _views(shapes: Mapping[str, tuple[int, ...]], blocks_per_halving: int) -> dict[str, View]:

@@ -27,10 +27,8 @@ from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.packing import VERSION, Format, Layout, Packed, packed_bytes, unpack
-from wkv.checkpoint.tensors import first_sentence
+from wkv.checkpoint.tensors import PACKED_KEY, first_sentence
 from wkv.errors import CheckpointError
-
-PACKED_KEY = "_wkv_packed"
 
 FORMATS, LAYOUTS = ("int8", "int4"), ("blocks", "columns")
 
@@ -48,11 +46,6 @@ class _Description:
     layout: Layout
     outputs: int
     inputs: int
-
-
-def is_packed(checkpoint: Checkpoint) -> bool:
-    """Check whether the file's metadata says that it contains packed matrices."""
-    return PACKED_KEY in checkpoint.metadata
 
 
 def packed_metadata(matrices: Mapping[str, Packed], identity: str) -> str:
