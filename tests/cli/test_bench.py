@@ -162,3 +162,35 @@ def test_help_of_bench_imports_nothing_heavy():
         "assert not {'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.02, 1.1, 1.5, 3.0])
+def test_every_mark_of_the_plot_has_a_label_that_covers_nothing(tmp_path, monkeypatch, ratio):
+    from matplotlib.figure import Figure
+
+    from wkv.bench.costs import Costs
+    from wkv.bench.roofline import draw
+    from wkv.bench.rounds import Measured, Result
+    from wkv.bench.workloads import tasks_for
+
+    speeds = {"decode": 700.0, "prefill": 700.0 * ratio}
+    results = []
+    for number, task in enumerate(tasks_for("native")):
+        seconds = task.all_tokens / (speeds[task.kind] * ratio**number)
+        place = 0.5 * task.rows if task.kind == "decode" else min(task.tokens, 512) / 2
+        results.append(Result(task, (seconds,), 1e7, place, (1e10,)))
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    costs = Costs(**dict.fromkeys(Costs.__dataclass_fields__, 7_000_000))
+    monkeypatch.setattr("wkv.bench.roofline.atomic_write", lambda path, write, **_: write(path))
+    draw(Measured(costs, "", (1e10,), tuple(results)), tmp_path / "a.png", title="", subtitle="")
+    drawn[0].draw_without_rendering()
+    axes = drawn[0].axes[0]
+    labels = [text for text in axes.texts if "tok/s" in text.get_text()]
+    assert len({label.get_text() for label in labels}) == len(results)
+    boxes = [label.get_window_extent() for label in labels]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        for result in results:
+            x, y = axes.transData.transform((result.operations_per_byte, result.tokens_per_second))
+            assert not box.contains(x, y)

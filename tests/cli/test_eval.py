@@ -187,3 +187,15 @@ def test_help_wrong_usage_and_a_typo_import_nothing_heavy(arguments):
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_terminal_gets_words_instead_of_bare_numbers(evaluate, byte_model, other, data):
+    numbers = evaluate("lambada", byte_model.path, "--data", data)[1].splitlines()[-1].split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        words = evaluate("lambada", byte_model.path, "--data", data)[1].splitlines()[-1]
+        both = evaluate("lambada", byte_model.path, "--against", other, "--data", data)[1]
+    count, ppl, acc = numbers
+    assert words.endswith(f"{count} documents: perplexity {ppl}, accuracy {acc} %")
+    assert f"perplexity {ppl} and " in both
+    assert both.count("(difference ") == 4

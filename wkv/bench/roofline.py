@@ -1,20 +1,34 @@
 """A roofline plot: the measured speeds below the limit set by the memory bandwidth."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from wkv.bench.rounds import Measured, Result
 from wkv.errors import InputError, MissingExtraError
-from wkv.files import checked_destination
+from wkv.files import atomic_write, checked_destination
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 ROOF, DECODE, PREFILL, QUIET = "#222222", "#1f6fb4", "#d1632a", "#767676"
 """Colors that have enough contrast on white, and that color-blind readers can distinguish."""
 
-NEAR = 14
-"""Distance in points (1/72 inch) within which two labels would overlap."""
+SIDES = (
+    (9, 0),
+    (7, -5),
+    (7, 5),
+    (-9, 0),
+    (-7, -5),
+    (-7, 5),
+    (0, -9),
+    (0, 9),
+    *((right, up * far) for far in (24, 48, 72) for right in (9, -9) for up in (-1, 1)),
+)
+"""Offsets of a label from its mark, in points (1/72 inch), in the order of preference."""
+
+MARK = 7
+"""Half of the size of a mark in pixels."""
 
 
 def picture_path(wanted: str | Path) -> Path:
@@ -52,12 +66,15 @@ def draw(measured: Measured, path: Path, *, title: str, subtitle: str) -> None:
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log")
     _roof(axes, measured)
-    _decode(axes, [result for result in measured.results if result.task.kind == "decode"])
-    _prefill(axes, [result for result in measured.results if result.task.kind == "prefill"])
+    _marks(axes, measured.results)
     _scales(axes, measured)
     axes.set_title(f"{subtitle}", fontsize=9, color=QUIET, loc="left")
     figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-    figure.savefig(path, dpi=150)
+    _labels(axes, measured)
+    kind = path.suffix[1:].lower()
+    atomic_write(
+        path, lambda file: figure.savefig(file, dpi=150, format=kind), error_type=InputError
+    )
 
 
 def _roof(axes: Any, measured: Measured) -> None:
@@ -97,76 +114,82 @@ def _angle(axes: Any) -> float:
     return degrees(atan2(up, across))
 
 
-def _decode(axes: Any, results: list[Result]) -> None:
-    """Plot a dot for each decoding batch, or a ring if zeros were not skipped."""
+def _marks(axes: Any, results: Sequence[Result]) -> None:
+    """Plot a dot for each decoding batch, a ring if zeros were not skipped, squares for prefill."""
     for result in results:
-        dense = not result.task.skip_zeros
-        place, speed = result.operations_per_byte, result.tokens_per_second
-        axes.plot(
-            place,
-            speed,
-            "o",
-            markersize=8,
-            color=DECODE,
-            markerfacecolor="white" if dense else DECODE,
-            zorder=4 if dense else 5,
-        )
-        if dense:
-            continue
-        text = f"batch {result.task.rows}\n{_rounded(speed)} tok/s"
-        text += f" ({result.share:.0%} of the limit)" if result.task.rows == 1 else ""
-        _label(axes, text, place, speed, DECODE, "below")
-    shown = [("decode", DECODE)]
-    if any(not result.task.skip_zeros for result in results):
-        shown.append(("decode, zeros not skipped", "white"))
-    for name, face in shown:
-        axes.plot([], [], "o", color=DECODE, markerfacecolor=face, label=name, markersize=8)
+        _, mark, color, face = _style(result)
+        axes.plot(*_place(result), mark, markersize=8, color=color, markerfacecolor=face, zorder=4)
+    for name, mark, color, face in dict.fromkeys(map(_style, results)):
+        axes.plot([], [], mark, markersize=8, color=color, markerfacecolor=face, label=name)
 
 
-def _prefill(axes: Any, results: list[Result]) -> None:
-    """Plot a square for each prompt length; overlapping squares share a label."""
-    for result in results:
-        place, speed = result.operations_per_byte, result.tokens_per_second
-        axes.plot(place, speed, "s", markersize=7, color=PREFILL, zorder=4)
-    for group in _overlapping(axes, results):
-        speeds = sorted(result.tokens_per_second for result in group)
-        names = " and ".join(str(result.task.tokens) for result in group)
-        text = "–".join(sorted({_rounded(speeds[0]), _rounded(speeds[-1])}, key=len))
-        middle = (speeds[0] * speeds[-1]) ** 0.5
-        place = max(result.operations_per_byte for result in group)
-        _label(axes, f"{names} tokens\n{text} tok/s", place, middle, PREFILL, "right")
-    axes.plot([], [], "s", color=PREFILL, label="prefill", markersize=7)
+def _style(result: Result) -> tuple[str, str, str, str]:
+    """Return the name of a result in the legend, its mark, color and face color."""
+    if result.task.kind == "prefill":
+        return "prefill", "s", PREFILL, PREFILL
+    if result.task.skip_zeros:
+        return "decode", "o", DECODE, DECODE
+    return "decode, zeros not skipped", "o", DECODE, "white"
 
 
-def _overlapping(axes: Any, results: list[Result]) -> list[list[Result]]:
-    """Group results whose two-line labels next to the points would overlap."""
-    groups: list[list[Result]] = []
-    points = 72 * axes.figure.get_size_inches()[1] / axes.figure.bbox.height
-    for result in results:
-        at = result.operations_per_byte, result.tokens_per_second
-        here = points * axes.transData.transform(at)
-        if groups:
-            last = groups[-1][-1]
-            at = last.operations_per_byte, last.tokens_per_second
-            across, up = abs(here - points * axes.transData.transform(at))
-            if across < 5 * NEAR and up < 2 * NEAR:
-                groups[-1].append(result)
-                continue
-        groups.append([result])
-    return groups
+def _text(result: Result) -> str:
+    """Return the label of a result: its size and speed."""
+    task = result.task
+    name = f"{task.tokens} tokens" if task.kind == "prefill" else f"batch {task.rows}"
+    name += "" if task.skip_zeros else ", zeros not skipped"
+    speed = f"{_rounded(result.tokens_per_second)} tok/s"
+    limit = task.kind == "decode" and task.rows == 1 and task.skip_zeros
+    return f"{name}\n{speed}" + (f" ({result.share:.0%} of the limit)" if limit else "")
 
 
-def _label(axes: Any, text: str, place: float, speed: float, color: str, side: str) -> None:
-    """Add a label next to a point: to the right of it, or below."""
-    axes.annotate(
-        text,
-        (place, speed),
-        xytext=(9, 0) if side == "right" else (7, -4),
+def _labels(axes: Any, measured: Measured) -> None:
+    """Write a label beside each mark, at the first of SIDES where it covers nothing."""
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    figure.draw_without_rendering()  # computes the positions of everything
+    line = axes.lines[0]  # the roof
+    ends = axes.transData.transform(line.get_xydata())
+    dots = [ends[0] + (ends[1] - ends[0]) * step / 400 for step in range(401)]
+    dots += [axes.transData.transform(_place(result)) for result in measured.results]
+    taken = [Bbox.from_bounds(x - MARK, y - MARK, 2 * MARK, 2 * MARK) for x, y in dots]
+    taken += [axes.get_legend().get_window_extent(), *(t.get_window_extent() for t in axes.texts)]
+    for result in measured.results:
+        tried = [_label(axes, result, side) for side in SIDES]
+        boxes = [note.get_window_extent() for note in tried]
+        inside = axes.get_window_extent()
+        free = [
+            not any(box.overlaps(other) for other in taken)
+            and inside.containsx(box.x1)
+            and inside.containsx(box.x0)
+            and inside.containsy(box.y0)
+            and inside.containsy(box.y1)
+            for box in boxes
+        ]
+        chosen = free.index(True) if any(free) else 0
+        taken.append(boxes[chosen])
+        for number, note in enumerate(tried):
+            if number != chosen:
+                note.remove()
+
+
+def _place(result: Result) -> tuple[float, float]:
+    """Return the position of a result in the plot."""
+    return result.operations_per_byte, result.tokens_per_second
+
+
+def _label(axes: Any, result: Result, side: tuple[int, int]) -> Any:
+    """Write the label of a result with an offset in points."""
+    right, up = side
+    return axes.annotate(
+        _text(result),
+        _place(result),
+        xytext=side,
         textcoords="offset points",
-        ha="left",
-        va="center" if side == "right" else "top",
+        ha="left" if right > 0 else "right" if right < 0 else "center",
+        va="bottom" if up > 0 else "top" if up < 0 else "center",
         fontsize=8.5,
-        color=color,
+        color=PREFILL if result.task.kind == "prefill" else DECODE,
         linespacing=1.15,
     )
 

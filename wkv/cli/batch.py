@@ -16,6 +16,7 @@ from typing import Any
 
 from wkv.cli.notices import notice
 from wkv.cli.options import add_model, load_model
+from wkv.errors import InputError
 
 SUMMARY = "answer a file of requests without a server"
 
@@ -57,8 +58,6 @@ def run(args: argparse.Namespace) -> int:
     lines = batch_files.read_requests(args.input)
     finished = batch_files.finished_ids(args.output)
     if not args.output.parent.is_dir():
-        from wkv.errors import InputError
-
         raise InputError(
             f"{args.output}: the folder does not exist; create it, or name another output file"
         )
@@ -88,6 +87,11 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             notice("interrupted; the answers so far are saved, run the same command to continue")
             raise
+        except OSError as error:
+            raise InputError(
+                f"{args.output}: the answers could not be written ({error.strerror}); run the same "
+                "command again to continue"
+            ) from error
     notice(f"{len(left) - failed} answered, {failed} refused, in {args.output}")
     return 1 if failed else 0
 

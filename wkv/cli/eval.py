@@ -146,7 +146,7 @@ def _run_lambada(args: argparse.Namespace) -> int:
 
     results = _result_file(args, models, documents)
     texts = documents.texts[: args.limit]
-    if len(models) == 2 and not args.json:
+    if len(models) == 2 and not args.json and not sys.stdout.isatty():
         notice("columns: documents; ppl and acc of MODEL, of --against, and their difference")
     lines: list[dict[str, object]] = []
     totals: tuple[Measurement, ...] = ()
@@ -168,7 +168,7 @@ def _run_lambada(args: argparse.Namespace) -> int:
                 }
             )
             if not args.json:
-                print(_render(totals), flush=True)
+                print(_in_words(totals) if sys.stdout.isatty() else _render(totals), flush=True)
     if args.json:
         print(json.dumps(_report(args, models, documents, totals, lines), ensure_ascii=False))
     return 0
@@ -181,6 +181,17 @@ def _render(totals: Sequence["Measurement"]) -> str:
         ours, theirs = totals
         words.append(f"{ours.ppl - theirs.ppl:+.2f} {ours.acc - theirs.acc:+.2f}")
     return " ".join(words)
+
+
+def _in_words(totals: Sequence["Measurement"]) -> str:
+    """Format the same line for a terminal."""
+    ppl = " and ".join(f"{total.ppl:.2f}" for total in totals)
+    acc = " and ".join(f"{total.acc:.2f} %" for total in totals)
+    if len(totals) == 2:
+        ours, theirs = totals
+        ppl += f" (difference {ours.ppl - theirs.ppl:+.2f})"
+        acc += f" (difference {ours.acc - theirs.acc:+.2f})"
+    return f"{totals[0].count} documents: perplexity {ppl}, accuracy {acc}"
 
 
 def _facts(model: "Model", begin: str) -> dict[str, object]:

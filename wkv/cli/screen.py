@@ -100,9 +100,7 @@ class Screen:
         """Print a reply as it streams; Ctrl-C ends it, and the text so far stays in the chat."""
         self._wrap = WordWrap(shutil.get_terminal_size().columns - 1) if self.is_terminal else None
         self._in_thought = False
-        thoughts = None if reply.goes_on else Thoughts()
-        if thoughts is not None:
-            self._print(thoughts.push(reply.assistant_prefix))
+        thoughts = None if reply.goes_on else Thoughts(reply.assistant_prefix)
         try:
             for piece in reply:
                 self._print(thoughts.push(piece) if thoughts else [ThoughtPiece(piece, False)])

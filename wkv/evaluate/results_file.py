@@ -12,6 +12,7 @@ from typing import Any
 
 from wkv.errors import InputError
 from wkv.evaluate.scoring import Score
+from wkv.files import write_errors
 
 MARK = "wkv eval"
 """The key of the header, which identifies a file as a result file."""
@@ -74,7 +75,7 @@ class ResultFile:
 
     def append(self, rows: Iterable[Row]) -> None:
         """Append the results of the next documents to the file."""
-        with self.path.open("ab") as file:
+        with write_errors(self.path, InputError), self.path.open("ab") as file:
             for row in rows:
                 self._count += 1
                 entry = {

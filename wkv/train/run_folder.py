@@ -8,7 +8,6 @@ loss.png            a plot of the losses in the log
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import nn
 
 from wkv.errors import TrainingError
+from wkv.files import atomic_write, write_errors
 from wkv.train.make_vocabulary import write_vocabulary
 
 PARTS = {"plan", "config", "model", "optimizer", "step", "seconds"}
@@ -169,7 +169,7 @@ class RunFolder:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Append an entry to the log."""
-        with self.log.open("a") as file:
+        with write_errors(self.log, TrainingError), self.log.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def plot(self) -> None:
@@ -187,7 +187,7 @@ class RunFolder:
                 for entry in entries
                 if source in entry["loss"]
             ]
-            axes.plot(*zip(*points, strict=True), label=source)
+            axes.plot(*zip(*points, strict=True), label=source, marker="o", markersize=3)
         axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", yscale="log")
         if entries:
             axes.legend()
@@ -200,7 +200,5 @@ def can_plot() -> bool:
 
 
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically: to a temporary file next to it, which then replaces the target."""
-    partial = target.with_name(target.name + ".part")
-    write(partial)
-    os.replace(partial, target)
+    """Write a file atomically."""
+    atomic_write(target, write, error_type=TrainingError)
