@@ -1,5 +1,7 @@
 """`RWKV`, the model class of the `rwkv` package, for all generations, based on `wkv.Model`.
 
+`RWKV_x070` is another name of it.
+
 As in the package: the signature, the flat state that is overwritten in place, and (V,) logits for a
 single token even with full_output. Fixed: logits are float32 in every generation, the suffix `.pth`
 of a path is optional in every generation, an empty list raises an error, and environment variables
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from wkv.compat.state_lists import FlatStates
+from wkv.compat.unsupported import MODEL, MODEL_CLASS, refuse_attribute, refuse_import
 from wkv.errors import InputError
 from wkv.inference.load import load
 from wkv.inference.model import Model
@@ -110,6 +113,18 @@ class RWKV:
 
     __call__ = forward
 
+    def forward_one(
+        self, idx: int, state: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Read one token; see `forward`."""
+        return self.forward(idx, state)
+
+    def forward_seq(
+        self, idx: Tokens, state: list[Tensor] | None = None, full_output: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Read several tokens; see `forward`."""
+        return self.forward(idx, state, full_output)
+
     def generate_zero_state(self) -> list[Tensor]:
         """Return the initial state: empty, or the tuned state if the file contains one."""
         return self._states.flatten(self.model.new_state())
@@ -131,6 +146,17 @@ class RWKV:
     def z(self) -> Mapping[str, Tensor]:
         """The weights as in `w`; the package uses this name for generation 7."""
         return self.w
+
+    def __getattr__(self, name: str) -> Any:
+        refuse_attribute(self, name, [MODEL_CLASS])
+
+
+RWKV_x070 = RWKV
+"""The package's class for generation 7. Here it is the same class."""
+
+
+def __getattr__(name: str) -> Any:
+    refuse_import(__name__, name, MODEL)
 
 
 def _path(path: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ Random numbers come from PyTorch's global generator: torch.manual_seed makes a r
 Source: `rwkv` package, utils.py.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +19,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wkv.compat.rwkv_tokenizer import TRIE_TOKENIZER
 from wkv.errors import InputError, MissingExtraError
 from wkv.inference.sample_batch import sample_batch
 from wkv.inference.sampling import UNCOUNTED, Sampler, Sampling
+from wkv.tokenizers.choose import name_for, size_mismatch
 from wkv.tokenizers.interface import StreamDecoder
-from wkv.tokenizers.pile import PileTokenizer
-from wkv.tokenizers.world import WORLD_VOCAB_SIZE, WorldTokenizer
+from wkv.tokenizers.library import open_library_tokenizer
+from wkv.tokenizers.world import WorldTokenizer, official_vocabulary
 
 WORLD, TIKTOKEN = "rwkv_vocab_v20230424", "cl100k_base"
+
+WORD_NAMES = {"world": WORLD, "20b": "20B_tokenizer.json"}
+"""The usual argument of `PIPELINE` for each tokenizer of wkv."""
 
 
 class ForwardModel(Protocol):
@@ -71,12 +78,15 @@ class PIPELINE:
 
     Attributes:
         model: any object with `forward(tokens, state)`.
-        tokenizer: an object with encode and decode; it may be replaced.
+        tokenizer: as in the package a `TRIE_TOKENIZER`, a `tokenizers.Tokenizer` or a tiktoken
+            encoding; it may be replaced by any object with encode and decode.
         state: after `generate`, the model's state after the context and the generated text.
     """
 
     def __init__(self, model: ForwardModel, WORD_NAME: str) -> None:
         """Open the tokenizer.
+
+        A warning is logged if the tokenizer can hardly be that of the model.
 
         Args:
             model: an `RWKV`, or any other object with `forward(tokens, state)`.
@@ -90,6 +100,7 @@ class PIPELINE:
         self.model = model
         self.state: Any = None
         self.tokenizer = _open(str(WORD_NAME), _vocab_size(model))
+        _warn_of_mismatch(str(WORD_NAME), self.tokenizer, _vocab_size(model))
 
     def refine_context(self, context: str) -> str:
         """Strip the lines of a text, remove empty lines, and prepend a newline."""
@@ -103,23 +114,35 @@ class PIPELINE:
 
     def decode(self, x: Iterable[int]) -> str:
         """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
-        text: str = self.tokenizer.decode(x)
+        text: str = self.tokenizer.decode(list(x))
         return text
 
     def sample_logits(
-        self, logits: Tensor, temperature: float = 1.0, top_p: float = 0.85, top_k: int = 0
+        self,
+        logits: Tensor | np.ndarray | Sequence[float],
+        temperature: float = 1.0,
+        top_p: float = 0.85,
+        top_k: int = 0,
     ) -> int:
         """Sample a token: apply top_p, then top_k, then the temperature.
 
         Args:
-            logits: (V,) of any float dtype; they are not changed.
+            logits: (V,), a tensor of any float dtype, an array or a list; they are not changed.
             temperature: 0 takes the most likely token; ties are broken arbitrarily.
             top_p: sample from the most likely tokens that together reach it; 1 or more: all.
             top_k: sample from at most this many tokens; 0: no limit.
 
         Raises:
-            InputError: if the logits are not finite, or the temperature is negative.
+            InputError: if the logits are not finite numbers of shape (V,), or the temperature is
+                negative.
         """
+        if not isinstance(logits, Tensor):
+            logits = torch.from_numpy(np.array(logits, dtype=np.float32))
+        if logits.ndim != 1 or not len(logits):
+            raise InputError(
+                f"the logits have the shape {tuple(logits.shape)}, expected (V,); pass the logits "
+                "after one token"
+            )
         if not 0 <= temperature < math.inf:
             raise InputError(
                 f"temperature is {temperature}, expected a finite number of at least 0"
@@ -164,7 +187,7 @@ class PIPELINE:
         """
         args = PIPELINE_ARGS() if args is None else args
         logits = self._read(self.encode(ctx), state, args.chunk_len)
-        decoder = StreamDecoder(_as_bytes(self.tokenizer))
+        decoder = StreamDecoder(self.tokenizer)
         weights: dict[int, float] = {}
         pieces: list[str] = []
 
@@ -208,22 +231,6 @@ class PIPELINE:
         return 0 if text in UNCOUNTED else 1
 
 
-class _TextOnly:
-    """An adapter that adds decode_bytes to a tokenizer that only has decode."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the text of ids as UTF-8."""
-        return str(self._tokenizer.decode(list(ids))).encode("utf-8", "replace")
-
-
-def _as_bytes(tokenizer: Any) -> Any:
-    """Return the tokenizer, wrapped if it does not have decode_bytes."""
-    return tokenizer if hasattr(tokenizer, "decode_bytes") else _TextOnly(tokenizer)
-
-
 def _penalized(logits: Tensor, weights: dict[int, float], args: PIPELINE_ARGS) -> Tensor:
     """Return new logits (V,) float32 with penalties subtracted and banned ids at minus infinity.
 
@@ -233,7 +240,9 @@ def _penalized(logits: Tensor, weights: dict[int, float], args: PIPELINE_ARGS) -
     if len(args.token_ban):
         wrong = [token for token in args.token_ban if not 0 <= token < len(logits)]
         if wrong:
-            raise InputError(f"banned ids (token_ban) must be 0 to {len(logits) - 1}, {wrong} were given")
+            raise InputError(
+                f"banned ids (token_ban) must be 0 to {len(logits) - 1}, {wrong} were given"
+            )
         logits = logits.index_fill(
             0, torch.tensor(list(args.token_ban), device=logits.device), -torch.inf
         )
@@ -255,9 +264,9 @@ def _vocab_size(model: Any) -> int:
 
 
 def _open(name: str, vocab_size: int) -> Any:
-    """Open a tokenizer by name or file; additional ids of the model decode to no text."""
+    """Open a tokenizer by name or file."""
     if name == WORLD:
-        return WorldTokenizer(vocab_size=max(vocab_size, WORLD_VOCAB_SIZE))
+        return TRIE_TOKENIZER(official_vocabulary(), vocab_size)
     if name == TIKTOKEN:
         try:
             return import_module("tiktoken").get_encoding(TIKTOKEN)
@@ -267,5 +276,22 @@ def _open(name: str, vocab_size: int) -> Any:
                 "tiktoken"
             ) from error
     if name.endswith(".txt"):
-        return WorldTokenizer(Path(name), vocab_size)
-    return PileTokenizer(Path(name), vocab_size)
+        return TRIE_TOKENIZER(name, vocab_size)
+    return open_library_tokenizer(Path(name))
+
+
+def _warn_of_mismatch(name: str, tokenizer: Any, vocab_size: int) -> None:
+    """Log a warning if a tokenizer of another size than the model was opened."""
+    if isinstance(tokenizer, TRIE_TOKENIZER):
+        n_ids, n_tokens = max(tokenizer.idx2token) + 1, tokenizer.n_tokens
+    elif hasattr(tokenizer, "get_vocab_size"):
+        n_ids = n_tokens = tokenizer.get_vocab_size()
+    else:
+        return
+    problem = size_mismatch(name, n_ids, n_tokens, vocab_size)
+    if problem is not None:
+        usual = WORD_NAMES.get(name_for(vocab_size) or "")
+        advice = "pass the tokenizer that the model was trained with"
+        if usual is not None:
+            advice = f"models of this size use PIPELINE(model, {usual!r})"
+        logging.getLogger(__name__).warning("%s; %s", problem, advice)

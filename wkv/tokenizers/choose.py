@@ -45,9 +45,15 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
             more ids, or it is 20B and the model has the size of World.
     """
     tokenizer = _open(choice, vocab_size)
-    problem = size_mismatch(tokenizer, vocab_size)
+    n_tokens = getattr(tokenizer, "n_tokens", vocab_size)
+    problem = size_mismatch(tokenizer.name, tokenizer.vocab_size, n_tokens, vocab_size)
     if problem is None:
         return tokenizer
+    name = name_for(vocab_size)
+    advice = "give the tokenizer that the model was trained with"
+    if name is not None:
+        advice = f"models of this size use {name}: --tokenizer {name}, or tokenizer={name!r}"
+    problem = f"{problem}; {advice}"
     is_20b = isinstance(tokenizer, PileTokenizer) and tokenizer.n_tokens in PILE_VOCAB_SIZES
     if tokenizer.vocab_size > vocab_size or (is_20b and vocab_size == WORLD_VOCAB_SIZE):
         raise TokenizerError(problem)
@@ -55,22 +61,24 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
     return tokenizer
 
 
-def size_mismatch(tokenizer: Tokenizer, vocab_size: int) -> str | None:
-    """Return why a tokenizer can hardly be that of a model with `vocab_size` ids, or None."""
-    n_tokens = getattr(tokenizer, "n_tokens", vocab_size)
-    if not vocab_size or (
-        tokenizer.vocab_size <= vocab_size and vocab_size - n_tokens <= MOST_UNUSED_IDS
-    ):
+def size_mismatch(name: str, n_ids: int, n_tokens: int, vocab_size: int) -> str | None:
+    """Return why a tokenizer can hardly be that of a model, or None.
+
+    Args:
+        name: of the tokenizer.
+        n_ids: number of its ids.
+        n_tokens: number of its ids that have a token.
+        vocab_size: number of ids of the model, or 0 without a model.
+    """
+    if not vocab_size:
         return None
-    name = name_for(vocab_size)
-    advice = "give the tokenizer that the model was trained with"
-    if name is not None:
-        advice = f"models of this size use {name}: --tokenizer {name}, or tokenizer={name!r}"
-    if tokenizer.vocab_size > vocab_size:
-        found = f"has {tokenizer.vocab_size} ids and the model only {vocab_size}"
-    else:
+    if n_ids > vocab_size:
+        found = f"has {n_ids} ids and the model only {vocab_size}"
+    elif vocab_size - n_tokens > MOST_UNUSED_IDS:
         found = f"has only {n_tokens} tokens and the model {vocab_size} ids"
-    return f"the tokenizer {tokenizer.name} {found}, so texts would be misread; {advice}"
+    else:
+        return None
+    return f"the tokenizer {name} {found}, so texts would be misread"
 
 
 def name_for(vocab_size: int) -> str | None:

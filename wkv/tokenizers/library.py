@@ -51,7 +51,7 @@ class LibraryTokenizer:
             TokenizerError: if the file cannot be read.
         """
         self.file, self.name = file, file.name
-        self._tokenizer = _parse(file)
+        self._tokenizer = open_library_tokenizer(file)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         ends = (vocabulary[name] for name in END_OF_TEXT_NAMES if name in vocabulary)
         self.end_of_text: int | None = next(ends, None)
@@ -116,8 +116,12 @@ def is_byte_level(content: dict[str, Any]) -> bool:
     return any(step.get("type") == "ByteLevel" for step in steps)
 
 
-def _parse(file: Path) -> "tokenizers.Tokenizer":
-    """Read a tokenizer.json with the library."""
+def open_library_tokenizer(file: Path) -> "tokenizers.Tokenizer":
+    """Read a tokenizer.json with the library, and return the library's object.
+
+    Raises:
+        TokenizerError: if the file cannot be read.
+    """
     from tokenizers import Tokenizer
 
     try:
