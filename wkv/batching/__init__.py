@@ -16,9 +16,12 @@ from wkv.batching.request import (
     RequestHandle,
     TextEvent,
 )
-from wkv.batching.scheduler import Load, Scheduler
+from wkv.batching.scheduler import Scheduler, SchedulerLoad
 from wkv.batching.state_cache import StateCache
 from wkv.batching.state_folder import StateFolder
+
+Load = SchedulerLoad
+"""The former name."""
 
 __all__ = [
     "ChoiceDone",
@@ -29,6 +32,7 @@ __all__ = [
     "RequestFailed",
     "RequestHandle",
     "Scheduler",
+    "SchedulerLoad",
     "StateCache",
     "StateFolder",
     "TextEvent",

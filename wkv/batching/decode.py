@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wkv.batching.prefill import PrefillJob
+from wkv.batching.prefill_queue import PrefillJob
 from wkv.batching.request import ChoiceDone, Request, RequestHandle, TextEvent, as_wkv_error
 from wkv.batching.state_cache import StateCache
 from wkv.errors import InputError
@@ -23,7 +23,10 @@ class ChoiceSequence(RunningSequence):
     Attributes:
         handle: the request.
         number: number of the choice within the request.
+        n_choices, unread_tokens: one choice, whose prompt was read; see `slot_queue.Work`.
     """
+
+    n_choices, unread_tokens = 1, 0
 
     def __init__(self, model: Model, handle: RequestHandle, number: int) -> None:
         request = handle.request
@@ -55,10 +58,11 @@ class Paused:
 
 
 class DecodeQueue:
-    """The sequences that are being generated.
+    """The sequences whose prompts were read.
 
     Attributes:
         batch: the running sequences.
+        waiting: the sequences that wait for a slot, with their states.
         paused: the sequences whose clients do not read fast enough, with their states.
         reader_timeout: seconds after which a paused sequence is ended.
     """
@@ -67,30 +71,42 @@ class DecodeQueue:
         self, model: Model, cache: StateCache, reader_timeout: float = READER_TIMEOUT_SECONDS
     ) -> None:
         self.batch: RunningBatch[ChoiceSequence] = RunningBatch(model)
+        self.waiting: dict[ChoiceSequence, State] = {}
         self.paused: dict[ChoiceSequence, Paused] = {}
         self.reader_timeout = reader_timeout
         self._model = model
         self._cache = cache
 
     def __len__(self) -> int:
-        """Return the number of sequences, including paused ones."""
+        """Return the number of running and paused sequences."""
         return len(self.batch.sequences) + len(self.paused)
 
-    def add(self, jobs: Sequence[PrefillJob]) -> None:
-        """Start the choices of finished prompts; all at once, because joining copies all states."""
-        choices: list[ChoiceSequence] = []
-        states: list[State] = []
-        for job in jobs:
-            assert job.state is not None
-            for number in range(job.request.choices):
-                choices.append(ChoiceSequence(self._model, job.handle, number))
-                states.append(job.state)
+    def add(self, job: PrefillJob) -> list[ChoiceSequence]:
+        """Return the choices of a prompt that was read; they wait for `start`."""
+        assert job.state is not None
+        numbers = range(job.request.choices)
+        choices = [ChoiceSequence(self._model, job.handle, number) for number in numbers]
+        self.waiting |= dict.fromkeys(choices, job.state)
+        return choices
+
+    def start(self, choices: Sequence[ChoiceSequence]) -> None:
+        """Run choices that wait; all at once, because joining a batch copies all states."""
         if choices:
-            self.batch.add(choices, states)
+            self.batch.add(choices, [self.waiting.pop(choice) for choice in choices])
+
+    def stop(self, choices: Sequence[ChoiceSequence]) -> None:
+        """Let running choices wait until `start`."""
+        self.waiting |= dict(zip(choices, self.batch.remove(choices), strict=True))
+
+    def caught_up(self) -> list[ChoiceSequence]:
+        """Return the paused choices whose clients caught up; they wait for `start`."""
+        back = [choice for choice in self.paused if not choice.handle.is_behind]
+        self.waiting |= {choice: self.paused.pop(choice).state for choice in back}
+        return back
 
     def step(self) -> bool:
         """Generate a token of each sequence; returns False if none is running."""
-        self._pause_and_resume()
+        self._pause_slow_readers()
         if not self.batch.sequences:
             return False
         failed = {self._report(event) for event in self.batch.sample()}
@@ -103,6 +119,8 @@ class DecodeQueue:
     def drop(self, handles: Iterable[RequestHandle]) -> None:
         """End the sequences of requests, and cache their states."""
         dropped = set(handles)
+        for choice in [one for one in self.waiting if one.handle in dropped]:
+            self._cache_state(choice, self.waiting.pop(choice))
         for choice in [one for one in self.paused if one.handle in dropped]:
             self._cache_state(choice, self.paused.pop(choice).state)
         running = [one for one in self.batch.sequences if one.handle in dropped]
@@ -111,11 +129,11 @@ class DecodeQueue:
 
     def handles(self) -> set[RequestHandle]:
         """Return the requests that these sequences belong to."""
-        return {choice.handle for choice in (*self.batch.sequences, *self.paused)}
+        return {one.handle for one in (*self.batch.sequences, *self.paused, *self.waiting)}
 
     def clear(self) -> None:
         """Remove all sequences without caching their states."""
-        self.batch, self.paused = RunningBatch(self._model), {}
+        self.batch, self.paused, self.waiting = RunningBatch(self._model), {}, {}
 
     def _report(self, event: SampleEvent[ChoiceSequence]) -> RequestHandle | None:
         """Deliver the outcome of sampling a sequence; returns the request if sampling failed."""
@@ -139,19 +157,16 @@ class DecodeQueue:
         """Cache the state of a sequence that ends, for the next turn of the conversation."""
         request = choice.request
         generated = state.tokens_seen[0] - choice.tokens_before
-        if request.cache and generated > 0:
+        if request.cache and choice.token_ids and generated > 0:
             ids = (*request.ids, *choice.token_ids[:generated])
             self._cache.put(request.tenant, ids, state, to_disk=True)
 
-    def _pause_and_resume(self) -> None:
-        """Pause sequences whose clients are behind, and resume those whose clients caught up."""
+    def _pause_slow_readers(self) -> None:
+        """Pause sequences whose clients are behind, and end them after a time."""
         full = [one for one in self.batch.sequences if one.handle.is_backpressured]
         now = time.monotonic()
         for choice, state in zip(full, self.batch.remove(full), strict=True):
             self.paused[choice] = Paused(state, now)
-        back = [choice for choice in self.paused if not choice.handle.is_behind]
-        if back:
-            self.batch.add(back, [self.paused.pop(choice).state for choice in back])
         late = now - self.reader_timeout
         given_up = {one.handle for one, paused in self.paused.items() if paused.since < late}
         for handle in given_up:

@@ -5,16 +5,17 @@ a long prompt delays the tokens of others by one chunk at most.
 """
 
 import threading
-from collections import deque
-from collections.abc import Generator
+from collections import Counter, deque
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wkv.batching.decode import READER_TIMEOUT_SECONDS, DecodeQueue
-from wkv.batching.prefill import PrefillQueue
+from wkv.batching.decode import READER_TIMEOUT_SECONDS, ChoiceSequence, DecodeQueue
+from wkv.batching.prefill_queue import PrefillJob, PrefillQueue
 from wkv.batching.request import Deliver, PrefillDone, Request, RequestHandle, as_wkv_error
+from wkv.batching.slot_queue import SlotQueue
 from wkv.batching.state_cache import StateCache
 from wkv.errors import BusyError, InputError
 from wkv.inference.model import TOKENS_AT_ONCE, Model
@@ -25,17 +26,20 @@ CHUNK_WORK = 2**35
 
 MIN_CHUNK = 16
 
+QUEUE_TOKENS = 2**22
+"""Tokens of prompts that may wait to be read. With their ids, they take about 150 MB of memory."""
+
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Load:
+class SchedulerLoad:
     """The amount of work of a scheduler.
 
     Attributes:
-        running: sequences that are being generated.
+        running: sequences that are being generated, or paused because their clients are slow.
         prefilling: prompts that are being read.
-        queued: requests that wait for a slot.
+        queued: requests that wait for slots.
         tasks: other work that is done between the steps.
         slots: sequences that can run at once.
     """
@@ -59,7 +63,8 @@ class Scheduler:
         model: the model that answers.
         cache: states that were reached before.
         slots: sequences that are read or generated at once.
-        queue: requests that may wait in addition.
+        queue: choices of each owner that may wait in addition.
+        queue_tokens: tokens of prompts that may wait to be read; one owner may use half of it.
         prefill_chunk: tokens of prompts that are read between two decode steps.
     """
 
@@ -70,6 +75,7 @@ class Scheduler:
         *,
         slots: int = 16,
         queue: int = 64,
+        queue_tokens: int = QUEUE_TOKENS,
         prefill_chunk: int | None = None,
         reader_timeout: float = READER_TIMEOUT_SECONDS,
     ) -> None:
@@ -77,18 +83,19 @@ class Scheduler:
         self.cache = cache
         self.slots = slots
         self.queue = queue
+        self.queue_tokens = queue_tokens
         self.prefill_chunk = prefill_chunk or default_prefill_chunk(model)
         self._prefill = PrefillQueue(model, cache)
         self._decode = DecodeQueue(model, cache, reader_timeout)
-        self._queued: deque[RequestHandle] = deque()
+        self._queued: SlotQueue[PrefillJob | ChoiceSequence] = SlotQueue(slots)
         self._tasks: deque[tuple[Generator[None, None, Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._is_woken = False
 
     @property
-    def load(self) -> Load:
+    def load(self) -> SchedulerLoad:
         """The amount of work at present."""
-        return Load(
+        return SchedulerLoad(
             running=len(self._decode),
             prefilling=len(self._prefill.jobs),
             queued=len(self._queued),
@@ -101,7 +108,7 @@ class Scheduler:
 
         Raises:
             InputError: if the prompt is empty, or there are fewer slots than choices.
-            BusyError: if too many requests wait already.
+            BusyError: if too many requests, or too long ones, wait already.
         """
         known = request.start is not None and request.start.logits is not None
         if not request.ids and not known:
@@ -112,12 +119,8 @@ class Scheduler:
             )
         handle = RequestHandle(request, deliver)
         with self._changed:
-            if len(self._queued) >= self.queue + max(0, self.slots - self._taken()):
-                raise BusyError(
-                    f"{self.slots} sequences are being generated and {len(self._queued)} requests "
-                    "wait already; try again later"
-                )
-            self._queued.append(handle)
+            self._check_room(request)
+            self._queued.push(PrefillJob(handle, state=request.start))
             self._changed.notify()
         return handle
 
@@ -158,7 +161,7 @@ class Scheduler:
         try:
             with quiet:
                 self._drop_cancelled()
-                self._admit()
+                self._share_slots(self._decode.caught_up())
                 worked = self._step_prefill()
                 worked = self._decode.step() or worked
                 return self._step_task() or worked
@@ -170,7 +173,7 @@ class Scheduler:
         """End all present work with an error; later requests are not affected."""
         reported = as_wkv_error(error)
         with self._changed:
-            handles = {*self._queued, *self._decode.handles()}
+            handles = {work.handle for work in self._queued} | self._decode.handles()
             self._queued.clear()
             tasks = list(self._tasks)
             self._tasks.clear()
@@ -183,46 +186,77 @@ class Scheduler:
         for handle in handles:
             handle.fail(reported)
 
-    def _taken(self) -> int:
-        """Return the number of slots that are in use."""
-        jobs = list(self._prefill.jobs)
-        return len(self._decode) + sum(job.request.choices for job in jobs)
+    def _holding(self) -> list[PrefillJob | ChoiceSequence]:
+        """Return the work that holds a slot."""
+        return [*self._prefill.jobs, *self._decode.batch.sequences]
+
+    def _check_room(self, request: Request) -> None:
+        """Accept one more request.
+
+        Raises:
+            BusyError: if its owner has too many requests, or too many tokens wait to be read.
+        """
+        unread = Counter[str]()
+        waiting = sum(one.request.owner == request.owner for one in list(self._decode.paused))
+        for work in self._queued:
+            unread[work.handle.request.owner] += work.unread_tokens
+            if work.handle.request.owner == request.owner:
+                waiting += work.n_choices
+        holding = self._holding()
+        if waiting >= self.queue + max(0, self.slots - len(holding)):
+            raise BusyError(
+                f"{len(holding)} of {self.slots} slots are in use and {waiting} choices wait "
+                "already; try again later"
+            )
+        for work in holding:
+            unread[work.handle.request.owner] += work.unread_tokens
+        total, own, new = unread.total(), unread[request.owner], len(request.ids)
+        share = self.queue_tokens // (len(unread) + 1)
+        is_full = total > 0 and total + new > self.queue_tokens and own + new > share
+        if is_full or (own > 0 and own + new > self.queue_tokens // 2):
+            raise BusyError(
+                f"{total} tokens of prompts wait to be read already, {own} of them yours, and this "
+                f"prompt has {new}; try again later"
+            )
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            if any(handle.is_cancelled for handle in self._queued):
-                left = [handle for handle in self._queued if not handle.is_cancelled]
-                self._queued = deque(left)
-        for job in [job for job in self._prefill.jobs if job.handle.is_cancelled]:
-            self._prefill.drop(job)
+            self._queued.remove_cancelled()
+        self._prefill.drop([job for job in self._prefill.jobs if job.handle.is_cancelled])
         cancelled = {handle for handle in self._decode.handles() if handle.is_cancelled}
         if cancelled:
             self._decode.drop(cancelled)
 
-    def _admit(self) -> None:
-        """Start to read queued prompts while there are free slots."""
-        taken = self._taken()
-        while True:
-            with self._changed:
-                if not self._queued or taken + self._queued[0].request.choices > self.slots:
-                    return
-                handle = self._queued.popleft()
-            taken += handle.request.choices
-            try:
-                self._prefill.add(handle)
-            except Exception as error:  # such as a failing disk; it concerns this request only
-                handle.fail(as_wkv_error(error))
+    def _share_slots(self, ready: Iterable[ChoiceSequence]) -> None:
+        """Start and stop work as the slots are shared; `ready` begins to wait for a slot."""
+        with self._changed:
+            for choice in ready:
+                self._queued.push(choice)
+            change = self._queued.step(self._holding())
+        self._decode.stop([work for work in change.stopped if isinstance(work, ChoiceSequence)])
+        self._prefill.drop(work for work in change.stopped if isinstance(work, PrefillJob))
+        self._decode.start([work for work in change.started if isinstance(work, ChoiceSequence)])
+        for work in change.started:
+            if isinstance(work, PrefillJob):
+                try:
+                    self._prefill.add(work)
+                except Exception as error:  # such as a failing disk; it concerns this request only
+                    work.handle.fail(as_wkv_error(error))
 
     def _step_prefill(self) -> bool:
         """Read a chunk of the prompts; those that are complete start to be decoded."""
         if not self._prefill.jobs:
             return False
         budget = self.prefill_chunk if self._decode.batch.sequences else TOKENS_AT_ONCE
-        done = [job for job in self._prefill.step(budget) if job.is_done]
-        self._decode.add(done)
-        for job in done:
+        first, others = list[ChoiceSequence](), list[ChoiceSequence]()
+        for job in self._prefill.step(budget):
             job.handle.send(PrefillDone(job.cached))
-            self._prefill.jobs.remove(job)
+            choices = self._decode.add(job)
+            first.append(choices[0])  # in the slot of the prompt
+            others += choices[1:]
+        self._decode.start(first)
+        if others:
+            self._share_slots(others)
         return True
 
     def _step_task(self) -> bool:

@@ -1,8 +1,9 @@
 """The scheduler's prefill: prompts are read in chunks, and each shared prefix only once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from wkv.batching.radix_tree import common_prefix
 from wkv.batching.request import Request, RequestHandle
 from wkv.batching.state_cache import StateCache
 from wkv.inference.model import TOKENS_AT_ONCE, Model
@@ -32,6 +33,7 @@ class PrefillJob:
         cached_at: the last position at which a state was cached.
         waits_for: another job whose state at `awaited` serves this job too.
         awaited: position in `waits_for`.
+        last_read: number of the step in which it was read, or added.
     """
 
     handle: RequestHandle
@@ -42,6 +44,7 @@ class PrefillJob:
     cached_at: int = 0
     waits_for: "PrefillJob | None" = None
     awaited: int = 0
+    last_read: int = 0
 
     @property
     def request(self) -> Request:
@@ -52,6 +55,16 @@ class PrefillJob:
     def ids(self) -> tuple[int, ...]:
         """The whole prompt."""
         return self.request.ids
+
+    @property
+    def n_choices(self) -> int:
+        """The number of choices to generate after the prompt."""
+        return self.request.choices
+
+    @property
+    def unread_tokens(self) -> int:
+        """The number of ids that were not read yet."""
+        return len(self.ids) - self.position
 
     @property
     def is_done(self) -> bool:
@@ -68,62 +81,75 @@ class PrefillQueue:
     """The prompts that are being read, in turn.
 
     Attributes:
-        jobs: all jobs; the next one in turn comes first.
+        jobs: all jobs.
     """
 
     def __init__(self, model: Model, cache: StateCache) -> None:
         self.jobs: list[PrefillJob] = []
         self._model = model
         self._cache = cache
+        self._step = 0
 
-    def add(self, handle: RequestHandle) -> None:
-        """Start to read a prompt, or wait for one that begins with the same ids."""
-        job = PrefillJob(handle, state=handle.request.start)
+    def add(self, job: PrefillJob) -> None:
+        """Start or continue to read a prompt, or wait for one that begins with the same ids."""
+        job.last_read = self._step
         self._start(job)
         self.jobs.append(job)
 
-    def drop(self, job: PrefillJob) -> None:
-        """Remove a job; the part that was read serves the jobs that wait for it."""
-        self.jobs.remove(job)
-        if job.state is not None and job.position - job.cached_at >= MIN_CACHED_TOKENS:
-            self._cache_state(job)
+    def drop(self, jobs: Iterable[PrefillJob]) -> None:
+        """Remove jobs; the parts that were read serve the jobs that wait for them."""
+        for job in jobs:
+            self.jobs.remove(job)
+            if job.position - job.cached_at >= MIN_CACHED_TOKENS:
+                self._cache_state(job)
 
     def step(self, budget: int) -> list[PrefillJob]:
         """Read at most about `budget` tokens of one or several prompts.
 
         Returns:
-            The chosen jobs. Finished jobs remain in `jobs` until the caller removes them.
+            The jobs that are done. They were removed from `jobs`.
 
         Raises:
             Exception: any exception of the model; nothing has changed then.
         """
+        present = set(self.jobs)
         for job in self.jobs:
             other = job.waits_for
-            if other is not None and (other.position >= job.awaited or other not in self.jobs):
+            if other is not None and (other.position >= job.awaited or other not in present):
                 self._start(job)
-        chosen, counts = self._choose(min(budget, TOKENS_AT_ONCE))
-        unread = [place for place, count in enumerate(counts) if count]
+        chosen = self._choose(min(budget, TOKENS_AT_ONCE))
+        unread = {job: count for job, count in chosen.items() if count}
         if unread:
-            self._read([chosen[place] for place in unread], [counts[place] for place in unread])
-        for job in chosen:  # they go to the end of the line
-            self.jobs.remove(job)
-            self.jobs.append(job)
-        return chosen
+            self._read(list(unread), list(unread.values()))
+        self._step += 1
+        for job in chosen:
+            job.last_read = self._step
+        done = [job for job in chosen if job.is_done]
+        self.jobs = [job for job in self.jobs if not job.is_done or job not in chosen]
+        return done
 
-    def _choose(self, budget: int) -> tuple[list[PrefillJob], list[int]]:
-        """Choose jobs and how many tokens of each to read; the numbers are similar."""
-        chosen: list[PrefillJob] = []
-        counts: list[int] = []
+    def _in_turn(self) -> list[PrefillJob]:
+        """Return the jobs by the time since their owner's, and then their own, last turn."""
+        owners: dict[str, int] = {}
         for job in self.jobs:
+            owner = job.request.owner
+            owners[owner] = max(job.last_read, owners.get(owner, 0))
+        return sorted(self.jobs, key=lambda job: (owners[job.request.owner], job.last_read))
+
+    def _choose(self, budget: int) -> dict[PrefillJob, int]:
+        """Choose jobs and how many tokens of each to read; the numbers are similar."""
+        chosen: dict[PrefillJob, int] = {}
+        most = 0
+        for job in self._in_turn():
             if job.waits_for is not None:
                 continue
             count = 0 if job.is_done else job.stops_at[0] - job.position
-            count = min(count, max(counts, default=budget) or budget)
-            if chosen and (len(chosen) + 1) * max(*counts, count) > budget:
+            count = min(count, most or budget)
+            if chosen and (len(chosen) + 1) * max(most, count) > budget:
                 continue
-            chosen.append(job)
-            counts.append(count)
-        return chosen, counts
+            chosen[job] = count
+            most = max(most, count)
+        return chosen
 
     def _read(self, jobs: Sequence[PrefillJob], counts: Sequence[int]) -> None:
         """Read the next `counts` tokens of each prompt, as one batch."""
@@ -168,7 +194,7 @@ class PrefillQueue:
                 continue
             if theirs.tenant != request.tenant:
                 continue
-            common = _common(theirs.ids, request.ids)
+            common = common_prefix(theirs.ids, request.ids)
             if common > other.position and common - job.position >= MIN_SHARED_TOKENS:
                 other.stop_at(common)
                 job.waits_for, job.awaited = other, common
@@ -193,11 +219,3 @@ class PrefillQueue:
         if request.cache and job.state is not None:
             self._cache.put(request.tenant, job.ids[: job.position], job.state)
             job.cached_at = job.position
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the length of the common prefix of two sequences of ids."""
-    length = min(len(first), len(second))
-    if first[:length] == second[:length]:
-        return length
-    return next(i for i in range(length) if first[i] != second[i])
