@@ -442,3 +442,32 @@ def test_llguidance_reads_the_exported_tokenizer(tmp_path):
     made = engine.from_tokenizer(transformers.AutoTokenizer.from_pretrained(tmp_path))
     for text in random_texts(100, seed=1):
         assert made.tokenize_str(text) == WorldTokenizer().encode(text)
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_replies_are_marked_for_training(tmp_path, starts):
+    written.write_tokenizer(tmp_path, starts_with_end_of_text=starts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    last = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Bye\nnow"}]
+    talk = [*TALK[:3], *last]
+    options = {"return_dict": True, "return_assistant_tokens_mask": True}
+    made = tokenizer.apply_chat_template(talk, **options)
+    pairs = zip(made["input_ids"], made["assistant_masks"], strict=True)
+    replies = tokenizer.decode([token for token, is_reply in pairs if is_reply])
+    assert replies == " Hello!\n\n Bye\nnow\n\n"
+    plain = written.chat_template_text("world")
+    expected = tokenizer.apply_chat_template(talk, tokenize=False, chat_template=plain)
+    assert tokenizer.decode(made["input_ids"]).removeprefix(NAME if starts else "") == expected
+
+
+def test_raven_replies_are_marked_for_training():
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    text = written.chat_template_text("raven", with_marks=True)
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    ((rendered,), ((place,),)) = render_jinja_template(
+        [talk], chat_template=text, return_assistant_tokens_mask=True
+    )
+    assert rendered[slice(*place)] == " Yes\n\n"
+    ((plain,), _) = render_jinja_template([talk], chat_template=written.chat_template_text("raven"))
+    assert plain == rendered

@@ -43,7 +43,7 @@ def write_vocabulary_of(
         )
     elif isinstance(tokenizer, PileTokenizer):
         is_raven = "raven" in description.checkpoint.path.name.lower()
-        template = chat_template_text("raven") if is_raven else None
+        template = chat_template_text("raven", with_marks=True) if is_raven else None
         write_pile_tokenizer(folder, tokenizer.file, chat_template=template)
     elif tokenizer is not None:
         notice(f"no tokenizer was written: {tokenizer.name} has no Hugging Face format")

@@ -5,6 +5,7 @@ special tokens.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -37,6 +38,9 @@ TEMPLATE_FILE = "chat_template.jinja"
 NO_LIMIT = int(1e30)
 """The value with which transformers means "no length limit"; recurrent models have none."""
 
+MARK = r"\{%- (end)?generation -%\}"
+"""Pattern of the tags around a reply. All tags next to them remove whitespace, as these do."""
+
 START_OF_TEXT = "{{- bos_token -}}\n"
 """First line of the chat template of models whose chats start with id 0."""
 
@@ -66,7 +70,7 @@ def write_tokenizer(
     entries = read_vocabulary(vocabulary) if isinstance(vocabulary, Path) else dict(vocabulary)
     names = special_names(entries, vocab_size)  # before writing anything, because it can fail
     if chat_template is None:
-        chat_template = chat_template_text("world")
+        chat_template = chat_template_text("world", with_marks=True)
     if chat_template and starts_with_end_of_text:
         chat_template = START_OF_TEXT + chat_template
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +131,14 @@ def read_tokenizer(folder: Path) -> dict[int, bytes]:
     return world.entries
 
 
-def chat_template_text(family: str) -> str:
+def chat_template_text(family: str, *, with_marks: bool = False) -> str:
     """Return the Jinja chat template named "world" (User, Assistant) or "raven" (Bob, Alice).
+
+    Args:
+        family: the name.
+        with_marks: whether replies are marked by `{% generation %}`, with which transformers finds
+            the tokens to train on. @huggingface/jinja accepts the marks too; plain Jinja does not,
+            which llama-cpp-python uses.
 
     Raises:
         TokenizerError: for another name.
@@ -136,7 +146,8 @@ def chat_template_text(family: str) -> str:
     files = {"world": "chat_template.jinja", "raven": "chat_template_raven.jinja"}
     if family not in files:
         raise TokenizerError(f"no chat template {family!r}; expected one of {', '.join(files)}")
-    return (resources.files("wkv.prompting") / files[family]).read_text(encoding="utf-8")
+    text = (resources.files("wkv.prompting") / files[family]).read_text(encoding="utf-8")
+    return text if with_marks else re.sub(MARK, "", text)
 
 
 def _write_configuration(folder: Path, end_of_text: str, padding: str, **more: Any) -> None:
