@@ -129,7 +129,7 @@ class _TextStream:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._byte_ids = getattr(tokenizer, "byte_ids", frozenset())
+        self._byte_ids: frozenset[int] = getattr(tokenizer, "byte_ids", frozenset())
         self._ids: list[int] = []
         self._returned = ""
         self._ends_with_bytes = False
