@@ -134,6 +134,20 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("locale", "shown"),
+    [("zh_CN.UTF-8", "撤销"), ("ja_JP.UTF-8", "取り消す"), ("de_DE.UTF-8", "undo"), ("C", "undo")],
+)
+def test_the_language_of_the_system_is_used(run, monkeypatch, locale, shown):
+    for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", locale)
+    notices = run(stdin="+help\n+read none.txt\n").stderr.decode()
+    assert shown in notices
+    assert ("cannot be read" in notices) == (shown == "undo")
+    assert "undo the last turn" in run("--language", "en", stdin="+help\n").stderr.decode()
+
+
 def test_a_very_long_line(run, byte_model):
     done = run(byte_model.path, "--max-tokens", 2, "--system", "Be.", stdin=b"a" * 100_000 + b"\n")
     assert done.returncode == 0, done.stderr
@@ -157,7 +171,7 @@ def test_options_say_how_it_begins(run, tmp_path, demo):
     ("arguments", "status", "words"),
     [
         (["--load", "nothing"], 1, "no chat of that name"),
-        (["--prompt", "nothing.py"], 1, "the prompt file cannot be read"),
+        (["--prompt", "nothing.py"], 1, "nothing.py cannot be read"),
         (["--state", "nothing.safetensors"], 1, "there is no such file"),
         (["--system", " "], 1, "the message is empty"),
         (["--max-tokens", "0"], 1, "max_tokens is 0"),

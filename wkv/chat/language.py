@@ -2,9 +2,11 @@
 
 A language is a module of `wkv.chat.languages` with TEXTS (notices with `{fields}`), ARGUMENTS
 (placeholders for the arguments of commands), HELP (one line for each command), DETAILS (more help
-for some commands) and OPENINGS (default openings of a conversation).
+for some commands), ERRORS (translations of error messages) and OPENINGS (default openings of a
+conversation).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +28,7 @@ class Language:
         arguments: placeholders for the arguments of commands.
         help: one line of help for each command, by its name.
         details: more help for some commands.
+        errors: patterns of error messages in English, and their translations.
         openings: pairs of a message and a reply, for an "assistant" and for two "friends".
     """
 
@@ -34,11 +37,20 @@ class Language:
     arguments: Mapping[str, str]
     help: Mapping[str, str]
     details: Mapping[str, str]
+    errors: Mapping[str, str]
     openings: Mapping[str, tuple[tuple[str, str], ...]]
 
     def say(self, key: str, **values: object) -> str:
         """Return a notice with its fields filled in."""
         return self.texts[key].format(**values)
+
+    def error(self, error: Exception) -> str:
+        """Return the message of an error, in English if it has no translation."""
+        message = " ".join(str(error).split())
+        for pattern, translation in self.errors.items():
+            if match := re.fullmatch(pattern, message):
+                return translation.format(*match.groups())
+        return message
 
     def usage(self, name: str, argument: str) -> str:
         """Return a command with the placeholder of its argument."""
@@ -71,6 +83,7 @@ def language_named(name: str) -> Language:
                 module.ARGUMENTS,
                 module.HELP,
                 module.DETAILS,
+                module.ERRORS,
                 module.OPENINGS,
             )
     raise InputError(f"{name!r} is not a language of the chat; expected {', '.join(LANGUAGES)}")

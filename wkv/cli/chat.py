@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import locale
 import sys
+import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "chat with a model in the terminal"
 PRESETS = ("chat", "chatrwkv", "creative", "precise", "reason", "exact")
+LOCALE_VARIABLES = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+"""The variables that determine the language of messages, by priority."""
+
 WIDE_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE, BOM_UTF32_BE)
 """Byte order marks of UTF-16 and UTF-32; that of UTF-32-LE begins with that of UTF-16-LE."""
 
@@ -55,9 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language",
         type=_language,
-        default="en",
         metavar="en|zh|ja",
-        help="language of help and notices (default: en)",
+        help="language of help and messages (default: that of the system, if it is one of these)",
     )
     parser.add_argument(
         "--chats",
@@ -76,9 +80,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer messages until the input ends."""
+    from wkv.chat.language import language_named
     from wkv.cli.screen import ProgressBar, Screen
+    from wkv.errors import WKVError
 
-    session, opening = _session(args)
+    language = language_named(args.language or _system_language())
+    try:
+        session, opening = _session(args, language)
+    except WKVError as error:
+        raise type(error)(language.error(error)) from error
     screen = Screen()
     bar = ProgressBar(session.say("reading")) if sys.stderr.isatty() else None
     session.progress = bar
@@ -110,7 +120,7 @@ def _answer(session: Session, screen: Screen, line: str) -> bool:
     try:
         outcome = answer(session, line)
     except WKVError as error:
-        screen.notice(f"wkv: {' '.join(str(error).split())}")
+        screen.notice(f"wkv: {session.language.error(error)}")
         return True
     except KeyboardInterrupt:
         screen.notice(session.say("stopped"), is_aside=True)
@@ -125,11 +135,10 @@ def _answer(session: Session, screen: Screen, line: str) -> bool:
     return True
 
 
-def _session(args: argparse.Namespace) -> tuple[Session, str]:
+def _session(args: argparse.Namespace, language: Language) -> tuple[Session, str]:
     """Return the session that the options describe, and its opening text."""
-    from wkv.chat import ChatStore, Session, language_named, read_prompt
+    from wkv.chat import ChatStore, Session, read_prompt
 
-    language = language_named(args.language)
     prompt = read_prompt(args.prompt) if args.prompt else None  # before the model is loaded
     model = load_model(args)
     _ = model.tokenizer  # raises now, rather than at the first message, if none is known
@@ -211,6 +220,16 @@ def _decoded(line: bytes) -> str:
     if line.startswith(WIDE_MARKS) and b"\0" not in line:
         raise InputError("this is not UTF-8 text")
     return decode_text(line, "stdin")
+
+
+def _system_language() -> str:
+    """Return the code of the system's language, or "en" if the chat does not have it."""
+    default = getattr(locale, "getdefaultlocale", None)  # deprecated: it may disappear
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = default(LOCALE_VARIABLES) if default else locale.getlocale()
+    code = (found[0] or "en")[:2].lower()
+    return code if code in LANGUAGES else "en"
 
 
 def _language(name: str) -> str:

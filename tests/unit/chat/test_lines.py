@@ -42,6 +42,33 @@ def test_commands_of_other_programs_are_understood_or_explained(session):
         assert session.conversation.now.entries[-1].text == line
 
 
+@pytest.mark.parametrize("code", ["zh", "ja"])
+def test_errors_are_translated(session, tmp_path, code):
+    language = language_named(code)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes(b"\xe4")
+    (tmp_path / "code.py").write_text("import os")
+    (tmp_path / "no_bot.toml").write_text("user = 'A'")
+    (tmp_path / "wrong.toml").write_text("user =")
+    lines = [
+        *(f"+read {tmp_path / name}" for name in ("empty.txt", "latin.txt", "none.txt")),
+        *(f"+prompt {tmp_path / name}" for name in ("code.py", "no_bot.toml", "wrong.toml")),
+        *("+load none", "+save a/b", "+fork main", "hi -temp=x", "+set top_p 7", "+set top_k x"),
+        *("+set max_tokens 0", "+set preset none"),
+    ]
+    for line in lines:
+        with pytest.raises(wkv.WKVError) as error:
+            answer(session, line)
+        translated = language.error(error.value)
+        assert translated != str(error.value)
+        assert max(map(width, translated)) == 2, translated
+    for name in ("none.pth", tmp_path, "g1:0.2b"):
+        with pytest.raises(wkv.WKVError) as error:
+            wkv.load(name)
+        assert language.error(error.value) != str(error.value)
+    assert language.error(wkv.InputError("something new")) == "something new"
+
+
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_help_fits_a_terminal(session, code):
     session.language = language_named(code)

@@ -129,6 +129,9 @@ DETAILS = {
     ),
 }
 
+ERRORS: dict[str, str] = {}
+"""Errors are written in English, so no translation is needed."""
+
 OPENINGS = {
     "assistant": (
         (

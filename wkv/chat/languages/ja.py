@@ -132,6 +132,29 @@ DETAILS = {
     ),
 }
 
+ERRORS = {
+    r"(.*) cannot be read \((.*)\); give a text file": "{0} を読めません（{1}）",
+    r"(.*) is not (\S+) text \(line (\d+).*": "{0} は {1} のテキストではありません（{2} 行目）",
+    r"(.*): there is no text in this file": "{0}：ファイルにテキストがありません",
+    r"the message is empty; .*": "メッセージが空です",
+    r"there is no text; .*": "コマンドの後にテキストを書いてください",
+    r"(-\w+=.*) is not a number; .*": "{0} は数値ではないため、送信しませんでした",
+    r"(.*): no chat of that name was saved in (.*)": "{1} に {0} という会話はありません",
+    r"(.*) is not a valid name for a chat; .*": "{0} は会話の名前に使えません",
+    r"(.*): a conversation of that name is in memory; .*": "{0} という会話はすでにあります",
+    r"(.*) is not a preset; expected one of (.*)": "プリセット {0} はありません：{1}",
+    r"(\w+) is (.+), expected a .*number.*": "{0} の値 {1} は使えません",
+    r"(.*), line (\d+): a prompt file may only .*": "{0} の {1} 行目：テキストだけを書けます",
+    r"(.*): the file is not valid TOML \((.*)\)": "{0} は正しい TOML ではありません（{1}）",
+    r"(.*): (user|bot) must be a name .*": "{0}：{1} は 1 行の名前にしてください",
+    r"(.*): the chat could not be saved \((.*)\)": "{0} に保存できません（{1}）",
+    r"(.*): this state belongs to another model .*": "{0} は別のモデルで保存されたものです",
+    r"(.*): there is no such file or folder;.*": "{0} が見つかりません",
+    r"(.*): there is no checkpoint in this folder; .*": "{0} にモデルがありません",
+    r"(.*): the catalog has no such .*did you mean ([^?]*)\?.*": "{0} はありません。{1} ですか？",
+}
+"""Patterns of error messages in English, and their translations."""
+
 OPENINGS = {
     "assistant": (
         (

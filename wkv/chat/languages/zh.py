@@ -120,6 +120,29 @@ DETAILS = {
     ),
 }
 
+ERRORS = {
+    r"(.*) cannot be read \((.*)\); give a text file": "无法读取 {0}（{1}），请指定一个文本文件",
+    r"(.*) is not (\S+) text \(line (\d+).*": "{0} 不是 {1} 文本（第 {2} 行），请先转换为 UTF-8",
+    r"(.*): there is no text in this file": "{0}：文件中没有文本",
+    r"the message is empty; .*": "消息为空，请输入内容",
+    r"there is no text; .*": "没有文本，请写在命令之后",
+    r"(-\w+=.*) is not a number; .*": "{0} 不是数字，消息没有发送",
+    r"(.*): no chat of that name was saved in (.*)": "{1} 中没有名为 {0} 的对话",
+    r"(.*) is not a valid name for a chat; .*": "{0} 不能用作对话名称，只能包含文字、数字和 - _ .",
+    r"(.*): a conversation of that name is in memory; .*": "已有名为 {0} 的对话，请换一个名称",
+    r"(.*) is not a preset; expected one of (.*)": "没有名为 {0} 的预设，可用的预设：{1}",
+    r"(\w+) is (.+), expected a .*number.*": "{0} 的值 {1} 无效，请输入数字",
+    r"(.*), line (\d+): a prompt file may only .*": "{0} 第 {1} 行：提示词文件中只能写文本",
+    r"(.*): the file is not valid TOML \((.*)\)": "{0} 不是有效的 TOML（{1}）",
+    r"(.*): (user|bot) must be a name .*": "{0}：{1} 必须是一行以内的名字",
+    r"(.*): the chat could not be saved \((.*)\)": "无法保存到 {0}（{1}）",
+    r"(.*): this state belongs to another model .*": "{0} 是用其他模型保存的，请先加载那个模型",
+    r"(.*): there is no such file or folder;.*": "找不到 {0}，请检查路径或模型名称",
+    r"(.*): there is no checkpoint in this folder; .*": "{0} 文件夹中没有模型文件",
+    r"(.*): the catalog has no such .*did you mean ([^?]*)\?.*": "没有模型 {0}，是否想用 {1}？",
+}
+"""Patterns of error messages in English, and their translations."""
+
 OPENINGS = {
     "assistant": (("你好！", "你好！我是你的助手。有什么问题尽管问，我会尽量清楚、完整地回答。"),),
     "friends": (
