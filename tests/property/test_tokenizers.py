@@ -236,3 +236,21 @@ def test_what_is_no_tokenizer_json_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         open_tokenizer(path)
+
+
+def test_an_object_with_the_three_methods_is_a_tokenizer():
+    class Letters:
+        def encode(self, text):
+            return [ord(letter) for letter in text]
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+        def decode_bytes(self, ids):
+            return bytes(ids)
+
+    letters = Letters()
+    assert open_tokenizer(letters, 300) is open_tokenizer(letters) is letters
+    letters.vocab_size = 400
+    with pytest.raises(TokenizerError, match="Letters has 400 ids and the model only 300"):
+        open_tokenizer(letters, 300)

@@ -45,17 +45,19 @@ def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Token
             more ids, or it is 20B and the model has the size of World.
     """
     tokenizer = _open(choice, vocab_size)
-    n_tokens = getattr(tokenizer, "n_tokens", vocab_size)
-    problem = size_mismatch(tokenizer.name, tokenizer.vocab_size, n_tokens, vocab_size)
+    # A tokenizer object of a program may have nothing but the methods.
+    name = getattr(tokenizer, "name", type(tokenizer).__name__)
+    n_ids = getattr(tokenizer, "vocab_size", vocab_size)
+    problem = size_mismatch(name, n_ids, getattr(tokenizer, "n_tokens", vocab_size), vocab_size)
     if problem is None:
         return tokenizer
-    name = name_for(vocab_size)
+    usual = name_for(vocab_size)
     advice = "give the tokenizer that the model was trained with"
-    if name is not None:
-        advice = f"models of this size use {name}: --tokenizer {name}, or tokenizer={name!r}"
+    if usual is not None:
+        advice = f"models of this size use {usual}: --tokenizer {usual}, or tokenizer={usual!r}"
     problem = f"{problem}; {advice}"
     is_20b = isinstance(tokenizer, PileTokenizer) and tokenizer.n_tokens in PILE_VOCAB_SIZES
-    if tokenizer.vocab_size > vocab_size or (is_20b and vocab_size == WORLD_VOCAB_SIZE):
+    if n_ids > vocab_size or (is_20b and vocab_size == WORLD_VOCAB_SIZE):
         raise TokenizerError(problem)
     logging.getLogger(__name__).warning("%s", problem)
     return tokenizer
