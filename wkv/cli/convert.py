@@ -9,7 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
-from wkv.cli.notices import notice
+from wkv.cli.notices import notice, slow_step
 from wkv.cli.options import find_model
 
 SUMMARY = "convert a checkpoint to another format and verify it"
@@ -102,13 +102,14 @@ def _to_file(args: argparse.Namespace, source: str | Path) -> None:
     from wkv.convert.checkpoint_file import convert
     from wkv.convert.verify import N_TOKENS
 
-    done = convert(
-        source,
-        args.destination,
-        to=args.to,
-        strategy=args.strategy,
-        overwrite=args.overwrite,
-    )
+    with slow_step(f"converting {source}"):
+        done = convert(
+            source,
+            args.destination,
+            to=args.to,
+            strategy=args.strategy,
+            overwrite=args.overwrite,
+        )
     made = f", made for {done.strategy}" if done.strategy else ""
     print(f"{done.path}: {done.n_bytes:,} bytes{made}")
     _print_dropped(done.dropped)
@@ -153,13 +154,14 @@ def _to_gguf(args: argparse.Namespace, source: str | Path) -> None:
     """Write a GGUF file for llama.cpp."""
     from wkv.convert.gguf.export import write_gguf
 
-    done = write_gguf(
-        source,
-        args.destination,
-        dtype=args.dtype,
-        tokenizer=args.tokenizer,
-        overwrite=args.overwrite,
-    )
+    with slow_step(f"converting {source}"):
+        done = write_gguf(
+            source,
+            args.destination,
+            dtype=args.dtype,
+            tokenizer=args.tokenizer,
+            overwrite=args.overwrite,
+        )
     print(f"{done.path}: {done.n_bytes:,} bytes, {done.dtype}, tokenizer {done.tokenizer}")
     _print_dropped(done.dropped)
     print(

@@ -7,8 +7,9 @@ import argparse
 import json
 import os
 import sys
+from itertools import chain
 
-from wkv.cli.notices import notice
+from wkv.cli.notices import notice, slow_step
 from wkv.cli.options import add_model, add_sampling, load_model, read_sampling, token_limit
 from wkv.errors import InputError
 from wkv.files import decode_text
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         load_model(args), prompt, sampling=sampling, max_tokens=args.max_tokens, stop=args.stop
     )
     try:
-        for piece in pieces:
+        with slow_step("reading the prompt"):
+            first = next(pieces, "")
+        for piece in chain([first], pieces):
             if not args.json:
                 print(piece, end="", flush=True)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wkv.cli.notices import notice
+from wkv.cli.notices import notice, slow_step
 
 if TYPE_CHECKING:
     from wkv.inference.model import Model
@@ -95,7 +95,8 @@ def load_model(args: argparse.Namespace) -> Model:
     file = find_model(args.model)  # before PyTorch is imported: a typo is reported without delay
     from wkv.inference.load import load
 
-    model = load(file, args.strategy, tokenizer=args.tokenizer, threads=args.threads)
+    with slow_step(f"loading {args.model or 'the built-in model'}"):
+        model = load(file, args.strategy, tokenizer=args.tokenizer, threads=args.threads)
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
     if model.engine == "torch" and model.device.type == "cpu" and args.model is not None:
