@@ -8,6 +8,7 @@ argument is therefore either supported, known not to change the result, or refus
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor
 from transformers.utils import logging
@@ -70,6 +71,25 @@ def refuse_attentions(kwargs: dict[str, Any]) -> None:
     """
     if kwargs.pop("output_attentions", None):
         raise ValueError("output_attentions is true; a recurrent model has no attention weights")
+
+
+def refuse_dynamic_length(X: Tensor) -> None:
+    """Refuse to export a graph for any number of tokens, for example to ONNX.
+
+    The recurrence is a loop over the tokens, which an exported graph repeats as often as during the
+    export. For another number of tokens it would give wrong results. Any batch size is possible.
+
+    Args:
+        X: (B, T, D); during an export, T is a symbol if it is dynamic.
+
+    Raises:
+        ValueError: if T is dynamic.
+    """
+    if torch.compiler.is_exporting() and not isinstance(X.shape[1], int):
+        raise ValueError(
+            "an exported RWKV graph has a fixed number of tokens; make only the batch dynamic, and "
+            "export one graph for the prompt (padded by attention_mask) and one for a single token"
+        )
 
 
 def refuse_other_names(source: Any, report: Mapping[str, Any], head_name: str) -> None:

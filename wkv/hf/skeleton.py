@@ -21,6 +21,7 @@ from transformers.utils import can_return_tuple
 from wkv.hf.arguments import (
     chosen_cache,
     refuse_attentions,
+    refuse_dynamic_length,
     refuse_lost_cache,
     refuse_other_names,
     refuse_unknown,
@@ -167,7 +168,8 @@ class Backbone(PretrainedRwkv):
 
         Raises:
             ValueError: if neither or both of ids and embeddings are given, the mask has a wrong
-                shape, two caches are given, or packed documents shall use a cache.
+                shape, two caches are given, packed documents shall use a cache, or the model is
+                exported for any number of tokens.
             TypeError: if the cache is not an RwkvCache, or an argument is unknown.
         """
         previous = chosen_cache(cache, past_key_values)
@@ -191,6 +193,7 @@ class Backbone(PretrainedRwkv):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         X = widen(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)
+        refuse_dynamic_length(X)
         padding = padding_of(attention_mask, X)
         shift = X.new_zeros(X.shape[0], X.shape[2])
         initial = None if previous.states else (shift, self.new_wkv(X), shift)

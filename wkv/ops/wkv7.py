@@ -116,7 +116,8 @@ def wkv7_chunked(
     shape = state.shape
     state = state.reshape(batch * heads, size, size)
     starts = []
-    for M_of_chunk, Z_of_chunk in zip(M.chunk(chunks), Z.chunk(chunks), strict=True):
+    per_chunk = (chunks, batch * heads, size, size)  # Tensor.chunk would fix an exported batch
+    for M_of_chunk, Z_of_chunk in zip(M.view(per_chunk), Z.view(per_chunk), strict=True):
         starts.append(state)
         state = torch.baddbmm(Z_of_chunk, state, M_of_chunk)
     Y = torch.baddbmm(Arb @ SA_of_value, Ark, v)
