@@ -164,7 +164,7 @@ def segments(turns: list[Exercise], random: Random) -> list[Segment]:
 
 
 def write_document(source: Source) -> Callable[[Random], list[Segment]]:
-    """Return a function that generates conversations for `wkv.train.data.Packed`."""
+    """Return a function that generates conversations for `wkv.train.data.PackedDocuments`."""
     return lambda random: segments(conversation(source, random), random)
 
 

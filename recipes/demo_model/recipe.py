@@ -17,12 +17,12 @@ from recipes.demo_model.dialogues import write_document
 from recipes.demo_model.exercises import Source, words_of
 from wkv.errors import TrainingError, WKVError
 from wkv.tokenizers.world import WorldTokenizer
-from wkv.train.data import Mixture, Packed, Prose
+from wkv.train.data import Mixture, PackedDocuments, Prose
 from wkv.train.initialize import new_config
 from wkv.train.loop import Job, train
 from wkv.train.progress import shown
 from wkv.train.run_folder import RunFolder
-from wkv.train.settings import Plan, choose
+from wkv.train.settings import TrainingSettings, choose
 from wkv.train.text import fingerprint
 
 MINUTES = 113.0
@@ -30,8 +30,8 @@ SEED = 7
 DEFAULTS = {
     "steps": None,
     "minutes": MINUTES,
-    "rows": Plan.rows,
-    "learning_rate": Plan.learning_rate,
+    "rows": TrainingSettings.rows,
+    "learning_rate": TrainingSettings.learning_rate,
     "processes": 2,
     "layers": 6,
     "width": 192,
@@ -59,7 +59,7 @@ class DemoRows:
         source = demo_source(texts, tokenizer)
         return Mixture(
             Prose(ids, self.context, self.seed, paragraph),
-            Packed(write_document(source), tokenizer.encode, self.context, self.seed),
+            PackedDocuments(write_document(source), tokenizer.encode, self.context, self.seed),
             self.prose_share,
         )
 
@@ -112,14 +112,14 @@ def demo_job(args: argparse.Namespace) -> Job:
     prose_share = options.pop("prose_share")
     if not 0 <= prose_share <= 1:
         raise TrainingError(f"--prose-share is {prose_share}; give a number from 0 to 1")
-    plan = Plan(**options, threads=args.threads, seed=SEED)
+    settings = TrainingSettings(**options, threads=args.threads, seed=SEED)
     texts = [training for training, _ in read_books(args.corpus).values()]
     tokens = [] if args.resume else demo_vocabulary(texts, Source(words_of(texts)), SEED)
     ids = WorldTokenizer(folder.vocabulary).vocab_size if args.resume else 1 + len(tokens)
     return Job(
         new_config(ids, layers, width),
-        DemoRows(args.corpus, folder.vocabulary, plan.context, prose_share, SEED),
-        plan,
+        DemoRows(args.corpus, folder.vocabulary, settings.context, prose_share, SEED),
+        settings,
         folder,
         args.resume,
         source={

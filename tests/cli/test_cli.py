@@ -234,9 +234,9 @@ def test_the_defaults_that_help_tells_are_those_that_hold():
     import wkv
     from wkv.cli.options import SAMPLING
     from wkv.cli.train import DEFAULTS
-    from wkv.train.settings import Plan
+    from wkv.train.settings import TrainingSettings
 
     for name, (_, _, default) in SAMPLING.items():
         assert getattr(wkv.Sampling(), name) == default
     for name in ("context", "rows", "learning_rate", "processes", "seed"):
-        assert getattr(Plan, name) == DEFAULTS[name]
+        assert getattr(TrainingSettings, name) == DEFAULTS[name]

@@ -9,7 +9,7 @@ from wkv.cli import main
 from wkv.errors import TrainingError
 from wkv.train.initialize import new_config
 from wkv.train.run_folder import RunFolder
-from wkv.train.settings import Plan, choose
+from wkv.train.settings import TrainingSettings, choose
 
 TEXT = "The rain in Spain stays mainly in the plain.\n\n" * 60
 SIZES = ["--layers", "1", "--width", "64", "--vocab-size", "300", "--context", "32"]
@@ -105,7 +105,7 @@ def test_number_out_of_range_is_refused_by_name(data, tmp_path, capsys, option, 
 )
 def test_impossible_plans_are_refused(arguments, message):
     with pytest.raises(TrainingError, match=message):
-        Plan(**arguments)
+        TrainingSettings(**arguments)
 
 
 def test_impossible_sizes_are_refused():

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from wkv.errors import TrainingError
-from wkv.train.data import Mixture, Packed, Prose, batch
+from wkv.train.data import Mixture, PackedDocuments, Prose, batch
 from wkv.train.loop import train
 from wkv.train.optimizer import orthogonal
-from wkv.train.settings import Plan
+from wkv.train.settings import TrainingSettings
 from wkv.train.text import text_job
 
 TEXT = "The rain in Spain stays mainly in the plain.\n\n" * 60
@@ -29,9 +29,11 @@ def data(tmp_path):
     return path
 
 
-def run(data, out, steps, *, resume=False, stop_after=None, **plan):
+def run(data, out, steps, *, resume=False, stop_after=None, **settings):
     """Train; with stop_after, as if that had been the plan, but with the schedule of `steps`."""
-    job = text_job(data, out, Plan(steps=steps, **SMALL, **plan), **SIZES, resume=resume)
+    job = text_job(
+        data, out, TrainingSettings(steps=steps, **SMALL, **settings), **SIZES, resume=resume
+    )
 
     def report(entry, progress):
         if entry["step"] == stop_after:
@@ -91,8 +93,8 @@ def test_run_that_fails_before_its_first_checkpoint_can_be_started_again(data, t
 
 def test_run_shorter_than_the_log_interval_is_logged(data, tmp_path):
     shown = []
-    plan = Plan(steps=2, **{**SMALL, "log_steps": 50})
-    job = text_job(data, tmp_path / "run", plan, **SIZES, resume=False)
+    settings = TrainingSettings(steps=2, **{**SMALL, "log_steps": 50})
+    job = text_job(data, tmp_path / "run", settings, **SIZES, resume=False)
     assert train(job, lambda entry, progress: shown.append((entry, progress)), lambda message: None)
     assert [(entry["step"], progress) for entry, progress in shown] == [(2, 1.0)]
     assert job.folder.entries() == [entry for entry, _ in shown]
@@ -119,8 +121,10 @@ class DiesLater:
 
 @pytest.mark.parametrize(("rows", "code"), [(Dies, 3), (DiesLater, 4)])
 def test_lost_helper_ends_the_run(data, tmp_path, rows, code):
-    plan = Plan(steps=2, processes=2, **SMALL)
-    job = replace(text_job(data, tmp_path / "run", plan, **SIZES, resume=False), make_rows=rows())
+    settings = TrainingSettings(steps=2, processes=2, **SMALL)
+    job = replace(
+        text_job(data, tmp_path / "run", settings, **SIZES, resume=False), make_rows=rows()
+    )
     with pytest.raises(TrainingError, match=rf"helper processes ended .*exit code {code}"):
         train(job, lambda entry, progress: None, lambda message: None)
 
@@ -128,7 +132,9 @@ def test_lost_helper_ends_the_run(data, tmp_path, rows, code):
 def test_rows_depend_on_their_number_alone():
     texts = [np.arange(1, 500), np.arange(1000, 1800)]
     prose, again = (Prose(texts, 16, 5, paragraph_token=7) for _ in range(2))
-    chat = Packed(lambda random: [("ab", 0.0), (str(random.random()), 1.0)], list_of_bytes, 16, 5)
+    chat = PackedDocuments(
+        lambda random: [("ab", 0.0), (str(random.random()), 1.0)], list_of_bytes, 16, 5
+    )
     mixed = Mixture(prose, chat, 0.25)
     forward = [mixed.row(number) for number in range(300)]
     backward = [Mixture(again, chat, 0.25).row(number) for number in reversed(range(300))]

@@ -17,7 +17,7 @@ from wkv.inference.model import Model
 TURN = 0.2
 """Approximate duration in seconds of one decoding measurement."""
 
-MOST_STEPS = 256
+MAX_STEPS = 256
 """Maximum number of steps in one decoding measurement."""
 
 
@@ -116,7 +116,7 @@ def measure(
             if number > 0:
                 seconds[task].append(took)
             elif task.kind == "decode":
-                steps[task] = max(1, min(MOST_STEPS, round(TURN / took)))
+                steps[task] = max(1, min(MAX_STEPS, round(TURN / took)))
     results = tuple(
         Result(
             task,

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 def _job(args: argparse.Namespace) -> "Job":
     """Return the training job of the options; a resumed run uses its original options."""
     from wkv.train.run_folder import RunFolder
-    from wkv.train.settings import Plan, choose
+    from wkv.train.settings import TrainingSettings, choose
     from wkv.train.text import text_job
 
     folder = RunFolder(args.out)
@@ -114,7 +114,7 @@ def _job(args: argparse.Namespace) -> "Job":
     saved = folder.load()["plan"] if args.resume else {}
     options = choose(vars(args), saved, DEFAULTS)
     sizes = {name: options.pop(name) for name in ("layers", "width", "vocab_size")}
-    plan = Plan(**options, compile=not args.no_compile)
-    threads = max(1, (os.cpu_count() or 1) // plan.processes)
-    plan = replace(plan, threads=threads if args.threads is None else args.threads)
-    return text_job(args.data, args.out, plan, **sizes, resume=args.resume)
+    settings = TrainingSettings(**options, compile=not args.no_compile)
+    threads = max(1, (os.cpu_count() or 1) // settings.processes)
+    settings = replace(settings, threads=threads if args.threads is None else args.threads)
+    return text_job(args.data, args.out, settings, **sizes, resume=args.resume)

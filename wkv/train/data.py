@@ -35,7 +35,7 @@ class Row(NamedTuple):
     source: str
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """An unlimited source of training rows."""
 
     @property
@@ -93,7 +93,7 @@ class Prose:
         return starts
 
     def row(self, number: int) -> Row:
-        """Return the row of a number, see `Rows.row`."""
+        """Return the row of a number, see `RowSource.row`."""
         epoch, window = divmod(number, self.windows_per_epoch)
         index, start = self._epoch(epoch)[window]
         text, size = self.texts[index], self.context + 1
@@ -108,7 +108,7 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedDocuments:
     """A source of rows that are filled with generated documents, each followed by end-of-text.
 
     Attributes:
@@ -124,7 +124,7 @@ class Packed:
     seed: int
 
     def row(self, number: int) -> Row:
-        """Return the row of a number, see `Rows.row`.
+        """Return the row of a number, see `RowSource.row`.
 
         Half of the rows begin with end-of-text, because a conversation may begin with or without.
         """
@@ -146,8 +146,8 @@ class Packed:
 class Mixture:
     """A mixture of two sources, whose first source provides a fixed share of the rows, evenly."""
 
-    first: Rows
-    second: Rows
+    first: RowSource
+    second: RowSource
     share: float
 
     @property
@@ -156,7 +156,7 @@ class Mixture:
         return self.first.context
 
     def row(self, number: int) -> Row:
-        """Return the row of a number, see `Rows.row`."""
+        """Return the row of a number, see `RowSource.row`."""
         before, after = int(number * self.share), int((number + 1) * self.share)
         return self.first.row(before) if after > before else self.second.row(number - before)
 
@@ -170,7 +170,7 @@ class Batch(NamedTuple):
     sources: list[str]
 
 
-def batch(rows: Rows, first: int, count: int) -> Batch:
+def batch(rows: RowSource, first: int, count: int) -> Batch:
     """Return the rows `first` to `first + count - 1` as tensors."""
     chosen = [rows.row(number) for number in range(first, first + count)]
     ids = torch.tensor([row.ids for row in chosen])

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from wkv.errors import TrainingError, install_command
 from wkv.models.rwkv7 import RWKV7, Config
-from wkv.train.data import Batch, Rows, batch
+from wkv.train.data import Batch, RowSource, batch
 from wkv.train.initialize import initialize
-from wkv.train.optimizer import Optimizer, Team
-from wkv.train.processes import lead
+from wkv.train.optimizer import Optimizer, ProcessGroup
+from wkv.train.processes import start_processes
 from wkv.train.recurrence import recurrence
 from wkv.train.run_folder import RunFolder, can_plot
-from wkv.train.settings import Plan, check_same
+from wkv.train.settings import TrainingSettings, check_same
 
 Z_LOSS = 1e-4
 """Weight of the squared log-sum-exp in the loss, which prevents the logits from drifting."""
@@ -49,7 +49,7 @@ class Job:
         config: sizes of the model.
         make_rows: returns the source of rows. It must be picklable and return equal rows in each
             process; it is called after the vocabulary file was written.
-        plan: the settings of the run.
+        settings: the settings of the run.
         folder: the folder of the run.
         resume: whether to continue from the folder's checkpoint.
         source: origin of the rows and sizes of the model, by option name. A run can be resumed
@@ -58,8 +58,8 @@ class Job:
     """
 
     config: Config
-    make_rows: Callable[[], Rows]
-    plan: Plan
+    make_rows: Callable[[], RowSource]
+    settings: TrainingSettings
     folder: RunFolder
     resume: bool
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ Report = Callable[[dict[str, Any], float], None]
 
 
 def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
-    """Train until the plan is complete or the process receives SIGINT or SIGTERM.
+    """Train until the run is complete or the process receives SIGINT or SIGTERM.
 
     Afterwards the folder contains the checkpoint and the exported model. A run that fails before
     its first checkpoint leaves no files, so that it can be started again.
@@ -82,7 +82,7 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
         notify: called with messages for the user.
 
     Returns:
-        Whether the plan is complete.
+        Whether the run is complete.
 
     Raises:
         TrainingError: if the folder or the data cannot be used, or the run diverges.
@@ -94,21 +94,23 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
     threads = torch.get_num_threads()
     try:
         with contextlib.ExitStack() as stack:
-            torch.set_num_threads(job.plan.threads)
+            torch.set_num_threads(job.settings.threads)
             stack.callback(torch.set_num_threads, threads)
-            team = stack.enter_context(lead(job.plan.processes, partial(_train_as_helper, job)))
+            group = stack.enter_context(
+                start_processes(job.settings.processes, partial(_train_as_helper, job))
+            )
             stop = stack.enter_context(_stop_signal())
-            return _Trainer(job, team, notify).run(stop, report)
+            return _Trainer(job, group, notify).run(stop, report)
     except BaseException:
         if not job.folder.checkpoint.exists():
             job.folder.clear()
         raise
 
 
-def _train_as_helper(job: Job, team: Team) -> None:
+def _train_as_helper(job: Job, group: ProcessGroup) -> None:
     """Run the training loop in a helper process."""
-    torch.set_num_threads(job.plan.threads)
-    _Trainer(job, team, lambda message: None).run(threading.Event(), lambda entry, progress: None)
+    torch.set_num_threads(job.settings.threads)
+    _Trainer(job, group, lambda message: None).run(threading.Event(), lambda entry, progress: None)
 
 
 @contextlib.contextmanager
@@ -130,17 +132,17 @@ def _stop_signal() -> Iterator[threading.Event]:
 class _Trainer:
     """The training loop of one process: its model, optimizer and current step."""
 
-    def __init__(self, job: Job, team: Team, notify: Callable[[str], None]) -> None:
-        self.plan, self.folder, self.team = job.plan, job.folder, team
-        self.record = {**job.plan.record(), **job.source}
-        self.rows_each = job.plan.rows // team.size
-        wkv7, notice = recurrence(job.plan.threads)
+    def __init__(self, job: Job, group: ProcessGroup, notify: Callable[[str], None]) -> None:
+        self.settings, self.folder, self.group = job.settings, job.folder, group
+        self.record = {**job.settings.record(), **job.source}
+        self.rows_each = job.settings.rows // group.size
+        wkv7, notice = recurrence(job.settings.threads)
         if notice:
             notify(notice)
         self.model = RWKV7(job.config, wkv7)
-        initialize(self.model, job.plan.seed)
+        initialize(self.model, job.settings.seed)
         self.gradient = _flat_gradient(self.model)
-        self.optimizer = Optimizer(self.model.named_parameters(), job.plan.optimizer, team)
+        self.optimizer = Optimizer(self.model.named_parameters(), job.settings.optimizer, group)
         self.step, self.seconds = 0, 0.0
         self.rate = self.norm = 0.0
         self.tally = _Tally()
@@ -149,7 +151,7 @@ class _Trainer:
         self.rows = job.make_rows()
         self.layers = self.model.new_layers(self.rows_each)
         self.loss = _loss
-        if job.plan.compile and notice is None:
+        if job.settings.compile and notice is None:
             self.loss = torch.compile(_loss, dynamic=False)
             for block in self.model.blocks:
                 block.compile(dynamic=False)
@@ -166,11 +168,11 @@ class _Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             self.folder.rewind(self.step)
 
     def _save(self) -> None:
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
                 raise self._diverged("the weights are")
             state = {
@@ -188,18 +190,18 @@ class _Trainer:
         advice = f"resume from {checkpoint}" if checkpoint.exists() else "start again"
         return TrainingError(
             f"the run has diverged: {cause} no longer finite after step {self.step}; "
-            f"{advice} with a lower --learning-rate than {self.plan.learning_rate:g}"
+            f"{advice} with a lower --learning-rate than {self.settings.learning_rate:g}"
         )
 
     def _progress(self) -> float:
-        """Return the completed share of the plan, by this process's step or clock."""
-        if self.plan.minutes is not None:
-            return self.seconds / (60 * self.plan.minutes)
-        assert self.plan.steps is not None
-        return self.step / self.plan.steps
+        """Return the completed share of the run, by this process's step or clock."""
+        if self.settings.minutes is not None:
+            return self.seconds / (60 * self.settings.minutes)
+        assert self.settings.steps is not None
+        return self.step / self.settings.steps
 
     def run(self, stop: threading.Event, report: Report) -> bool:
-        """Train until the plan is complete or `stop` is set; see `train`."""
+        """Train until the run is complete or `stop` is set; see `train`."""
         clock = saved = time.monotonic()
         warming_up = True
         while True:
@@ -215,31 +217,31 @@ class _Trainer:
                 self.seconds += now - clock
             warming_up = False
             clock = now
-            if self.step % self.plan.log_steps == 0:
+            if self.step % self.settings.log_steps == 0:
                 self._log(report, progress)
-            if now - saved > self.plan.save_seconds:
+            if now - saved > self.settings.save_seconds:
                 self._save()
                 saved = now
 
     def _log(self, report: Report, progress: float) -> None:
         """Append a line to the log and report it."""
-        tokens = self.step * self.plan.rows * self.plan.context
+        tokens = self.step * self.settings.rows * self.settings.context
         entry = self.tally.entry(self.step, tokens, self.seconds, self.rate, self.norm)
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             self.folder.append(entry)
             report(entry, min(progress, 1.0))
 
     def _agree(self, stop: threading.Event) -> tuple[float, bool]:
         """Return process 0's progress and whether it should stop, the same in every process."""
         message = torch.zeros(2, dtype=torch.float64)
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             message[0], message[1] = self._progress(), float(stop.is_set())
-        self.team.add_up(message)
+        self.group.all_reduce(message)
         return message[0].item(), bool(message[1])
 
     def _one_step(self, progress: float) -> None:
         """Run one training step: forward pass, backward pass and update of the weights."""
-        first = self.step * self.plan.rows + self.team.rank * self.rows_each
+        first = self.step * self.settings.rows + self.group.rank * self.rows_each
         rows = batch(self.rows, first, self.rows_each)
         self.gradient.zero_()
         with torch.autocast("cpu", torch.bfloat16):
@@ -248,12 +250,12 @@ class _Trainer:
         loss, losses = self.loss(
             self.model, X.flatten(0, 1).index_select(0, chosen), targets, weights
         )
-        torch.autograd.backward(loss / self.team.size)
-        self.team.add_up(self.gradient)
-        warm = min(1.0, (self.step + 1) / self.plan.warmup)
-        self.rate = self.plan.learning_rate * warm * max(LAST_RATE, 1 - progress)
+        torch.autograd.backward(loss / self.group.size)
+        self.group.all_reduce(self.gradient)
+        warm = min(1.0, (self.step + 1) / self.settings.warmup)
+        self.rate = self.settings.learning_rate * warm * max(LAST_RATE, 1 - progress)
         self.norm = self.optimizer.step(self.rate)
-        if not math.isfinite(self.norm) and self.team.rank == 0:
+        if not math.isfinite(self.norm) and self.group.rank == 0:
             # The helpers have not updated their weights either, and end with process 0.
             raise self._diverged("the gradient is")
         self.step += 1

@@ -27,7 +27,7 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Settings:
+class OptimizerSettings:
     """The settings of the optimizer, except for the learning rate, which each step receives.
 
     Attributes:
@@ -44,18 +44,18 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process's position in a group of processes that train together.
 
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        add_up: sums a tensor over all processes, in place.
+        all_reduce: sums a tensor over all processes, in place.
     """
 
     rank: int = 0
     size: int = 1
-    add_up: Callable[[Tensor], None] = lambda tensor: None
+    all_reduce: Callable[[Tensor], None] = lambda tensor: None
 
 
 class Optimizer:
@@ -65,9 +65,12 @@ class Optimizer:
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], settings: Settings, team: Team
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        settings: OptimizerSettings,
+        group: ProcessGroup,
     ) -> None:
-        self.settings, self.team = settings, team
+        self.settings, self.group = settings, group
         self.step_count = 0
         self.parameters: list[nn.Parameter] = []
         matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
@@ -101,7 +104,7 @@ class Optimizer:
         for tensor in self.adam:
             tensor.step(learning_rate, self.settings, self.step_count)
         for stack in self.muon:
-            stack.step(learning_rate, self.settings, self.team)
+            stack.step(learning_rate, self.settings, self.group)
         return norm
 
     def state(self) -> dict[str, Any]:
@@ -130,7 +133,7 @@ class AdamTensor:
         self.mean = torch.zeros_like(parameter, requires_grad=False)
         self.square = torch.zeros_like(parameter, requires_grad=False)
 
-    def step(self, learning_rate: float, settings: Settings, count: int) -> None:
+    def step(self, learning_rate: float, settings: OptimizerSettings, count: int) -> None:
         """Update the tensor; `count` is the number of this update, from 1."""
         gradient, (beta1, beta2) = gradient_of(self.parameter), settings.betas
         self.mean.lerp_(gradient, 1 - beta1)
@@ -150,15 +153,15 @@ class MuonStack:
         self.momentum = torch.zeros(len(parameters), *parameters[0].shape)
         self.scale = MUON_SCALE * math.sqrt(max(parameters[0].shape))
 
-    def step(self, learning_rate: float, settings: Settings, team: Team) -> None:
+    def step(self, learning_rate: float, settings: OptimizerSettings, group: ProcessGroup) -> None:
         """Update every matrix of the stack."""
         gradient = torch.stack([gradient_of(parameter) for parameter in self.parameters])
         self.momentum.mul_(settings.momentum).add_(gradient)
         direction = gradient.add_(self.momentum, alpha=settings.momentum)
         update = torch.zeros_like(direction)
-        mine = slice(team.rank, None, team.size)
+        mine = slice(group.rank, None, group.size)
         update[mine] = orthogonal(direction[mine])
-        team.add_up(update)
+        group.all_reduce(update)
         for parameter, change in zip(self.parameters, update, strict=True):
             parameter.mul_(1 - learning_rate * settings.weight_decay)
             parameter.add_(change, alpha=-learning_rate * self.scale)

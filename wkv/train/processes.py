@@ -20,7 +20,7 @@ from torch import distributed
 from torch.distributed import FileStore  # type: ignore[attr-defined]  # not named as exported
 
 from wkv.errors import TrainingError
-from wkv.train.optimizer import Team
+from wkv.train.optimizer import ProcessGroup
 
 TIMEOUT = timedelta(hours=12)
 """The time for which a process waits for a connected process."""
@@ -31,13 +31,13 @@ START_TIMEOUT = timedelta(minutes=5)
 EXIT_TIMEOUT = 30.0
 """Seconds for which process 0 waits for the exit of a helper after losing the connection to it."""
 
-Work = Callable[[Team], object]
+Work = Callable[[ProcessGroup], object]
 """The function that each helper calls; it must be picklable."""
 
 
 @contextlib.contextmanager
-def lead(size: int, work: Work) -> Iterator[Team]:
-    """Start a team of `size` processes with this process as number 0, and end it afterwards.
+def start_processes(size: int, work: Work) -> Iterator[ProcessGroup]:
+    """Start a group of `size` processes with this process as number 0, and end it afterwards.
 
     Each helper calls `work`. At the end, process 0 waits until all helpers have ended.
 
@@ -45,14 +45,14 @@ def lead(size: int, work: Work) -> Iterator[Team]:
         TrainingError: if a helper ends too early.
     """
     if size == 1:
-        yield Team()
+        yield ProcessGroup()
         return
     with tempfile.TemporaryDirectory() as folder, _helpers(size, work, Path(folder)) as helpers:
         store = _store(Path(folder), size)
         _meet(store, helpers)
-        with _connected(0, size, store) as team:
+        with _connected(0, size, store) as group:
             try:
-                yield team
+                yield group
             except BaseException as error:
                 lost = _ended(helpers, EXIT_TIMEOUT) if isinstance(error, RuntimeError) else []
                 _kill(helpers)  # before they can report that process 0 is gone
@@ -86,8 +86,8 @@ def _run_helper(rank: int, size: int, folder: Path, work: Work) -> None:
     store.set(str(rank), "here")
     store.wait(["0"], START_TIMEOUT)
     # Process 0 gets the same error and reports it to the user.
-    with contextlib.suppress(TrainingError), _connected(rank, size, store) as team:
-        work(team)
+    with contextlib.suppress(TrainingError), _connected(rank, size, store) as group:
+        work(group)
 
 
 def _store(folder: Path, size: int) -> FileStore:
@@ -110,11 +110,11 @@ def _meet(store: FileStore, helpers: Sequence[BaseProcess]) -> None:
 
 
 @contextlib.contextmanager
-def _connected(rank: int, size: int, store: FileStore) -> Iterator[Team]:
+def _connected(rank: int, size: int, store: FileStore) -> Iterator[ProcessGroup]:
     """Join the process group of the store, and leave it at the end."""
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
-        yield Team(rank, size, distributed.all_reduce)
+        yield ProcessGroup(rank, size, distributed.all_reduce)
     finally:
         distributed.destroy_process_group()
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from wkv.errors import TrainingError
-from wkv.train.optimizer import Settings
+from wkv.train.optimizer import OptimizerSettings
 
 LARGEST = 2**63 - 1
 LIMITS = {
@@ -25,17 +25,17 @@ LIMITS = {
 """The smallest and largest values of options that are whole numbers."""
 
 POSITIVE = ("minutes", "learning_rate", "save_seconds")
-"""Fields of a plan that must be greater than 0."""
+"""Settings that must be greater than 0."""
 
 NOT_SAVED = ("threads", "save_seconds", "log_steps", "compile")
-"""Fields of a plan that do not affect the result."""
+"""Settings that do not affect the result."""
 
 CHANGEABLE = ("steps", "minutes", "learning_rate", "processes")
 """Options that a resumed run may change. Others would repeat rows, or need another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingSettings:
     """The settings of a training run. Exactly one of `steps` and `minutes` is given.
 
     Attributes:
@@ -68,7 +68,7 @@ class Plan:
     log_steps: int = 50
     seed: int = 0
     compile: bool = True
-    optimizer: Settings = field(default_factory=Settings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self) -> None:
         """Check all fields."""

@@ -17,7 +17,7 @@ from wkv.train.initialize import new_config
 from wkv.train.loop import Job
 from wkv.train.make_vocabulary import make_vocabulary
 from wkv.train.run_folder import RunFolder
-from wkv.train.settings import Plan, check_whole
+from wkv.train.settings import TrainingSettings, check_whole
 
 JSON_LINES = (".jsonl", ".ndjson")
 """Extensions of files with one JSON object per line."""
@@ -115,7 +115,14 @@ def _joined(tokenizer: WorldTokenizer, documents: Sequence[str]) -> np.ndarray:
 
 
 def text_job(
-    data: Path, out: Path, plan: Plan, *, layers: int, width: int, vocab_size: int, resume: bool
+    data: Path,
+    out: Path,
+    settings: TrainingSettings,
+    *,
+    layers: int,
+    width: int,
+    vocab_size: int,
+    resume: bool,
 ) -> Job:
     """Create a job that trains a new model on text, with a new vocabulary for this text.
 
@@ -131,8 +138,8 @@ def text_job(
     ids = WorldTokenizer(folder.vocabulary).vocab_size if resume else 1 + len(tokens)
     return Job(
         new_config(ids, layers, width),
-        TextRows(data, folder.vocabulary, plan.context, plan.seed),
-        plan,
+        TextRows(data, folder.vocabulary, settings.context, settings.seed),
+        settings,
         folder,
         resume,
         source={
