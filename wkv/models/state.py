@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,14 +19,18 @@ import torch
 from torch import Tensor
 
 from wkv.errors import StateError
+from wkv.files import atomic_write
 
 FORMAT = "wkv-state-1"
+
+MAX_QUOTED = 60
+"""Number of characters of a damaged value that an error message contains."""
 
 MAX_TOKENS_SEEN = 2**53 - 1
 """The largest number of tokens that a state can have seen; JSON numbers are exact up to here."""
 
 
-class MakesStates(Protocol):
+class StateFactory(Protocol):
     """The part of a model's interface that reading a state file requires."""
 
     config: Any
@@ -156,7 +160,6 @@ class State:
         Raises:
             StateError: if the file cannot be written.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {
@@ -177,23 +180,19 @@ class State:
         if metadata:
             header["notes"] = json.dumps(dict(metadata))
         header["digest"] = _digest(tensors, header.get("notes", ""))
-        path = Path(path).expanduser()
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, partial, metadata=header)
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise StateError(f"{path}: the state could not be written ({error})") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        atomic_write(
+            Path(path).expanduser(),
+            lambda file: save_file(tensors, file, metadata=header),
+            error_type=StateError,
+        )
 
     @classmethod
-    def load(cls, path: str | Path, model: MakesStates) -> State:
+    def load(cls, path: str | Path, model: StateFactory) -> State:
         """Read a state file that `save` wrote, for use with `model`.
 
         Raises:
-            StateError: if the file is missing, damaged, not a state, or of another model.
+            StateError: if the file is missing, damaged, not a state, or of another model, or has
+                values that are NaN, infinite, or not float32.
         """
         path = Path(path).expanduser()
         header, tensors = _read(path)
@@ -202,20 +201,11 @@ class State:
             found, expected = header.get(name), getattr(empty, name)
             if found != expected:
                 raise StateError(
-                    f"{path}: this state belongs to another model ({name} {found}), expected "
-                    f"{name} {expected}; load the model that made the state"
+                    f"{path}: this state belongs to another model ({name} "
+                    f"{str(found)[:MAX_QUOTED]}), expected {name} {expected}; load the model that "
+                    "made the state"
                 )
-        try:
-            tokens_seen = tuple(json.loads(header["tokens_seen"]))
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise StateError(
-                f"{path}: the header's tokens_seen is damaged; save the state again"
-            ) from error
-        if not all(type(count) is int and 0 <= count <= MAX_TOKENS_SEEN for count in tokens_seen):
-            raise StateError(
-                f"{path}: the header's tokens_seen is damaged ({header['tokens_seen'][:40]}), "
-                f"expected whole numbers from 0 to {MAX_TOKENS_SEEN}; save the state again"
-            )
+        tokens_seen = _tokens_seen(path, header)
 
         def checked(layer: int, name: str, like: Tensor) -> Tensor:
             shape = (len(tokens_seen), *like.shape[1:])
@@ -285,8 +275,27 @@ def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
     """Return the SHA-256 of the metadata and of all names and values, ordered by name."""
     digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
+        # As bytes, because NumPy does not know all dtypes.
+        values = tensors[name].reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tokens_seen(path: Path, header: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the number of tokens of each row that a header contains."""
+    text = header.get("tokens_seen", "nothing")
+    try:
+        counts = json.loads(text)
+    except (ValueError, RecursionError):
+        counts = None
+    if isinstance(counts, list) and all(
+        type(count) is int and 0 <= count <= MAX_TOKENS_SEEN for count in counts
+    ):
+        return tuple(counts)
+    raise StateError(
+        f"{path}: the header's tokens_seen is damaged: found {text[:MAX_QUOTED]}, expected a list "
+        f"of whole numbers from 0 to {MAX_TOKENS_SEEN}; save the state again"
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -313,13 +322,14 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, str], Any]]:
             header = handle.metadata() or {}
             if header.get("format") != FORMAT:
                 raise StateError(
-                    f"{path}: this is not a saved state (format {header.get('format')}, expected "
-                    f"{FORMAT}); give a file that state.save wrote"
+                    f"{path}: this is not a saved state (format "
+                    f"{str(header.get('format'))[:MAX_QUOTED]}, expected {FORMAT}); give a file "
+                    "that state.save wrote"
                 )
             yield header, handle
     except FileNotFoundError as error:
         raise StateError(f"{path}: there is no such file; give a saved state") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise StateError(
             f"{path}: the file cannot be read as a state ({error}); save the state again"
         ) from error
@@ -328,12 +338,17 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, str], Any]]:
 def _checked(
     path: str | Path, tensors: dict[str, Tensor], name: str, expected: tuple[int, ...]
 ) -> Tensor:
-    """Return a tensor of a state file, after checking that it is float32 of the expected shape."""
+    """Return a tensor of a state file, after checking its dtype, shape and values."""
     tensor = tensors.get(name)
     if tensor is None or tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
         found = "is missing" if tensor is None else f"is {tensor.dtype} {tuple(tensor.shape)}"
         raise StateError(
             f"{path}: {name} {found}, expected float32 {expected}; the file is damaged, save the "
             "state again"
+        )
+    if not bool(tensor.isfinite().all()):
+        raise StateError(
+            f"{path}: {name} contains NaN or infinite values, with which nothing can be predicted; "
+            "use a state that was saved earlier"
         )
     return tensor
