@@ -126,7 +126,8 @@ def by_jinja(talk, kind="world", **extras):
 def by_server(model, talk, extras):
     """Return the prompt of the server for a request with these messages, and its parts."""
     from wkv.constraints.grammar import Grammars
-    from wkv.serve.build_constraints import messages_of, reply_format_of
+    from wkv.serve.build_constraints import reply_format_of
+    from wkv.serve.chat_messages import messages_of
     from wkv.serve.key_value_store import KeyValueStore
     from wkv.serve.protocol.requests import ChatRequest
     from wkv.serve.render_prompt import ConversationStart, PromptRenderer, ReplyMemory

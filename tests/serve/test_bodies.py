@@ -48,11 +48,11 @@ BROKEN = {
 NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 400, '"1"', "true", "[]", "{}"]
 HUGE = {
     "n": [0, -1, 129, 10**9, 2**64, 1.5],
-    "max_tokens": [-1, 10**7, 10**30, 0.5],
-    "seed": [2**63, -(2**63) - 1, 10**30, 0.1],
+    "max_tokens": [-2, 10**7, 10**30, 0.5],
+    "seed": [2**63, -2, -(2**63), 10**30, 0.1],
     "temperature": [-0.1, 11, 1e300],
     "top_p": [-0.1, 1.1],
-    "top_k": [-1, 2**21, 2**70],
+    "top_k": [-2, 2**21, 2**70],
     "presence_penalty": [11, -11, 1e300],
     "frequency_penalty": [11, -11],
     "penalty_decay": [-0.1, 1.1],
@@ -70,7 +70,7 @@ HUGE = {
     ],
     "model": [1, ["test"]],
     "stream": ["yes", 1],
-    "stream_options": [True, {"include_usage": "yes"}, {"x": 1}],
+    "stream_options": [True, {"include_usage": True}, {"include_usage": "yes"}, {"x": 1}],
     "user": [1, ["x"]],
     "state": ["x" * 101, 1],
 }
@@ -159,7 +159,8 @@ def test_prompts_that_cannot_be_read_are_told(client, body):
 
 
 @pytest.mark.parametrize(
-    "given_input", [[], "", [""], [[]], [-1], [65535], [2**40], ["a"] * 300, {"a": 1}, None, [None]]
+    "given_input",
+    [[], "", [""], [[]], [-1], [65535], [2**40], ["a"] * 2049, {"a": 1}, None, [None]],
 )
 def test_inputs_that_cannot_be_embedded_are_told(client, given_input):
     refused(client.post("/v1/embeddings", json={"input": given_input}))
@@ -197,7 +198,7 @@ def test_other_methods_are_told(client, method, path):
     assert answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/nothing", "/v2/models", "/docs", "/redoc", "/%00"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v2/models", "/redoc", "/%00"])
 def test_other_paths_are_told(client, path):
     refused(client.get(path), (404,))
 

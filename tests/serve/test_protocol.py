@@ -86,7 +86,7 @@ def test_what_is_stored_is_that_of_its_model(client):
     ("path", "body", "model"),
     [
         (CHAT, {"messages": HELLO} | DETAILS | USAGE, responses.ChatCompletionChunk),
-        (CHAT, {"messages": HELLO} | TOOLS, responses.ChatCompletionChunk),
+        (CHAT, {"messages": HELLO, "max_tokens": 99} | TOOLS, responses.ChatCompletionChunk),
         ("/v1/completions", {"prompt": "x", "logprobs": 2} | USAGE, responses.TextCompletion),
     ],
 )
@@ -162,7 +162,7 @@ OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "x"}
             | {"tools": [{"type": "function", "name": "f"}]},
             "text.format",
         ),
-        ({"max_output_tokens": -1}, "max_output_tokens"),
+        ({"max_output_tokens": -2}, "max_output_tokens"),
         ({"input": [MESSAGE, {"role": "robot", "content": "x"}]}, "input.1.role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0"),
         ({"input": [MESSAGE, CALL | {"name": 3}]}, "input.1.name"),

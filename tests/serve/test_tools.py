@@ -23,7 +23,7 @@ from wkv.prompting.tool_calls import (
 )
 from wkv.prompting.tool_types import Call, Tool, ToolChoice
 from wkv.prompting.tools import call_prefix, call_text, result_text, tools_system
-from wkv.serve.build_constraints import calls_of, tools_of
+from wkv.serve.build_constraints import tools_of
 from wkv.tokenizers.plain_bytes import BytesTokenizer
 
 NAMES = ("weather", "stop")
@@ -165,14 +165,6 @@ def test_no_turn_holds_a_blank_line(description, names, content):
     for text in (tools_system([tool]), call_text(calls), result_text(content)):
         assert "\n\n" not in text
         assert "\r\n" not in text or "\n\n" not in text.replace("\r\n", "\n")
-
-
-def test_calls_of_a_message():
-    entries = [{"id": "call_1", **entry("weather", arguments='{"city": "x"}')}]
-    assert calls_of(entries) == (Call("weather", '{"city": "x"}'),)
-    for wrong in (None, [3], [{}], [entry("a b", arguments="{}")], [entry("a", arguments={})]):
-        with pytest.raises(InputError, match="tool_calls"):
-            calls_of(wrong)
 
 
 def read(pieces, assistant_prefix=""):
@@ -341,7 +333,25 @@ def test_text_does_not_wait():
 def test_the_lead_belongs_to_the_reply():
     assistant_prefix = call_prefix(ToolChoice("required"))
     assert read(["\n", CALL, "\n```"], assistant_prefix) == [WANTED]
-    assert read(["\nno"], assistant_prefix) == [" ```json\nno"]
+    assert read(["\nno"], assistant_prefix) == ["\nno"]
+
+
+@pytest.mark.parametrize(
+    "reply", [f"\n{CALL}\n```", f'\n[{CALL}, {{"name": "stop", "arguments": {{}}}}]\n```']
+)
+def test_a_forced_call_that_is_cut_off_is_reported_as_far_as_it_is_known(reply):
+    whole = read([reply], " ```json")
+    assert {name for name, _ in whole} <= set(NAMES)
+    for end in range(len(reply)):
+        for pieces in ([reply[:end]], list(reply[:end])):
+            found = [part for part in read(pieces, " ```json") if isinstance(part, tuple)]
+            kept = [part for part in read(pieces, " ```json") if isinstance(part, str)]
+            assert set("".join(kept)) <= {"`"}  # the end of the fence is the model's
+            assert found[:-1] == whole[: max(0, len(found) - 1)]
+            if found:
+                assert found[-1][0] == whole[len(found) - 1][0]
+                assert whole[len(found) - 1][1].startswith(found[-1][1].removesuffix("}")), found
+            assert bool(found) == ('"weather"' in reply[:end])
 
 
 def test_reading_takes_time_in_proportion():
@@ -366,7 +376,9 @@ def test_ids_are_those_of_calls():
 def test_arguments_come_back_as_they_were_written(value):
     arguments = json.dumps({"value": value}, ensure_ascii=False)
     calls = [Call("weather", arguments), Call("stop", "{}")]
-    assert read(list(call_text(calls))) == [("weather", arguments), STOP]
+    (name, written), stop = read(list(call_text(calls)))
+    assert (name, json.loads(written), stop) == ("weather", {"value": value}, STOP)
+    assert len(written.splitlines()) == 1
     assert calls_in(json.dumps({"name": "stop", "arguments": arguments}), NAMES) == [
         ("stop", arguments)
     ]

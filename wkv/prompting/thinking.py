@@ -26,13 +26,24 @@ class Thoughts:
     Blanks at the beginning of the thoughts and of the answer are removed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, assistant_prefix: str = "") -> None:
+        """Prepare a parser for one reply.
+
+        Args:
+            assistant_prefix: beginning of the reply that the prompt contains, in which the ">" of
+                the last tag is missing; see `wkv.prompting.template.Thinking`. It is not returned.
+        """
         self._held = ""
         self._at_start = True
         self._inside: bool | None = None  # None: undecided, the reply may still begin with a tag
+        self._lacks_bracket = OPEN[:-1] in assistant_prefix
+        if self._lacks_bracket:
+            self._inside = CLOSE[:-1] not in assistant_prefix
 
     def push(self, text: str) -> list[ThoughtPiece]:
         """Add text and return the pieces that can be displayed now, possibly none."""
+        if self._lacks_bracket and text:
+            text, self._lacks_bracket = text.removeprefix(">"), False
         self._held += text
         pieces: list[ThoughtPiece] = []
         if self._inside is None:

@@ -8,12 +8,15 @@ one call or a list of calls:
     ```
 
 A call is reported when it is complete and not before: a text that resembles a call may turn out
-not to be one, and no client should act on half a call. Blanks around a call belong to it.
+not to be one, and no client should act on half a call. Blanks around a call belong to it. If the
+prompt forces a call, and the reply is cut off within it, the known part is reported at the end.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,6 +29,9 @@ MAX_DEPTH = 64
 
 KEYS = frozenset({"name", "arguments", "parameters", "function", "type", "id"})
 """Keys that may occur in a call; an object with any other key is text."""
+
+CUT_CALL = re.compile(r'\{\s*"name":\s*"([\w-]+)"(?:,\s*"arguments":\s*(.*))?', re.DOTALL)
+"""A call whose end is missing: its name, and its arguments as far as they go."""
 
 OUTSIDE_STRINGS = frozenset('{}[]:,"+-.0123456789eEtrufalsn' + BLANKS)
 
@@ -74,7 +80,8 @@ class ToolCallParser:
     The result does not depend on how the reply is split into pieces.
 
     Attributes:
-        calls: number of complete calls so far.
+        calls: number of calls so far.
+        is_cut: whether the last call is incomplete.
     """
 
     def __init__(
@@ -88,14 +95,16 @@ class ToolCallParser:
 
         Args:
             names: names of the tools; a call of any other name is text.
-            assistant_prefix: beginning of the reply that the prompt contains; see
-                `wkv.prompting.tools.call_prefix`.
+            assistant_prefix: beginning of a call that the prompt contains; see
+                `wkv.prompting.tools.call_prefix`. It is never reported as text.
             new_id: returns an id for each call.
         """
         self.calls = 0
+        self.is_cut = False
         self._names = names
         self._new_id = new_id
         self._pending = assistant_prefix
+        self._prefix = len(assistant_prefix)  # characters of it in the pending text
         self._may_begin = True  # whether a call without a fence may begin here
         self._fenced = False  # whether the fence of the last call is still open
         self._span: JsonSpan | None = None
@@ -152,8 +161,12 @@ class ToolCallParser:
         fenced = text.startswith(FENCE, place)
         begin = place + len(FENCE) if fenced else place
         span = self._span = self._span or JsonSpan(begin)
-        if not span.look(text) and not final:
-            return False
+        if not span.look(text):
+            if not final:
+                return False
+            if self._prefix:
+                self._report_cut_call(text[begin:], events)
+                return False
         self._span = None
         calls = calls_in(text[begin : span.end], self._names) if span.end else []
         if calls:
@@ -169,14 +182,31 @@ class ToolCallParser:
 
     def _emit_text(self, text: str, taken: int, events: list[CallEvent]) -> None:
         """Report text, and remove `taken` characters from the pending text."""
-        if text:
-            events.append(TextPiece(text))
+        if len(text) > self._prefix:
+            events.append(TextPiece(text[self._prefix :]))
+        self._prefix = max(0, self._prefix - taken)
         self._pending = self._pending[taken:]
+
+    def _report_cut_call(self, text: str, events: list[CallEvent]) -> None:
+        """Report the calls of a reply that was cut off in a call that the prompt forced."""
+        rest, calls = text.lstrip(BLANKS + "["), []
+        with suppress(ValueError):
+            while True:
+                _, end = DECODER.raw_decode(rest)
+                calls.append(_call_of(rest[:end], self._names))
+                rest = rest[end:].lstrip(BLANKS + ",")
+        cut = CUT_CALL.match(rest)
+        self.is_cut = cut is not None and cut[1] in self._names
+        if cut is not None and self.is_cut:
+            calls.append((cut[1], cut[2] or ""))
+        self._emit_calls(calls, events)
+        self._pending = ""
 
     def _emit_calls(self, calls: list[tuple[str, str]], events: list[CallEvent]) -> None:
         for name, arguments in calls:
             events.append(CallBegun(self.calls, self._new_id(), name))
-            events.append(CallArguments(self.calls, arguments))
+            if arguments:
+                events.append(CallArguments(self.calls, arguments))
             self.calls += 1
 
 

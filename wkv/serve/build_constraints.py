@@ -19,12 +19,10 @@ from wkv.constraints.tool_calls import calls_grammar
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.sequence import LogitsProcessor
-from wkv.prompting.template import Message
-from wkv.prompting.tool_types import Call, Tool, ToolChoice
-from wkv.prompting.tools import call_prefix, call_text, result_text, tools_system
+from wkv.prompting.tool_types import Tool, ToolChoice
+from wkv.prompting.tools import call_prefix, tools_system
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import (
-    ChatMessage,
     ChatRequest,
     GenerationRequest,
     ResponseFormat,
@@ -51,6 +49,11 @@ class ReplyFormat:
     assistant_prefix: str | None = None
     instruction: str = ""
     parallel: bool = False
+
+    @property
+    def forces_call(self) -> bool:
+        """Whether the reply must be a tool call."""
+        return self.grammar is not None and bool(self.tool_names)
 
 
 def reply_format_of(body: ChatRequest, grammars: Grammars) -> ReplyFormat:
@@ -103,42 +106,6 @@ def _json_format(wanted: ResponseFormat, grammars: Grammars, path: str) -> Reply
     return ReplyFormat(grammar, instruction=f"Answer with JSON only, as this schema says: {text}")
 
 
-def messages_of(messages: Sequence[ChatMessage], reply_format: ReplyFormat) -> list[Message]:
-    """Return the messages to render, with the instruction of the format in the system message.
-
-    Raises:
-        InputError: if a message contains an invalid call.
-    """
-    rendered = [_message(message) for message in messages]
-    # Many clients always send a system message, even an empty one.
-    rendered = [message for message in rendered if message.role != "system" or message.text.strip()]
-    if not reply_format.instruction:
-        return rendered
-    system = reply_format.instruction
-    if rendered and rendered[0].role == "system":
-        own = rendered.pop(0).text.rstrip()
-        system = f"{own}\n{system}" if own else system
-    return [Message("system", system), *rendered]
-
-
-def _message(message: ChatMessage) -> Message:
-    if message.role == "tool":
-        return Message("user", result_text(message.text))
-    if message.role == "assistant":
-        calls = [call.model_dump() for call in message.tool_calls or ()]
-        text = assistant_text(message.text, calls_of(calls))
-        return Message("assistant", text, message.reasoning or message.reasoning_content or "")
-    return Message("system" if message.role == "developer" else message.role, message.text)
-
-
-def assistant_text(content: str, calls: tuple[Call, ...]) -> str:
-    """Return the text of an assistant's message: content, then calls as a model writes them."""
-    if not calls:
-        return content
-    content = content.rstrip()
-    return f"{content}\n{call_text(calls)}" if content else call_text(calls)
-
-
 def tools_of(entries: Any) -> tuple[Tool, ...]:
     """Return the tools of the field `tools`; None means no tools.
 
@@ -188,36 +155,13 @@ def _tool(entry: Any, path: str) -> Tool:
     return Tool(name, description, {"type": "object", **parameters}, strict)
 
 
-def calls_of(entries: Any) -> tuple[Call, ...]:
-    """Return the calls of the field `tool_calls` of an assistant's message.
-
-    Raises:
-        InputError: if one of them is invalid.
-    """
-    if not isinstance(entries, list):
-        raise InputError(f"tool_calls is {type(entries).__name__}, expected a list of calls")
-    return tuple(_call(entry, f"tool_calls[{index}]") for index, entry in enumerate(entries))
-
-
-def _call(entry: Any, path: str) -> Call:
-    function = entry.get("function") if isinstance(entry, dict) else None
-    function = function if isinstance(function, dict) else {}
-    name, arguments = function.get("name"), function.get("arguments")
-    if not (isinstance(name, str) and TOOL_NAME.fullmatch(name) and isinstance(arguments, str)):
-        raise InputError(
-            f'{path} is not a call, expected {{"function": {{"name": ..., "arguments": ...}}}} '
-            "with the arguments as JSON text"
-        )
-    return Call(name, arguments)
-
-
 def logits_processors_of(
     body: GenerationRequest, model: Model, grammar: Grammar | None = None
 ) -> tuple[LogitsProcessor, ...]:
     """Return a logits processor for each choice: `logit_bias`, `ignore_eos`, then the grammar.
 
     Raises:
-        InputError: if an id is not in the vocabulary.
+        ApiError: if an id is not in the vocabulary.
     """
     processors: list[LogitsProcessor] = []
     if body.logit_bias:
@@ -242,16 +186,11 @@ def _chained(processors: Sequence[LogitsProcessor]) -> LogitsProcessor:
 
 
 def _biased(bias: dict[str, float], vocab_size: int) -> LogitsProcessor:
-    try:
-        ids = [int(key) for key in bias]
-    except ValueError:
-        message = "logit_bias has a key that is not a token id; keys must be integers"
-        raise InputError(message) from None
-    wrong = [token for token in ids if not 0 <= token < vocab_size]
+    wrong = [key for key in bias if not key.isdecimal() or len(key) > 9 or int(key) >= vocab_size]
     if wrong:
-        message = f"logit_bias: id {wrong[0]} is not in the vocabulary, 0 to {vocab_size - 1}"
-        raise InputError(message)
-    positions = torch.tensor(ids)
+        message = f"logit_bias has the key {wrong[0]!r:.40}, expected a token id"
+        raise ApiError(400, f"{message} from 0 to {vocab_size - 1}", param="logit_bias")
+    positions = torch.tensor([int(key) for key in bias])
     values = torch.tensor(list(bias.values()), dtype=torch.float32)
 
     def logits_processor(logits: Tensor, _: Sequence[int]) -> Tensor:

@@ -10,7 +10,8 @@ from wkv.prompting.template import Message
 from wkv.prompting.thinking import ThoughtPiece, Thoughts
 from wkv.prompting.tool_calls import CallBegun, CallEvent, TextPiece, ToolCallParser
 from wkv.prompting.tool_types import Call
-from wkv.serve.build_constraints import ReplyFormat, assistant_text
+from wkv.serve.build_constraints import ReplyFormat
+from wkv.serve.chat_messages import assistant_text
 from wkv.tokenizers import Tokenizer
 
 Json = dict[str, Any]
@@ -24,9 +25,10 @@ class ReplyParser:
     """Parses one choice of a chat reply.
 
     Attributes:
-        assistant_prefix: the beginning of the reply, which the prompt contains.
-        continues: the client wrote the beginning. Then there is no reasoning, and leading blanks
-            belong to the content.
+        assistant_prefix: the beginning of the reply, which the prompt contains. It never becomes
+            part of the content, the reasoning or a call.
+        continues: whether `assistant_prefix` is the client's last message, which the reply
+            completes. Such a reply has no reasoning, and its leading blanks are content.
         reply_format: the format of the reply.
         content: the answer so far.
         reasoning: the reasoning before the answer.
@@ -35,6 +37,7 @@ class ReplyParser:
         characters: the length of the text so far; the tokens may contain more.
         reasoning_tokens: the number of tokens before the answer.
         is_whole: whether the response contains the whole text.
+        is_cut: whether the last call lacks its end.
         logprobs: those of the tokens, if the request asks for them. A stream clears them.
         finish_reason: the reason for the end; None before it.
     """
@@ -49,14 +52,13 @@ class ReplyParser:
     characters: int = 0
     reasoning_tokens: int = 0
     is_whole: bool = True
+    is_cut: bool = False
     logprobs: list[SampledToken] = field(default_factory=list)
     finish_reason: str | None = None
-    _thoughts: Thoughts = field(default_factory=Thoughts)
     _call_parser: ToolCallParser | None = None
 
     def __post_init__(self) -> None:
-        if not self.continues:
-            self._thoughts.push(self.assistant_prefix)
+        self._thoughts = Thoughts(self.assistant_prefix)
         if self.reply_format.tool_names:
             prefix = self.reply_format.assistant_prefix or ""
             self._call_parser = ToolCallParser(
@@ -80,26 +82,33 @@ class ReplyParser:
         return deltas
 
     def finish(self, reason: str) -> list[Json]:
-        """End the reply; returns deltas with the text that was held back."""
+        """End the reply; returns deltas with the text that was held back.
+
+        A forced call that was cut off is part of the reply as far as it is known.
+        """
         deltas = [] if self.continues else self._deltas(self._thoughts.flush())
         if self._call_parser is not None:
             deltas += self._call_deltas(self._call_parser.flush())
-        self.finish_reason = "tool_calls" if self.calls and reason == "stop" else reason
+            self.is_cut = self._call_parser.is_cut
+        self.is_whole = self.is_whole and not self.is_cut
+        has_calls = bool(self.calls) and not self.is_cut
+        self.finish_reason = "tool_calls" if has_calls and reason == "stop" else reason
         return deltas
 
     @property
     def message(self) -> Message:
         """The whole message, as the client sends it back in the next turn."""
         prefix = self.assistant_prefix.lstrip() if self.continues else ""
-        calls = tuple(
+        calls = [
             Call(call["function"]["name"], call["function"]["arguments"]) for call in self.calls
-        )
+        ]
         return Message("assistant", prefix + assistant_text(self.content, calls), self.reasoning)
 
     @property
     def body(self) -> Json:
         """The message, as the response contains it."""
-        content = None if self.calls and not self.content else self.content
+        is_call = self.calls or self.reply_format.forces_call
+        content = None if is_call and not self.content else self.content
         message: Json = {"role": "assistant", "content": content, "refusal": None}
         if self.reasoning:
             message["reasoning"] = self.reasoning

@@ -150,13 +150,14 @@ def items_of(reply: ReplyParser, response_id: str, status: str = "completed") ->
         content = [{"type": "reasoning_text", "text": reply.reasoning}]
         item_id = _item_id(response_id, "rs")
         items.append({"type": "reasoning", "id": item_id, "summary": [], "content": content})
-    if reply.content or not reply.calls:
+    if reply.content or not (reply.calls or reply.reply_format.forces_call):
         text = {"type": "output_text", "text": reply.content, "annotations": [], "logprobs": []}
         message = {"type": "message", "id": _item_id(response_id, "msg"), "status": status}
         items.append(message | {"role": "assistant", "content": [text]})
-    for call in reply.calls:
+    for number, call in enumerate(reply.calls, 1):
+        is_cut = reply.is_cut and number == len(reply.calls)
         item = {"type": "function_call", "id": f"fc_{call['id']}", "call_id": call["id"]}
-        items.append(item | call["function"] | {"status": "completed"})
+        items.append(item | call["function"] | {"status": "incomplete" if is_cut else "completed"})
     return items
 
 

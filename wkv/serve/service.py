@@ -101,8 +101,14 @@ class Service:
         return (self.renderer.template.next_turn,)
 
     def max_tokens(self, requested: int | None, default: int) -> int:
-        """Return the largest number of tokens of a reply, within the limit of the server."""
-        return min(default if requested is None else requested, self.settings.max_tokens)
+        """Return the largest number of tokens of a reply, at most the limit of the server.
+
+        Without a number the default counts, and -1 means the limit of the server.
+        """
+        limit = self.settings.max_tokens
+        if requested == -1:
+            return limit
+        return min(default if requested is None else requested, limit)
 
     def conversation_start(self, state_id: str | None, tenant: str) -> ConversationStart:
         """Return the start of a conversation: a saved state, or a new conversation.

@@ -136,9 +136,6 @@ def dotted(location: Location) -> str:
 def validation_error(problems: Sequence[Any], path: Callable[[Location], str] = dotted) -> ApiError:
     """Return an error about one problem of a body; unknown fields come first.
 
-    If a field allows several types, each of them reports a problem. The problem with the deepest
-    location belongs to the type that the client meant.
-
     Args:
         problems: pydantic's list of problems.
         path: returns the path of a location in the body that the client sent.
@@ -156,7 +153,7 @@ def validation_error(problems: Sequence[Any], path: Callable[[Location], str] = 
         message = f"{param}: parts of the type {found!r:.40} are not supported, send text only"
         return ApiError(400, message, param=param, code="invalid_value")
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    worst = unknown[0] if unknown else max(problems, key=lambda problem: len(problem["loc"]))
+    worst = (unknown or problems)[0]
     param = param_of(worst)
     if unknown:
         message = f"the field {param!r} is not supported; leave it out"
@@ -169,4 +166,7 @@ def validation_error(problems: Sequence[Any], path: Callable[[Location], str] = 
         return ApiError(400, message, code="invalid_json")
     reason = worst["msg"].removeprefix("Value error, ")[:MAX_QUOTED]
     message = f"{param or 'the body'}: {reason}"
+    if worst["type"] == "too_long":
+        found, limit = worst["ctx"]["actual_length"], worst["ctx"]["max_length"]
+        message = f"{param} has {found or 'too many'} entries, at most {limit}"
     return ApiError(400, message, param=param, code="invalid_value")

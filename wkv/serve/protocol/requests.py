@@ -2,7 +2,8 @@
 
 A request with an unknown field is refused. Fields that have no effect are accepted if clients send
 them by default, such as `user`, `store`, `metadata` and `service_tier`. Validation of a list stops
-at its first error, because a million errors would block the event loop.
+at its first error, because a million errors would take long. If a field accepts several types, the
+value decides which of them is validated, so that the error is about the type that was meant.
 """
 
 import json
@@ -13,13 +14,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from wkv.inference.sampling import Sampling
 from wkv.serve.protocol.errors import Location, dotted, validation_error
@@ -27,7 +32,9 @@ from wkv.serve.protocol.errors import Location, dotted, validation_error
 MAX_TOKENS = 1_000_000
 MAX_CHARACTERS = 2**24
 MAX_STOPS = 16
-MAX_MEMBERS = 1024
+MAX_PROMPTS = 128
+MAX_INPUTS = 2048
+MAX_METADATA = 2**14
 
 SAMPLING_FIELDS = (
     "temperature",
@@ -45,13 +52,25 @@ Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+TokenLimit = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
+"""A largest number of tokens; -1 means no limit."""
 
 
-def _check_size(value: Any) -> Any:
-    """Refuse an object with too many members, before each of them is validated."""
-    if isinstance(value, dict) and len(value) > MAX_MEMBERS:
-        raise ValueError(f"there are {len(value)} members, expected at most {MAX_MEMBERS}")
-    return value
+def _list_or_text(value: Any) -> str:
+    return "list[]" if isinstance(value, list) else "str"
+
+
+def _object_or_text(value: Any) -> str:
+    return "dict[]" if isinstance(value, dict) else "str"
+
+
+def _prompt_kind(value: Any) -> str:
+    """Return the type of one prompt or several; the first entry of a list decides."""
+    if not isinstance(value, list):
+        return "str"
+    first = value[0] if value else None
+    kinds = {str: "list[str]", list: "list[list[int]]"}
+    return kinds.get(type(first), "list[int]")
 
 
 def _check_encoding(value: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +83,50 @@ def _check_encoding(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _check_length(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse metadata that is too long, because the server stores it and sends it back."""
+    length = len(json.dumps(value))
+    if length > MAX_METADATA:
+        raise ValueError(f"there are {length} characters of JSON, expected at most {MAX_METADATA}")
+    return value
+
+
+def _at_most(limit: int) -> Callable[[Any], Any]:
+    """Return a validator for the number of prompts; the ids of one prompt are not counted."""
+
+    def check(value: Any) -> Any:
+        if _prompt_kind(value) in ("list[str]", "list[list[int]]") and len(value) > limit:
+            found = {"field_type": "List", "max_length": limit, "actual_length": len(value)}
+            raise PydanticKnownError("too_long", found)
+        return value
+
+    return check
+
+
 Object = Annotated[dict[str, Any], AfterValidator(_check_encoding)]
+Metadata = Annotated[Object, AfterValidator(_check_length)]
+Stops = Annotated[list[Stop], Field(fail_fast=True, max_length=MAX_STOPS)]
+Choice = Literal["none", "auto", "required"]
+Items = Annotated[list[Object], Field(fail_fast=True, min_length=1, max_length=10_000)]
+
+StopField = Annotated[
+    Annotated[Stop, Tag("str")] | Annotated[Stops, Tag("list[]")], Discriminator(_list_or_text)
+]
+InputField = Annotated[
+    Annotated[Text, Tag("str")] | Annotated[Items, Tag("list[]")], Discriminator(_list_or_text)
+]
+ToolChoiceField = Annotated[
+    Annotated[Choice, Tag("str")] | Annotated[Object, Tag("dict[]")],
+    Discriminator(_object_or_text),
+]
+PromptField = Annotated[
+    Annotated[Text, Tag("str")]
+    | Annotated[TokenIds, Tag("list[int]")]
+    | Annotated[list[Text], Field(fail_fast=True), Tag("list[str]")]
+    | Annotated[list[TokenIds], Field(fail_fast=True), Tag("list[list[int]]")],
+    Discriminator(_prompt_kind),
+]
+"""One prompt or several, as text or as token ids."""
 
 
 class RequestBody(BaseModel):
@@ -76,7 +138,7 @@ class RequestBody(BaseModel):
     @classmethod
     def _drop_unknown_nulls(cls, value: Any) -> Any:
         """Drop unknown fields that are null, because clients send back whole responses."""
-        if not isinstance(_check_size(value), dict):
+        if not isinstance(value, dict):
             return value
         known = {field.alias or name for name, field in cls.model_fields.items()}
         return {key: member for key, member in value.items() if member is not None or key in known}
@@ -95,7 +157,7 @@ class IgnoredFields(RequestBody):
 
     user: Text | None = None
     store: bool | None = None
-    metadata: Object | None = None
+    metadata: Metadata | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -105,25 +167,35 @@ class GenerationRequest(IgnoredFields):
     """Fields that control generation. The model's defaults, listed in /v1/models, fill the rest.
 
     `penalty_decay` is specific to RWKV: with each token, the frequency penalty of earlier tokens is
-    multiplied by it. As in other RWKV software, `top_p` is applied before the temperature.
+    multiplied by it. As in other RWKV software, `top_p` is applied before the temperature. As in
+    other local servers, -1 means a random `seed`, and no limit in `top_k` and `max_tokens`.
     """
 
     model: Text | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = 1
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
+    seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
+    stop: StopField | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**20)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     penalty_decay: Probability | None = None
-    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_check_size)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    max_tokens: TokenLimit | None = None
     state: Annotated[str, Field(max_length=100)] | None = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _needs_stream(
+        cls, value: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("the response is not streamed; leave it out, or set stream to true")
+        return value
 
     @property
     def choices(self) -> int:
@@ -141,7 +213,9 @@ class GenerationRequest(IgnoredFields):
         """Return the sampling parameters of the request, with defaults for missing fields."""
         given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
         given = {name: value for name, value in given.items() if value is not None}
-        return replace(default, **given, seed=self.seed)
+        if self.top_k == -1:
+            given["top_k"] = 0
+        return replace(default, **given, seed=None if self.seed == -1 else self.seed)
 
 
 class TextPart(RequestBody):
@@ -151,10 +225,17 @@ class TextPart(RequestBody):
     text: Text
 
 
+Parts = Annotated[list[TextPart], Field(fail_fast=True, max_length=1000)]
+ContentField = Annotated[
+    Annotated[Text, Tag("str")] | Annotated[Parts, Tag("list[TextPart]")],
+    Discriminator(lambda value: "list[TextPart]" if isinstance(value, list) else "str"),
+]
+
+
 class FunctionCall(RequestBody):
     """The name of a called tool, and its arguments as JSON text."""
 
-    name: Annotated[str, Field(max_length=64)]
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
     arguments: Text
 
 
@@ -171,7 +252,7 @@ class ChatMessage(RequestBody):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True, max_length=1000)] | None = None
+    content: ContentField | None = None
     name: Annotated[str, Field(max_length=100)] | None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None  # the name of `reasoning` in other servers
@@ -210,12 +291,12 @@ class ChatRequest(GenerationRequest):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Messages
-    max_completion_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | Object | None = None
+    tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     _path: Callable[[Location], str] = PrivateAttr(default_factory=lambda: dotted)
@@ -246,12 +327,7 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """The body of `POST /v1/completions`: a text that the model continues."""
 
-    prompt: (
-        Text
-        | Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_CHARACTERS)]
-        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=128)]
-        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=128)]
-    )
+    prompt: Annotated[PromptField, AfterValidator(_at_most(MAX_PROMPTS))]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
@@ -263,16 +339,16 @@ class ResponseRequest(IgnoredFields):
     """The body of `POST /v1/responses`. Only function tools are supported."""
 
     model: Text | None = None
-    input: Text | Annotated[list[Object], Field(fail_fast=True, min_length=1, max_length=10_000)]
+    input: InputField
     instructions: Text | None = None
     previous_response_id: Annotated[str, Field(max_length=100)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_output_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    max_output_tokens: TokenLimit | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     top_p: Probability | None = None
     tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | Object | None = None
+    tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     text: Object | None = None
     reasoning: Object | None = None
@@ -285,12 +361,7 @@ class EmbeddingRequest(IgnoredFields):
     """The body of `POST /v1/embeddings`."""
 
     model: Text | None = None
-    input: (
-        Text
-        | Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
-        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=256)]
-        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=256)]
-    )
+    input: Annotated[PromptField, AfterValidator(_at_most(MAX_INPUTS))]
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
 

@@ -50,7 +50,7 @@ class FunctionCallItem(ResponseModel):
     call_id: str
     name: str
     arguments: str
-    status: Literal["completed"]
+    status: Literal["completed", "incomplete"]
 
 
 OutputItem = ReasoningItem | MessageItem | FunctionCallItem

@@ -13,13 +13,15 @@ from starlette.responses import Response
 
 from wkv.batching import ChoiceDone, PrefillDone, Request, TextEvent
 from wkv.prompting.template import EFFORTS, Thinking
-from wkv.serve.build_constraints import logits_processors_of, messages_of, reply_format_of
+from wkv.serve.build_constraints import logits_processors_of, reply_format_of
+from wkv.serve.chat_messages import messages_of
 from wkv.serve.engine import EventStream
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser, logprobs_body
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import ChatRequest
 from wkv.serve.protocol.responses import ChatCompletion, ChatCompletionChunk, now, usage_body
+from wkv.serve.read_body import BodyRoute
 from wkv.serve.render_prompt import ChatPrompt, ConversationStart
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import send_reply, stream_documentation
@@ -29,7 +31,7 @@ Json = dict[str, Any]
 
 def routes(service: Service) -> APIRouter:
     """Return the route."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
     documentation = stream_documentation(ChatCompletionChunk)
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=documentation)

@@ -24,6 +24,7 @@ from wkv.serve.parse_reply import MIN_LOGPROB
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import CompletionRequest
 from wkv.serve.protocol.responses import TextCompletion, now, usage_body
+from wkv.serve.read_body import BodyRoute
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import send_reply, stream_documentation
 from wkv.tokenizers import Tokenizer
@@ -33,7 +34,7 @@ Json = dict[str, Any]
 
 def routes(service: Service) -> APIRouter:
     """Return the route."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
     documentation = stream_documentation(TextCompletion)
 
     @router.post("/v1/completions", response_model=TextCompletion, responses=documentation)

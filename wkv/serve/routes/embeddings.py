@@ -22,6 +22,7 @@ from wkv.inference.model import Model
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import EmbeddingRequest
 from wkv.serve.protocol.responses import EmbeddingList
+from wkv.serve.read_body import BodyRoute
 from wkv.serve.routes.completions import ids_of, prompts_of
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import until_disconnect
@@ -29,7 +30,7 @@ from wkv.serve.stream_reply import until_disconnect
 
 def routes(service: Service) -> APIRouter:
     """Return the route."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
 
     @router.post("/v1/embeddings", response_model=EmbeddingList)
     async def embeddings(body: EmbeddingRequest, http: HttpRequest) -> Response:

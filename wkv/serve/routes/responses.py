@@ -22,6 +22,7 @@ from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import ResponseRequest
 from wkv.serve.protocol.response_objects import RESPONSE_EVENTS, ResponseObject
 from wkv.serve.protocol.responses import Deleted, now
+from wkv.serve.read_body import BodyRoute
 from wkv.serve.response_items import ItemEvents, chat_request, items_of
 from wkv.serve.routes.chat import ChatExchange, prepare
 from wkv.serve.service import Service
@@ -32,7 +33,7 @@ Json = dict[str, Any]
 
 def routes(service: Service) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/v1/responses")
+    router = APIRouter(prefix="/v1/responses", route_class=BodyRoute)
     documentation = stream_documentation(*RESPONSE_EVENTS)
 
     @router.post("", response_model=ResponseObject, responses=documentation)

@@ -19,6 +19,7 @@ from wkv.serve.protocol.responses import (
     ServedModel,
     Tokens,
 )
+from wkv.serve.read_body import BodyRoute
 from wkv.serve.service import Service
 
 MEDIA_TYPES = {
@@ -39,7 +40,7 @@ Json = dict[str, Any]
 
 def routes(service: Service) -> APIRouter:
     """Return the routes."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
     served = _model_body(service)
     page = _page()
 

@@ -12,11 +12,13 @@ from wkv.inference.prefill import prompt_ids
 from wkv.inference.sampling import Sampling
 from wkv.models.state import State
 from wkv.prompting.template import SEPARATOR
-from wkv.serve.build_constraints import ReplyFormat, messages_of
+from wkv.serve.build_constraints import ReplyFormat
+from wkv.serve.chat_messages import messages_of
 from wkv.serve.middleware import tenant_of
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import StateRequest
 from wkv.serve.protocol.responses import Deleted, SavedState, StateList
+from wkv.serve.read_body import BodyRoute
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import until_disconnect
 from wkv.serve.user_states import SUFFIX
@@ -30,7 +32,7 @@ UPLOAD = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"typ
 
 def routes(service: Service) -> APIRouter:
     """Return the routes."""
-    router = APIRouter(prefix="/v1/states")
+    router = APIRouter(prefix="/v1/states", route_class=BodyRoute)
     states = service.states
 
     @router.post("", status_code=201, response_model=SavedState)
