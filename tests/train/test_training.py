@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from safetensors.torch import load_file
 
 from wkv.errors import TrainingError
-from wkv.train.data import Mixture, PackedDocuments, Prose, batch
+from wkv.train.data import Mixture, PackedDocuments, Prose, batch, split_off
 from wkv.train.loop import train
 from wkv.train.optimizer import orthogonal
 from wkv.train.settings import TrainingSettings
@@ -147,6 +148,27 @@ def test_an_epoch_takes_every_piece_once():
     starts = sorted(prose._epoch(0))
     assert [start - starts[0][1] for _, start in starts] == list(range(0, 16 * len(starts), 16))
     assert prose._epoch(0) != prose._epoch(1)
+
+
+def test_the_end_of_a_long_text_is_held_out():
+    text = np.arange(2000)
+    rest, rows = split_off(text, 9)
+    assert np.array_equal(np.concatenate([rest, *(row.ids for row in rows)]), text)
+    assert (len(rest), [len(row.ids) for row in rows]) == (1920, [10] * 8)
+    assert split_off(text[:99], 9) == (pytest.approx(text[:99]), [])
+    assert len(split_off(text[:100], 9)[1]) == 1
+
+
+def test_the_log_and_the_plot_have_a_held_out_curve(tmp_path, monkeypatch):
+    data = tmp_path / "long.txt"
+    data.write_text(" ".join(str(number) for number in range(4000)))
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *xy, **how: drawn.append(how) or plot(*xy, **how))
+    _, folder = run(data, tmp_path / "run", 2)
+    assert [set(entry["loss"]) for entry in folder.entries()] == 2 * [{"prose", "held-out"}]
+    assert {how["label"] for how in drawn} == {"prose", "held-out"}
+    assert all(how["marker"] for how in drawn)  # a single point is visible
 
 
 def test_batch_shifts_targets():

@@ -17,6 +17,7 @@ from torch import Tensor
 from wkv.errors import TrainingError
 
 END_OF_TEXT = 0
+HELD_OUT_SHARE = 0.04
 PARAGRAPH_SHARE = 0.3
 """Share of the prose rows that begin with an end-of-text token and the start of a paragraph."""
 
@@ -43,6 +44,11 @@ class RowSource(Protocol):
         """The number of tokens per row, T."""
         ...
 
+    @property
+    def held_out(self) -> Sequence[Row]:
+        """Rows that are never used for training, to measure the loss on; may be empty."""
+        ...
+
     def row(self, number: int) -> Row:
         """Return the row of a number; every number from 0 is valid."""
         ...
@@ -55,7 +61,12 @@ class Prose:
     """
 
     def __init__(
-        self, texts: Sequence[np.ndarray], context: int, seed: int, paragraph_token: int | None
+        self,
+        texts: Sequence[np.ndarray],
+        context: int,
+        seed: int,
+        paragraph_token: int | None,
+        held_out: Sequence[Row] = (),
     ) -> None:
         """Prepare the windows.
 
@@ -64,11 +75,13 @@ class Prose:
             context: tokens per row, T.
             seed: seed of offsets and order.
             paragraph_token: id after which a paragraph begins, or None.
+            held_out: rows of other texts.
 
         Raises:
             TrainingError: if no text has 2 T tokens.
         """
         self.texts, self.context, self.seed = texts, context, seed
+        self.held_out = held_out
         self.windows = [(len(text) - context) // context for text in texts]
         self.windows_per_epoch = sum(max(0, count) for count in self.windows)
         if not self.windows_per_epoch:
@@ -122,6 +135,7 @@ class PackedDocuments:
     encode: Callable[[str], list[int]]
     context: int
     seed: int
+    held_out: Sequence[Row] = ()
 
     def row(self, number: int) -> Row:
         """Return the row of a number, see `RowSource.row`.
@@ -155,6 +169,11 @@ class Mixture:
         """The number of tokens per row."""
         return self.first.context
 
+    @property
+    def held_out(self) -> Sequence[Row]:
+        """The rows of both sources."""
+        return (*self.first.held_out, *self.second.held_out)
+
     def row(self, number: int) -> Row:
         """Return the row of a number, see `RowSource.row`."""
         before, after = int(number * self.share), int((number + 1) * self.share)
@@ -170,9 +189,28 @@ class Batch(NamedTuple):
     sources: list[str]
 
 
+def split_off(text: np.ndarray, context: int) -> tuple[np.ndarray, list[Row]]:
+    """Split the end of a text off, and return the rest and rows of the end.
+
+    The end has 4 % of the tokens or one row, whichever is more. A text whose end would be more than
+    a tenth of it is not split.
+    """
+    size = context + 1
+    count = max(size, int(HELD_OUT_SHARE * len(text)))
+    if count > 0.1 * len(text):
+        return text, []
+    end = text[-count:].tolist()
+    rows = [end[start : start + size] for start in range(0, count - size + 1, size)]
+    return text[:-count], [Row(ids, [1.0] * size, "held-out") for ids in rows]
+
+
 def batch(rows: RowSource, first: int, count: int) -> Batch:
     """Return the rows `first` to `first + count - 1` as tensors."""
-    chosen = [rows.row(number) for number in range(first, first + count)]
+    return stacked([rows.row(number) for number in range(first, first + count)])
+
+
+def stacked(chosen: Sequence[Row]) -> Batch:
+    """Return rows as tensors."""
     ids = torch.tensor([row.ids for row in chosen])
     weights = torch.tensor([row.weights for row in chosen])
     return Batch(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wkv.errors import TrainingError, install_command
 from wkv.models.rwkv7 import RWKV7, Config
-from wkv.train.data import Batch, RowSource, batch
+from wkv.train.data import Batch, RowSource, batch, stacked
 from wkv.train.initialize import initialize
 from wkv.train.optimizer import Optimizer, ProcessGroup
 from wkv.train.processes import start_processes
@@ -36,6 +36,9 @@ Z_LOSS = 1e-4
 
 LAST_RATE = 0.01
 """The share of its peak to which the learning rate decreases linearly."""
+
+MAX_HELD_OUT = 8
+"""Number of held-out rows whose loss is measured for each line of the log."""
 
 TARGET_STEP = 512
 """Targets are padded to a multiple of this number, so that only a few shapes are compiled."""
@@ -228,8 +231,24 @@ class _Trainer:
         tokens = self.step * self.settings.rows * self.settings.context
         entry = self.tally.entry(self.step, tokens, self.seconds, self.rate, self.norm)
         if self.group.rank == 0:
+            entry["loss"] |= self._held_out_loss()
             self.folder.append(entry)
             report(entry, min(progress, 1.0))
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> dict[str, float]:
+        """Return the mean loss of at most MAX_HELD_OUT held-out rows, by the name "held-out"."""
+        rows = self.rows.held_out
+        if not rows:
+            return {}
+        rows = stacked(rows[:: math.ceil(len(rows) / MAX_HELD_OUT)])
+        with torch.compiler.set_stance("force_eager"):  # another size would be compiled anew
+            with torch.autocast("cpu", torch.bfloat16):
+                X, _ = self.model(rows.inputs, self.model.new_layers(len(rows.inputs)))
+            _, losses = _loss(
+                self.model, X.flatten(0, 1), rows.targets.flatten(), rows.weights.flatten()
+            )
+        return {"held-out": round(losses.mean().item(), 4)}
 
     def _agree(self, stop: threading.Event) -> tuple[float, bool]:
         """Return process 0's progress and whether it should stop, the same in every process."""

@@ -12,7 +12,7 @@ import numpy as np
 from wkv.errors import InputError, TrainingError
 from wkv.files import read_text
 from wkv.tokenizers.world import WorldTokenizer
-from wkv.train.data import END_OF_TEXT, Prose
+from wkv.train.data import END_OF_TEXT, Prose, split_off
 from wkv.train.initialize import new_config
 from wkv.train.loop import Job
 from wkv.train.make_vocabulary import make_vocabulary
@@ -100,10 +100,12 @@ class TextRows:
     seed: int
 
     def __call__(self) -> Prose:
-        """Return a source of windows over all texts."""
+        """Return a source of windows over all texts, except for their held-out ends."""
         tokenizer = WorldTokenizer(self.vocabulary)
-        texts = [_joined(tokenizer, documents) for documents in read_texts(self.data)]
-        return Prose(texts, self.context, self.seed, tokenizer.encode("\n\n")[-1])
+        ids = [_joined(tokenizer, documents) for documents in read_texts(self.data)]
+        texts, ends = zip(*(split_off(text, self.context) for text in ids), strict=True)
+        held_out = [row for rows in ends for row in rows]
+        return Prose(texts, self.context, self.seed, tokenizer.encode("\n\n")[-1], held_out)
 
 
 def _joined(tokenizer: WorldTokenizer, documents: Sequence[str]) -> np.ndarray:
