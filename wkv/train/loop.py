@@ -238,16 +238,15 @@ class _Trainer:
     @torch.no_grad()
     def _held_out_loss(self) -> dict[str, float]:
         """Return the mean loss of at most MAX_HELD_OUT held-out rows, by the name "held-out"."""
-        rows = self.rows.held_out
-        if not rows:
+        held_out = self.rows.held_out
+        if not held_out:
             return {}
-        rows = stacked(rows[:: math.ceil(len(rows) / MAX_HELD_OUT)])
+        rows = stacked(held_out[:: math.ceil(len(held_out) / MAX_HELD_OUT)])
+        targets, weights = rows.targets.flatten(), rows.weights.flatten()
         with torch.compiler.set_stance("force_eager"):  # another size would be compiled anew
             with torch.autocast("cpu", torch.bfloat16):
                 X, _ = self.model(rows.inputs, self.model.new_layers(len(rows.inputs)))
-            _, losses = _loss(
-                self.model, X.flatten(0, 1), rows.targets.flatten(), rows.weights.flatten()
-            )
+            _, losses = _loss(self.model, X.flatten(0, 1), targets, weights)
         return {"held-out": round(losses.mean().item(), 4)}
 
     def _agree(self, stop: threading.Event) -> tuple[float, bool]:

@@ -177,6 +177,7 @@ class RunFolder:
         if not can_plot():
             return
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
 
         entries = self.entries()
         figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -189,6 +190,8 @@ class RunFolder:
             ]
             axes.plot(*zip(*points, strict=True), label=source, marker="o", markersize=3)
         axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", yscale="log")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if entries:
             axes.legend()
         _replace(self.plotted, lambda path: figure.savefig(path, format="png", dpi=120))
