@@ -1,9 +1,11 @@
 """Measure `wkv serve` under load, and the effect of its state cache on a long conversation.
 
-For each model a server is started. The first part measures requests and tokens per second and the
-time to the first token with 1, 4, 16 and 64 concurrent clients. The second part measures the last
-turn of a conversation of ten turns and about 4,000 tokens, half of them replies, with and without
-the cache.
+For each model a server is started. The first part measures requests and tokens per second, the time
+to the first token, and the CPU time that the server spends on a token, for several numbers of
+concurrent clients. The CPU time is split in the event loop's thread and all others; on a machine
+that also runs other programs, it varies less than the speed. The second part measures the last turn
+of a conversation of ten turns and about 4,000 tokens, half of them replies, with and without the
+cache.
 """
 
 import argparse
@@ -13,10 +15,11 @@ import statistics
 import time
 
 import httpx
+import psutil
 
-from bench.started import started
+from bench.started import Started, started
 
-CLIENTS = (1, 4, 16, 64)
+CLIENTS = (1, 4, 16, 64, 256)
 TURNS = 10
 WORDS = ("river", "stone", "window", "garden", "letter", "morning", "silver", "forest", "candle")
 
@@ -28,6 +31,9 @@ def main() -> None:
     add("models", nargs="*", metavar="MODEL", help="models (default: the built-in one)")
     add("--strategy", default="auto", help="strategy of the models (default: auto)")
     add("--slots", type=int, default=16, help="slots of the server (default: 16)")
+    clients = f"numbers of clients (default: {' '.join(map(str, CLIENTS))})"
+    add("--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help=clients)
+    add("--no-conversation", action="store_true", help="leave out the second part")
     add("--max-tokens", type=int, default=64, help="tokens of each reply (default: 64)")
     add("--requests", type=int, default=2, help="requests of each client (default: 2)")
     turn = "tokens of each message of the long conversation (default: 200)"
@@ -36,7 +42,9 @@ def main() -> None:
     for model in args.models or [None]:
         print(f"\n{model or 'the built-in model'}, {args.strategy}, {args.slots} slots")
         with started(model, options(args)) as server:
-            asyncio.run(under_load(server.address, args))
+            asyncio.run(under_load(server, args))
+        if args.no_conversation:
+            continue
         with_cache, cached = conversation(model, args, [])
         without, _ = conversation(model, args, ["--cache-bytes", "0"])
         print(
@@ -51,23 +59,39 @@ def options(args: argparse.Namespace) -> list[str]:
     return ["--strategy", args.strategy, "--slots", str(args.slots), "--max-queue", "1000"]
 
 
-async def under_load(address: str, args: argparse.Namespace) -> None:
+async def under_load(server: Started, args: argparse.Namespace) -> None:
     """Measure each number of clients and print its line."""
-    print(f"{'clients':>8}{'requests/s':>12}{'tokens/s':>10}{'first token p50':>17}{'p99':>10}")
-    async with httpx.AsyncClient(base_url=address, timeout=600, limits=httpx.Limits()) as http:
+    print(
+        f"{'clients':>8}{'requests/s':>12}{'tokens/s':>10}{'first token p50':>17}{'p99':>10}"
+        f"{'CPU ms/token: loop':>20}{'others':>8}"
+    )
+    async with httpx.AsyncClient(
+        base_url=server.address, timeout=600, limits=httpx.Limits()
+    ) as http:
         await ask(http, "warm up", args.max_tokens)
-        for count in CLIENTS:
-            begun = time.perf_counter()
+        for count in args.clients:
+            before, begun = cpu_seconds(server), time.perf_counter()
             groups = await asyncio.gather(*(client(http, n, count, args) for n in range(count)))
             seconds = time.perf_counter() - begun
+            after = cpu_seconds(server)
             first = sorted(one for group in groups for one, _ in group)
             tokens = sum(number for group in groups for _, number in group)
             p99 = first[min(len(first) - 1, int(0.99 * len(first)))]
+            loop, others = ((b - a) / tokens * 1e3 for a, b in zip(before, after, strict=True))
             print(
                 f"{count:>8}{len(first) / seconds:>12.2f}{tokens / seconds:>10.0f}"
-                f"{statistics.median(first) * 1e3:>14.0f} ms{p99 * 1e3:>7.0f} ms",
+                f"{statistics.median(first) * 1e3:>14.0f} ms{p99 * 1e3:>7.0f} ms"
+                f"{loop:>20.3f}{others:>8.3f}",
                 flush=True,
             )
+
+
+def cpu_seconds(server: Started) -> tuple[float, float]:
+    """Return the CPU time of the server's first thread, its event loop, and of all others."""
+    pid = server.process.pid
+    times = {one.id: one.user_time + one.system_time for one in psutil.Process(pid).threads()}
+    loop = times.pop(pid, 0.0)
+    return loop, sum(times.values())
 
 
 async def client(

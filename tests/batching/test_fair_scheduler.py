@@ -210,3 +210,21 @@ def test_cancelled_choices_that_wait_are_dropped(byte_model):
     scheduler.step()
     assert scheduler.load.is_idle
     assert not scheduler._decode.waiting
+
+
+def test_the_events_of_a_step_can_be_passed_on_at_once_before_the_model_runs(byte_model):
+    scheduler = new_scheduler(byte_model, slots=8)
+    clients = [Client(scheduler, text, max_tokens=5) for text in "abcd"]
+    passed, steps = [], 0
+
+    def flush():
+        passed.append(sum(len(client.events) for client in clients))
+        seen = scheduler._decode.batch.state
+        assert seen is None or set(seen.tokens_seen) == {1 + max(0, len(passed) - 1)}
+
+    scheduler.flush = flush
+    while scheduler.step():
+        steps += 1
+    assert len(passed) == steps + 1
+    assert passed[0] == 4 * 2  # the prompts were read, and each client has its first token
+    assert passed[-1] == sum(len(client.events) for client in clients)

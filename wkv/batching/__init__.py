@@ -20,13 +20,9 @@ from wkv.batching.scheduler import Scheduler, SchedulerLoad
 from wkv.batching.state_cache import StateCache
 from wkv.batching.state_folder import StateFolder
 
-Load = SchedulerLoad
-"""The former name."""
-
 __all__ = [
     "ChoiceDone",
     "Event",
-    "Load",
     "PrefillDone",
     "Request",
     "RequestFailed",

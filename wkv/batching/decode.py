@@ -104,17 +104,20 @@ class DecodeQueue:
         self.waiting |= {choice: self.paused.pop(choice).state for choice in back}
         return back
 
-    def step(self) -> bool:
-        """Generate a token of each sequence; returns False if none is running."""
+    def sample(self) -> bool:
+        """Sample a token of each running sequence; returns False if there was none."""
         self._pause_slow_readers()
         if not self.batch.sequences:
             return False
         failed = {self._report(event) for event in self.batch.sample()}
         self.batch.remove([one for one in self.batch.sequences if one.handle in failed])
         self._end([one for one in self.batch.sequences if one.finish_reason is not None])
+        return True
+
+    def forward(self) -> None:
+        """Let the model read the sampled tokens."""
         if self.batch.sequences:
             self.batch.forward()
-        return True
 
     def drop(self, handles: Iterable[RequestHandle]) -> None:
         """End the sequences of requests, and cache their states."""

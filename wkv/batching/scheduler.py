@@ -6,7 +6,7 @@ a long prompt delays the tokens of others by one chunk at most.
 
 import threading
 from collections import Counter, deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -66,6 +66,8 @@ class Scheduler:
         queue: choices of each owner that may wait in addition.
         queue_tokens: tokens of prompts that may wait to be read; one owner may use half of it.
         prefill_chunk: tokens of prompts that are read between two decode steps.
+        flush: called once in each step, after its events were delivered and before the model runs.
+            A server replaces it to pass on all events of a step at once.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Scheduler:
         self.queue = queue
         self.queue_tokens = queue_tokens
         self.prefill_chunk = prefill_chunk or default_prefill_chunk(model)
+        self.flush: Callable[[], None] = _nothing
         self._prefill = PrefillQueue(model, cache)
         self._decode = DecodeQueue(model, cache, reader_timeout)
         self._queued: SlotQueue[PrefillJob | ChoiceSequence] = SlotQueue(slots)
@@ -163,7 +166,9 @@ class Scheduler:
                 self._drop_cancelled()
                 self._share_slots(self._decode.caught_up())
                 worked = self._step_prefill()
-                worked = self._decode.step() or worked
+                worked = self._decode.sample() or worked
+                self.flush()
+                self._decode.forward()
                 return self._step_task() or worked
         except Exception as error:
             self.fail_all(error)
@@ -185,6 +190,7 @@ class Scheduler:
         self._decode.clear()
         for handle in handles:
             handle.fail(reported)
+        self.flush()
 
     def _holding(self) -> list[PrefillJob | ChoiceSequence]:
         """Return the work that holds a slot."""
@@ -271,6 +277,10 @@ class Scheduler:
             if not ended:
                 self._tasks.append((task, future))
         return True
+
+
+def _nothing() -> None:
+    """Pass on nothing: each event was passed on when it was delivered."""
 
 
 def _advance(task: Generator[None, None, Any], future: "Future[Any]") -> bool:

@@ -4,18 +4,19 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from wkv.batching import (
     ChoiceDone,
     Event,
-    Load,
     Request,
     RequestFailed,
     RequestHandle,
     Scheduler,
+    SchedulerLoad,
     TextEvent,
 )
 from wkv.errors import BusyError, WKVError
@@ -31,6 +32,7 @@ BUSY_SECONDS = 0.05
 STOPPED = WKVError("the server was stopped")
 
 Result = TypeVar("Result")
+Call = Callable[[], None]
 
 
 class EventStream:
@@ -107,8 +109,7 @@ class EventStream:
 
         def deliver(event: Event) -> None:
             timer.observe(event)
-            with suppress(RuntimeError):  # the loop was closed in the meantime
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
+            self._engine.outbox.add(self._loop, partial(self._queue.put_nowait, (number, event)))
 
         handle = self._engine.scheduler.submit(request, deliver)
         self._waiting.popleft()
@@ -122,18 +123,21 @@ class Engine:
         scheduler: the scheduler.
         metrics: the server's metrics.
         is_closing: whether new requests are refused.
+        outbox: the events of the present step.
     """
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics) -> None:
         self.scheduler = scheduler
         self.metrics = metrics
         self.is_closing = False
+        self.outbox = Outbox()
+        scheduler.flush = self.outbox.send
         self._ends = self._aborts = False
         self._thread = threading.Thread(target=self._run, name="wkv-engine", daemon=True)
         self._thread.start()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> SchedulerLoad:
         """The present load."""
         return self.scheduler.load
 
@@ -209,6 +213,33 @@ class Engine:
                 worked = True
             if not worked:
                 self.scheduler.wait(IDLE_SECONDS)
+
+
+class Outbox:
+    """Calls that event loops have to make, collected so that each loop is woken once for many.
+
+    Waking a loop makes its thread compete with the scheduler's for Python's lock. If every event
+    did so, the scheduler would wait after each of them.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[asyncio.AbstractEventLoop, list[Call]] = {}
+
+    def add(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
+        """Add a call to the next `send`, in the thread of the scheduler."""
+        self._calls.setdefault(loop, []).append(call)
+
+    def send(self) -> None:
+        """Let the loops make the calls."""
+        calls, self._calls = self._calls, {}
+        for loop, ours in calls.items():
+            with suppress(RuntimeError):  # the loop was closed in the meantime
+                loop.call_soon_threadsafe(_make, ours)
+
+
+def _make(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()
 
 
 class RequestTimer:

@@ -8,7 +8,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from wkv.batching import Load
+from wkv.batching import SchedulerLoad
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 
@@ -58,7 +58,7 @@ class Metrics:
             "request_latency_seconds", "Time from accepting a request to its end.", REQUEST_BUCKETS
         )
 
-    def text(self, load: Load, cache: CacheSize) -> str:
+    def text(self, load: SchedulerLoad, cache: CacheSize) -> str:
         """Return all values in Prometheus' text format."""
         gauges = _Gauges(load, cache)
         self.registry.register(gauges)
@@ -78,7 +78,7 @@ class Metrics:
 class _Gauges(Collector):
     """The present load, under the names that the server has always had."""
 
-    def __init__(self, load: Load, cache: CacheSize) -> None:
+    def __init__(self, load: SchedulerLoad, cache: CacheSize) -> None:
         self._values = {
             "wkv_sequences_writing": ("Sequences that are being generated.", load.running),
             "wkv_prompts_reading": ("Prompts that are being read.", load.prefilling),
