@@ -216,7 +216,18 @@ class RWKV7PreTrainedModel(PretrainedRwkv):
     base_model_prefix = "model"
     _no_split_modules = ["RWKV7Block"]
     # A matrix with a bias has the dtype of its bias, in which torch computes the sum.
-    _keep_in_fp32_modules_strict = ["x_[rwkvag]$", "k_k", "k_a", "r_k", "[wav]_lora.lora.2", "norm"]
+    _keep_in_fp32_modules_strict = [
+        "x_[rwkvag]",
+        "k_k",
+        "k_a",
+        "r_k",
+        "[wav]_lora.lora.2",
+        "pre_norm",
+        "attn_norm",
+        "ffn_norm",
+        "g_norm",
+        "norm",
+    ]
 
 
 class RWKV7Model(Backbone, RWKV7PreTrainedModel):

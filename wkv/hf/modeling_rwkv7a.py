@@ -114,12 +114,16 @@ class RWKV7aPreTrainedModel(PretrainedRwkv):
     base_model_prefix = "model"
     _no_split_modules = ["RWKV7aBlock"]
     _keep_in_fp32_modules_strict = [
-        "x_[rwkvag]$",
+        "x_[rwkvag]",
         "k_k",
         "k_a",
         "r_k",
         "s0",
         "[wav]_lora.lora.2",
+        "pre_norm",
+        "attn_norm",
+        "ffn_norm",
+        "g_norm",
         "norm",
     ]
 

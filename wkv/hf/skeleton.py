@@ -46,20 +46,27 @@ class PretrainedRwkv(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Load a model as transformers does, but refuse files with other tensor names.
 
-        transformers would only print a report, and return a model with random weights.
+        transformers would only print a report, and return a model with random weights. A caller
+        who asks for the report (output_loading_info) gets both.
 
         Raises:
             ValueError: if the checkpoint lacks tensors of the network and has unknown ones instead.
         """
         model, report = super().from_pretrained(
-            name_or_path, *args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        refuse_other_names(name_or_path, report, cls.head_name)
-        return (model, report) if output_loading_info else model
+        if output_loading_info:
+            return model, report
+        refuse_other_names(pretrained_model_name_or_path, report, cls.head_name)
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
