@@ -52,7 +52,7 @@ def _write(path, header, tensors, **changes):
 )
 @pytest.mark.parametrize("name", ["layers.0.wkv", "layers.1.att_shift", "logits"])
 def test_tensors_that_a_state_cannot_have(model, saved, tmp_path, name, change, match):
-    path, header, tensors = saved
+    _, header, tensors = saved
     wrong = tensors | {name: change(tensors[name]).contiguous()}
     with pytest.raises(wkv.StateError, match=f"{name} .*{match}"):
         wkv.State.load(_write(tmp_path / "s.safetensors", header, wrong), model)
@@ -64,7 +64,7 @@ def test_tensors_that_a_state_cannot_have(model, saved, tmp_path, name, change, 
      "3", '"3"', '{"3": 3}', "[[3]]", "null", "", "[" * 100_000, "[18446744073709551616]"],
 )  # fmt: skip
 def test_numbers_of_tokens_that_cannot_be(model, saved, tmp_path, tokens_seen):
-    path, header, tensors = saved
+    _, header, tensors = saved
     file = _write(tmp_path / "s.safetensors", header, tensors, tokens_seen=tokens_seen)
     with pytest.raises(wkv.StateError, match="tokens_seen is damaged") as error:
         wkv.State.load(file, model)
@@ -73,7 +73,7 @@ def test_numbers_of_tokens_that_cannot_be(model, saved, tmp_path, tokens_seen):
 
 @pytest.mark.parametrize("key", ["format", "generation", "identity"])
 def test_errors_do_not_repeat_a_long_header(model, saved, tmp_path, key):
-    path, header, tensors = saved
+    _, header, tensors = saved
     file = _write(tmp_path / "s.safetensors", header, tensors, **{key: "x" * 100_000})
     with pytest.raises(wkv.StateError) as error:
         wkv.State.load(file, model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.tensors import EXPECTED, METADATA_KEYS, Checkpoint, first_sentence
+from wkv.checkpoint.tensors import EXPECTED, METADATA_KEYS, Checkpoint, unreadable
 from wkv.errors import CheckpointError
 
 
@@ -24,10 +24,7 @@ def open_pth(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_advice(path, str(error))) from error
     except Exception as error:  # for a damaged pickle the unpickler can raise any type of error
-        raise CheckpointError(
-            f"{path}: the file is truncated or damaged ({first_sentence(error)}); {EXPECTED}; "
-            "fetch the file again"
-        ) from error
+        raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path}: the file contains a {type(content).__name__}, expected a dict of tensors by "

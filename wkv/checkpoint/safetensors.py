@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from wkv.checkpoint.tensors import EXPECTED, METADATA_KEYS, Checkpoint, first_sentence
+from wkv.checkpoint.tensors import METADATA_KEYS, Checkpoint, unreadable
 from wkv.errors import CheckpointError
 
 
@@ -25,11 +25,8 @@ def open_safetensors(path: Path) -> Checkpoint:
         names = list(handle.keys())
         shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         codes = {name: handle.get_slice(name).get_dtype() for name in names}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: the file is truncated or damaged ({first_sentence(error)}); {EXPECTED}; "
-            "fetch the file again"
-        ) from error
+    except (SafetensorError, OSError, KeyError, ValueError, MemoryError) as error:
+        raise unreadable(path, error) from error
     for name, code in codes.items():
         if code not in _DTYPES:
             raise CheckpointError(

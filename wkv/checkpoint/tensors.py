@@ -1,5 +1,6 @@
 """The opened checkpoint: names, shapes and dtypes are in memory, values are read on access."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint.packing import Packed
+from wkv.errors import CheckpointError
 
 EXPECTED = "expected a .pth or .safetensors checkpoint, or a Hugging Face directory"
 
@@ -19,6 +21,10 @@ METADATA_KEYS = (CHATRWKV_KEY, "_version", "_rescale_layer", STRATEGY_KEY, PACKE
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """The floating point dtypes that a checkpoint may have."""
+
+
+MEMORY = re.compile(r"not enough memory|cannot allocate memory|can't allocate memory", re.I)
+"""Texts by which PyTorch and safetensors report that memory ran out."""
 
 
 def nothing_packed(_: str) -> None:
@@ -74,6 +80,20 @@ class Checkpoint(Mapping[str, Tensor]):
     def __len__(self) -> int:
         """Return the number of tensors."""
         return len(self.shapes)
+
+
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a file that a library could not open: out of memory, or damaged."""
+    reason = first_sentence(error)
+    if isinstance(error, MemoryError) or MEMORY.search(str(error)):
+        return CheckpointError(
+            f"{path}: there is not enough memory to open this file of "
+            f"{path.stat().st_size / 2**30:.1f} GiB ({reason}); close other programs, raise the "
+            "limit of this process (ulimit -v), or use a smaller model"
+        )
+    return CheckpointError(
+        f"{path}: the file is truncated or damaged ({reason}); {EXPECTED}; fetch the file again"
+    )
 
 
 def first_sentence(error: object) -> str:

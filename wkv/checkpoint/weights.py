@@ -9,6 +9,7 @@
     torch_int8        the parts of one of ChatRWKV's int8 matrices, for PyTorch
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from wkv.checkpoint.packing import Packed, format_for, layout_for, pack, round_like_packed
 from wkv.checkpoint.tensors import Checkpoint
+from wkv.errors import CheckpointError
 from wkv.models.int8 import PARTS, quantize
 from wkv.models.parts import is_matrix
 from wkv.models.strategy import Placement, Strategy
@@ -119,13 +121,16 @@ class Weights:
             format = format_for(name, placement.packed, placement.dtype)
         layout = layout_for(format, sparse_inputs=name.endswith(SPARSE_INPUTS))
         if packed is None or (packed.format, packed.layout) != (format, layout):
-            packed = pack(self._matrix(name), format, layout)
+            weight = self._matrix(name)
+            if format.is_integer:  # all values are read, so checking them costs little
+                check_finite(f"{self.checkpoint.path}: {name}", weight)
+            packed = pack(weight, format, layout)
         self._sizes.append(packed.data.nbytes)
         return packed
 
     def vector(self, name: str) -> Tensor:
         """Return a vector, flattened and converted to float32."""
-        vector = self._stored(self._prefix + name).to(torch.float32).flatten().contiguous()
+        vector = self._vector(self._prefix + name).flatten().contiguous()
         self._sizes.append(vector.nbytes)
         return vector
 
@@ -148,9 +153,9 @@ class Weights:
         memory-mapped.
         """
         shape, placement = self.shapes[name], self.strategy.placement_of(name)
-        tensor = self._stored(name)
         if not is_matrix(name, shape):
-            return _aligned(tensor.to(placement.device, torch.float32))
+            return _aligned(self._vector(name).to(placement.device))
+        tensor = self._stored(name)
         if placement.packed and not self._is_packed and is_packable(name, shape):
             tensor = round_like_packed(tensor, name, placement.packed)
         if not name.endswith(".weight"):
@@ -185,6 +190,12 @@ class Weights:
     def _stored(self, name: str) -> Tensor:
         return self.checkpoint[name].reshape(self.shapes[name])
 
+    def _vector(self, name: str) -> Tensor:
+        """Return a vector as float32, after checking its values."""
+        vector = self._stored(name).to(torch.float32)
+        check_finite(f"{self.checkpoint.path}: {name}", vector)
+        return vector
+
     def _matrix(self, name: str) -> Tensor:
         """Return a floating-point matrix as (outputs, inputs)."""
         if name in self.shapes:
@@ -197,6 +208,24 @@ class Weights:
 def is_packable(name: str, shape: Sequence[int]) -> bool:
     """Check whether a strategy such as `cpu int8` packs a tensor: a matrix except the embedding."""
     return is_matrix(name, shape) and not name.startswith("emb.")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a CheckpointError if a tensor contains NaN or infinity, with which no text is possible.
+
+    Args:
+        name: the name of the tensor, for the message.
+        tensor: of any dtype.
+    """
+    if math.isfinite(tensor.sum(dtype=torch.float32).item()):  # the usual case, and fast
+        return
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        raise CheckpointError(
+            f"{name}: {wrong} of {tensor.numel()} values are NaN or infinite, so the model cannot "
+            "predict anything; fetch the file again or, if you trained it, take an earlier "
+            "checkpoint"
+        )
 
 
 def _aligned(vector: Tensor) -> Tensor:

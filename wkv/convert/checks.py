@@ -1,7 +1,5 @@
 """Check for properties of a checkpoint that should not be published for other programs."""
 
-from torch import Tensor
-
 from wkv.errors import CheckpointError
 from wkv.inference.describe import Description
 
@@ -26,20 +24,4 @@ def check_publishable(description: Description, target: str) -> None:
         raise CheckpointError(
             f"{path}: {target} cannot contain the tuned initial state of this file; remove its "
             "time_state tensors, or use it with wkv"
-        )
-
-
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise a CheckpointError if a tensor contains NaN or infinity, with which no text is possible.
-
-    Args:
-        name: the name of the tensor, for the message.
-        tensor: of any dtype.
-    """
-    wrong = tensor.numel() - int(tensor.isfinite().sum())
-    if wrong:
-        raise CheckpointError(
-            f"{name}: {wrong} of {tensor.numel()} values are NaN or infinite, so the model cannot "
-            "predict anything; fetch the file again or, if you trained it, take an earlier "
-            "checkpoint"
         )

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from wkv import demo
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
+from wkv.checkpoint.weights import check_finite
 from wkv.errors import CheckpointError
 from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
-from wkv.models.parts import is_matrix
+from wkv.models.parts import Shapes, is_matrix
 from wkv.native.network import unsupported_reason
 
 MAX_LISTED = 4
@@ -59,7 +61,7 @@ class Description:
 
     @cached_property
     def native_refusal(self) -> str | None:
-        """Why the native engine cannot run the model with any strategy; None if it can."""
+        """The reason that the native engine cannot run the model at all; None if it can."""
         if self.scales:
             return "the file has ChatRWKV's int8 matrices"
         return unsupported_reason(self.config)
@@ -136,13 +138,21 @@ def identity(description: Description) -> str:
     It covers the generation and the first 16 values of every tensor as float32, not all values, so
     two models that differ elsewhere only have the same identity. A packed file carries the identity
     of the model that it was made from.
+
+    Raises:
+        CheckpointError: if one of these values is NaN or infinite.
     """
     if description.checkpoint.identity is not None:
         return description.checkpoint.identity
+    checkpoint = description.checkpoint
+    names = sorted(set(checkpoint) - {*description.tuned, *UNUSED})
+    values = {name: checkpoint[name].reshape(-1)[:IDENTITY_VALUES].float() for name in names}
+    if not torch.cat(list(values.values())).isfinite().all():
+        for name in names:
+            check_finite(f"{checkpoint.path}: {name}", values[name])
     digest = hashlib.sha256(description.config.generation.encode())
-    for name in sorted(set(description.checkpoint) - {*description.tuned, *UNUSED}):
-        values = description.checkpoint[name].reshape(-1)[:IDENTITY_VALUES].float()
-        digest.update(name.encode() + values.numpy().tobytes())
+    for name in names:
+        digest.update(name.encode() + values[name].numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -164,6 +174,8 @@ def _mismatches(
     """Return complaints about tensors that are missing, unexpected, misshapen or not floats."""
     shapes = checkpoint.shapes
     missing = [name for name in expected if name not in shapes]
+    fragments = _fragments(missing, shapes)
+    missing = [name for name in missing if _block(name) not in fragments]
     unexpected = [name for name in shapes if name not in expected and name not in allowed]
     misshapen = [
         f"{name} has shape {shapes[name]}, expected {shape}"
@@ -177,11 +189,30 @@ def _mismatches(
         if not (checkpoint.dtypes[name] == torch.int8 and f"{name}_mx" in shapes)
     ]
     return [
+        *_complaint("fragments of blocks, perhaps left by a merge", list(fragments.values())),
         *_complaint("missing", missing),
         *_complaint("unexpected", unexpected),
         *_complaint("misshapen", misshapen),
         *_complaint("not floats", not_float),
     ]
+
+
+def _fragments(missing: Sequence[str], shapes: Shapes) -> dict[str, str]:
+    """Return the blocks that lack more tensors than they have, each with what it has."""
+    lacks = Counter(map(_block, missing))
+    found: dict[str, list[str]] = {}
+    for name in shapes:
+        found.setdefault(_block(name), []).append(name)
+    return {
+        block: f"{block} has only {', '.join(found[block][:MAX_LISTED])} and lacks {count} tensors"
+        for block, count in lacks.items()
+        if block and count > len(found.get(block, []))
+    }
+
+
+def _block(name: str) -> str:
+    """Return "blocks.N" for a tensor of block N, otherwise an empty string."""
+    return ".".join(name.split(".")[:2]) if name.startswith("blocks.") else ""
 
 
 def _complaint(kind: str, items: list[str]) -> list[str]:

@@ -47,6 +47,11 @@ REFUSED = (
         "text; wkv knows 4, 5.0, 5.1, 5.2, 6, 7 and 7a",
     ),
     (
+        r"(.*\.)?(emb_)?rosa\w*\..*",
+        "RWKV-8 (ROSA), of which only small experiments exist; wkv knows 4, 5.0, 5.1, 5.2, 6, 7 "
+        "and 7a",
+    ),
+    (
         r"blocks\.\d+\.att\.time_maa_rkvw_w1|blocks\.\d+\.att\.gate_w1",
         "an experimental variant of RWKV-6 (low-rank gate); wkv knows the released 6",
     ),
@@ -60,6 +65,25 @@ REFUSED = (
     ),
 )
 """Patterns of tensor names that identify models wkv cannot run, and a description of each."""
+
+PARTS = (
+    (
+        r"(.*\.)?(lora_[AB]|lora_[ab]|lora_magnitude_vector|miss_block|disha|bone)(\..*)?"
+        r"|blocks\.\d+\.(att|ffn)\.\w+\.lora\.[01]",
+        "an adapter (LoRA), not a whole model; merge it into its base model with the program that "
+        "trained it, and give the merged file",
+    ),
+    (
+        r"blocks\.\d+\.att\.(time_state|ts_state)",
+        "a tuned state, not a model; give the model that it was tuned for, with the tensors of "
+        "this file added to it",
+    ),
+    (
+        r"layers\.\d+\.(att_shift|wkv|ffn_shift)",
+        "a saved state of wkv, not a model; load its model, then the state with State.load",
+    ),
+)
+"""Patterns of tensor names of files that belong to a model, and what each is and needs."""
 
 OTHERS = (
     (r"(model\.)?layers\.\d+\.self_attn\.kv_a_proj_with_mqa\.weight", "a DeepSeek model"),
@@ -142,6 +166,10 @@ def _any(shapes: Shapes, ending: str) -> bool:
 
 
 def _not_rwkv(shapes: Shapes) -> str:
+    for pattern, description in PARTS:
+        for name in shapes:
+            if re.fullmatch(pattern, name):
+                return f"this is {description} (it has the tensor {name})"
     for pattern, description in OTHERS:
         for name in shapes:
             if re.fullmatch(pattern, name):

@@ -57,7 +57,8 @@ def sizes(shapes: Shapes) -> dict[str, int]:
     blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
     for number in range(len(blocks)):
         if number not in blocks:  # otherwise one stray name could create a million layers
-            raise KeyError(f"blocks.{number}.*")
+            stray = next(name for name in shapes if name.startswith(f"blocks.{max(blocks)}."))
+            raise KeyError(f"blocks.{number}.* (before {stray}, which may be a stray one)")
     return {
         "n_layer": len(blocks),
         "n_embd": n_embd,

@@ -12,6 +12,8 @@ from wkv.checkpoint.layouts.hub import HUB, OFFICIAL_2026
 from wkv.checkpoint.layouts.packed import unpacked_view
 from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
 from wkv.checkpoint.layouts.view import View, view_of
+from wkv.checkpoint.layouts.web_rwkv import is_web_rwkv, web_rwkv_to_official
+from wkv.checkpoint.layouts.wrappers import without_wrappers
 from wkv.checkpoint.tensors import CHATRWKV_KEY, PACKED_KEY, STRATEGY_KEY
 
 __all__ = [
@@ -53,6 +55,9 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
     if PACKED_KEY in checkpoint.metadata:
         return unpacked_view(checkpoint)
     checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get(STRATEGY_KEY))
+    checkpoint = without_wrappers(checkpoint)
+    if is_web_rwkv(checkpoint):
+        return replace(web_rwkv_to_official(checkpoint), layout="web-rwkv")
     for pattern, layout, to_view in LAYOUTS:
         if any(re.fullmatch(pattern, name) for name in checkpoint):
             return _with_head(replace(to_view(checkpoint), layout=layout))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, foreign_tensors
+from wkv.checkpoint.weights import check_finite
 from wkv.convert.checkpoint_file import unshared
-from wkv.convert.checks import check_finite, check_publishable
+from wkv.convert.checks import check_publishable
 from wkv.convert.huggingface.card import Provenance, card
 from wkv.convert.huggingface.repair import changes
 from wkv.convert.huggingface.target import (
