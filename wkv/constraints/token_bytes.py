@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wkv.errors import InputError, MissingExtraError, TokenizerError
+from wkv.errors import InputError, MissingExtraError, TokenizerError, install_command
 from wkv.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -90,5 +90,5 @@ def require_llguidance() -> None:
     except ImportError as error:
         raise MissingExtraError(
             "structured output and forced tool calls need the llguidance package, which is not "
-            "installed; run: pip install 'wkv[serve]'"
+            f"installed; run: {install_command('serve')}"
         ) from error

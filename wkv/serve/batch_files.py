@@ -20,6 +20,7 @@ import httpx
 from fastapi import FastAPI
 
 from wkv.errors import InputError
+from wkv.files import read_text
 from wkv.serve.protocol.errors import ApiError
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -60,11 +61,7 @@ def read_requests(path: Path) -> list[BatchLine]:
     """
     lines: list[BatchLine] = []
     seen: dict[str, int] = {}
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the batch file cannot be read ({error})") from error
-    for number, row in enumerate(text.split("\n"), 1):
+    for number, row in enumerate(read_text(path).split("\n"), 1):
         if not row.strip():
             continue
         line = _parse_request(path, number, row)

@@ -14,7 +14,7 @@ from torch import Tensor
 from wkv.convert.checkpoint_file import mapped_strategy
 from wkv.convert.huggingface.target import Target
 from wkv.convert.verify import N_TOKENS, TEXT, check_logits, check_tokens, verify
-from wkv.errors import TokenizerError
+from wkv.errors import TokenizerError, install_command
 from wkv.inference.describe import Description, describe
 from wkv.inference.load import build_model
 from wkv.inference.model import Model
@@ -75,7 +75,8 @@ def verify_directory(
     if target.code is None:
         return Verification(by_wkv, None, "this layout has no code for transformers yet")
     if find_spec("transformers") is None:
-        return Verification(by_wkv, None, "transformers is not installed: pip install 'wkv[hf]'")
+        reason = f"transformers is not installed: {install_command('hf')}"
+        return Verification(by_wkv, None, reason)
     if needed > MOST_OF_MEMORY * memory_bytes():
         return Verification(by_wkv, None, "the model does not fit into memory in float32")
     return Verification(by_wkv, _compare_with_transformers(folder, target, ids))
