@@ -94,7 +94,7 @@ def test_training_reads_the_text_of_json_lines_whatever_the_file_is_called(tmp_p
     assert read_texts(tmp_path) == [documents, ["one"], ["[A play]\n{She leaves.}\n"]]
     vocabulary = tmp_path / "model.vocab.txt"
     write_vocabulary(make_vocabulary([(text, 1) for text in documents], 300), vocabulary)
-    texts = TextRows(tmp_path / "a.jsonl", vocabulary, 8, 0)().texts
+    texts = TextRows(tmp_path / "a.jsonl", vocabulary, 40, 0)().texts  # too short to be split
     parts = np.split(texts[0], np.flatnonzero(texts[0] == END_OF_TEXT))
     tokenizer = WorldTokenizer(vocabulary)
     assert [tokenizer.decode(part[part != END_OF_TEXT].tolist()) for part in parts] == documents
