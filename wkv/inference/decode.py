@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wkv.errors import WKVError
+from wkv.inference.batch_state import BatchState
 from wkv.inference.model import Model
 from wkv.inference.sample_batch import sample_batch
 from wkv.inference.sampling import SampledToken
@@ -52,13 +53,20 @@ class RunningBatch(Generic[AnySequence]):
 
     Attributes:
         sequences: one for each row of the state.
-        state: the state of all rows, with logits; None while there are no sequences.
     """
 
     def __init__(self, model: Model) -> None:
         self.sequences: list[AnySequence] = []
-        self.state: State | None = None
+        self._rows = BatchState()
         self._model = model
+
+    @property
+    def state(self) -> State | None:
+        """The state of all rows, with logits; None while there are no sequences.
+
+        It shares its memory with the batch: use it before the next change, or clone it.
+        """
+        return self._rows.state
 
     def add(self, sequences: Sequence[AnySequence], states: Sequence[State]) -> None:
         """Add sequences with the states after what they have read.
@@ -71,8 +79,7 @@ class RunningBatch(Generic[AnySequence]):
         for sequence, count in zip(sequences, seen, strict=True):
             if not sequence.token_ids:
                 sequence.tokens_before = count
-        together = [*([] if self.state is None else [self.state]), *states]
-        self.state = State.stack(together) if len(together) > 1 else together[0]
+        self._rows.append(states)
         self.sequences += sequences
 
     def sample(self) -> list[SampleEvent[AnySequence]]:
@@ -95,7 +102,8 @@ class RunningBatch(Generic[AnySequence]):
     def forward(self) -> None:
         """Let the model read the token that each sequence sampled last."""
         tokens = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
-        _, self.state = self._model.forward(tokens, self.state)
+        _, state = self._model.forward(tokens, self.state)
+        self._rows.update(state)
 
     def remove(self, sequences: Sequence[AnySequence]) -> list[State]:
         """Take sequences out of the batch.
@@ -106,13 +114,9 @@ class RunningBatch(Generic[AnySequence]):
         """
         if not sequences:
             return []
-        assert self.state is not None
         rows = {id(sequence): row for row, sequence in enumerate(self.sequences)}
-        taken = [rows[id(sequence)] for sequence in sequences]
-        states = [self.state.rows([row]) for row in taken]
-        left = [row for row in range(len(self.sequences)) if row not in taken]
-        self.state = self.state.rows(left) if left else None
-        self.sequences = [self.sequences[row] for row in left]
+        states, order = self._rows.remove([rows[id(sequence)] for sequence in sequences])
+        self.sequences = [self.sequences[row] for row in order]
         return states
 
 

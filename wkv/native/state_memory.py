@@ -16,6 +16,9 @@ MAX_FREE_BLOCKS = 2
 MAX_SIZES = 4
 """Sizes for which free blocks are kept; blocks of other sizes are freed."""
 
+SHARED_BITS = 2
+"""Sizes are rounded up to this many bits after the first: a block is at most a quarter too large."""
+
 Block = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
@@ -27,15 +30,18 @@ class StateMemory:
 
     def take(self, size: int) -> Tensor:
         """Return an uninitialized tensor (size,) float32."""
-        free = self._free.setdefault(size, [])
+        # The number of rows changes when sequences start and end; a block serves similar numbers.
+        unit = max(1, 2 ** (size.bit_length() - 1 - SHARED_BITS))
+        capacity = -(-size // unit) * unit
+        free = self._free.setdefault(capacity, [])
         while len(self._free) > MAX_SIZES:
             self._free.pop(next(iter(self._free)))
         try:
             block = free.pop()
         except IndexError:  # also if another thread took the last block
-            block = torch.empty(size).numpy()
+            block = torch.empty(capacity).numpy()
         # Only the tensor refers to this view, so the finalizer runs when the tensor is deleted.
-        view = block[:]
+        view = block[:size]
         weakref.finalize(view, _reclaim, free, block).atexit = False
         return torch.from_numpy(view)
 
