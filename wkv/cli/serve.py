@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--api-key", action="append", metavar="KEY", help=key)
     allowed = "also accept requests whose Host header has this name; may be repeated"
     add("--allow-host", action="append", metavar="NAME", help=allowed)
+    origin = "let browsers send requests from this website, such as https://example.org, or from "
+    origin += "all (*); may be repeated"
+    add("--allow-origin", action="append", metavar="ORIGIN", help=origin)
     slots = "number of sequences to generate at the same time (default: 16)"
     add("--slots", type=int, default=16, metavar="N", help=slots)
     queue = "number of requests that may wait for a slot (default: 64)"
@@ -101,6 +104,7 @@ def _build(args: argparse.Namespace) -> FastAPI:
         args.name or (model.path.stem if model.path.is_file() else model.path.name),
         keys=tuple(args.api_key or ()),
         hosts=_hosts(args),
+        origins=tuple(args.allow_origin or ()),
         max_body=args.max_body,
         idle_seconds=args.idle_seconds,
         drain_seconds=args.drain_seconds,

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.cors import CORSMiddleware
 
 from wkv.batching import Scheduler, StateCache, StateFolder
 from wkv.constraints.grammar import Grammars
@@ -29,7 +30,16 @@ from wkv.serve.protocol.errors import add_error_handlers
 from wkv.serve.protocol.response_objects import RESPONSE_EVENTS
 from wkv.serve.protocol.responses import ChatCompletionChunk, ErrorResponse, TextCompletion
 from wkv.serve.render_prompt import PromptRenderer, ReplyMemory, vocabulary_identity
-from wkv.serve.routes import chat, completions, embeddings, responses, server_info, states
+from wkv.serve.request_target import Decompression, RequestTarget
+from wkv.serve.routes import (
+    chat,
+    completions,
+    documentation,
+    embeddings,
+    responses,
+    server_info,
+    states,
+)
 from wkv.serve.service import Limits, ServerSettings, Service
 from wkv.serve.user_states import UserStates
 from wkv.version import __version__
@@ -41,9 +51,10 @@ ROUTES = (
     embeddings.routes,
     responses.routes,
     states.routes,
+    documentation.routes,
 )
 
-ERROR_STATUSES = (400, 401, 404, 405, 413, 422, 429, 500, 503)
+ERROR_STATUSES = (400, 401, 404, 405, 413, 415, 422, 429, 500, 503)
 
 SCHEMAS = "#/components/schemas/{model}"
 
@@ -58,8 +69,15 @@ REFERENCED = (ErrorResponse, ChatCompletionChunk, TextCompletion, *RESPONSE_EVEN
 """Models that the OpenAPI document references outside of `response_model`."""
 
 
+KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""The ways to send an API key."""
+
+
 class Application(FastAPI):
-    """FastAPI with the models of errors and streamed events in its OpenAPI document."""
+    """FastAPI with errors, streamed events and API keys in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
@@ -68,6 +86,9 @@ class Application(FastAPI):
             [(model, "serialization") for model in REFERENCED], ref_template=SCHEMAS
         )
         document["components"]["schemas"] |= schemas["$defs"]
+        document["components"]["securitySchemes"] = KEY_SCHEMES
+        if self.state.service.settings.keys:
+            document["security"] = [{name: []} for name in KEY_SCHEMES]
         return document
 
 
@@ -134,10 +155,16 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
     state_file = 2 * model.new_state().n_bytes + 8 * model.config.vocab_size + 2**20
     uploads = {"/v1/states/upload": max(state_file, settings.max_body)}
     app.add_middleware(BodyLimit, limit=settings.max_body, paths=uploads)
+    app.add_middleware(Decompression)
     app.add_middleware(
         AuthenticationMiddleware, backend=ApiKeys(settings.keys), on_error=on_authentication_error
     )
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"]
+        )
     if settings.hosts:
         app.add_middleware(HostCheck, names=settings.hosts)
     app.add_middleware(SendTimeout, seconds=settings.idle_seconds)
+    app.add_middleware(RequestTarget)
     return app

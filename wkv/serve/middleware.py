@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wkv.serve.protocol.errors import ApiError
 
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = ("/", "/health", "/docs")
 OPEN_FOLDER = "/page/"
 """Paths that need no API key. The chat page asks the user for the key."""
 
@@ -43,11 +43,13 @@ class ApiKeys(AuthenticationBackend):
         if not self._keys or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return AuthCredentials(), SimpleUser("")
         scheme, _, key = conn.headers.get("authorization", "").encode("latin-1").partition(b" ")
+        if not scheme and "x-api-key" in conn.headers:
+            scheme, key = b"bearer", conn.headers["x-api-key"].encode("latin-1")
         # All keys are compared, so that the response time does not reveal which one matched.
         matches = [hmac.compare_digest(key, known) for known in self._keys]
         if scheme.lower() != b"bearer" or not any(matches):
             raise AuthenticationError(
-                "a valid API key is needed; send the header 'Authorization: Bearer KEY'"
+                "a valid API key is needed; send 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
         return AuthCredentials(), SimpleUser(hashlib.sha256(key).hexdigest())
 

@@ -25,6 +25,7 @@ class ServerSettings:
         name: the model name that clients see.
         keys: accepted API keys; without any, no key is needed.
         hosts: accepted names in Host headers; without any, all are accepted.
+        origins: addresses of other websites that browsers may send requests from; "*" for all.
         max_body: the largest size of a request body, in bytes.
         idle_seconds: the time after which a client that receives nothing is disconnected.
         drain_seconds: the time that requests have to finish when the server stops.
@@ -34,6 +35,7 @@ class ServerSettings:
     name: str
     keys: Sequence[str] = ()
     hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
     max_body: int = 2**24
     idle_seconds: float = 60.0
     drain_seconds: float = 30.0

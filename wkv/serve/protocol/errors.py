@@ -24,7 +24,7 @@ RETRY_SECONDS = 2
 TYPE_NAME = re.compile(r"\[|constrained|^(str|int|float|bool|TextPart|function-.*|literal.*)$")
 """Parts that pydantic adds to a location: the tried alternative of a union."""
 
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 MAX_QUOTED = 200
 """Characters of a client's data that an error message repeats."""
@@ -105,7 +105,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        response = ApiError(error.status_code, str(error.detail)).response
+        message = str(error.detail)
+        if request.method == "OPTIONS" and "origin" in request.headers:
+            message = "requests from other websites are not allowed; see --allow-origin"
+        response = ApiError(error.status_code, message).response
         response.headers.update(error.headers or {})
         if error.status_code == 405:  # Starlette lists the methods of only one route of the path
             response.headers["Allow"] = ", ".join(_methods(app, request))
@@ -125,7 +128,8 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
 
-    return [method for method in METHODS if allows(method)]
+    allowed = {method for method in METHODS if allows(method)}
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 def dotted(location: Location) -> str:
