@@ -90,9 +90,7 @@ class Rwkv5TimeMix(nn.Module):
         """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
-        r = linear(self.receptance, torch.lerp(p, x, widen(self.time_mix_receptance))).unflatten(
-            -1, self.heads
-        )
+        r = linear(self.receptance, torch.lerp(p, x, widen(self.time_mix_receptance))).view(heads)
         k = linear(self.key, torch.lerp(p, x, widen(self.time_mix_key))).view(heads)
         v = linear(self.value, torch.lerp(p, x, widen(self.time_mix_value))).view(heads)
         log_decay = -torch.exp(widen(self.time_decay).view(self.heads[0], -1))

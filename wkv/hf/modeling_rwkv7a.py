@@ -63,7 +63,8 @@ class RWKV7aChannelMix(nn.Module):
         """
         p, last = token_shift(x, last, padding)
         h = torch.relu(linear(self.key, torch.addcmul(x, p - x, widen(self.x_k)))).square()
-        E = (widen(self.s_emb(ids)) + linear(self.s_emb_x, embedded)).unflatten(-1, (self.rank, -1))
+        E = widen(self.s_emb(ids)) + linear(self.s_emb_x, embedded)
+        E = E.view(*E.shape[:-1], self.rank, self.rank)
         scale = (factor_product(x, self.s1).unsqueeze(-2) @ E.to(x.dtype)).squeeze(-2).to(x.dtype)
         return linear(self.value, h * (factor_product(scale, self.s2) + self.s0)), last
 

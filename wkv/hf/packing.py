@@ -100,10 +100,10 @@ class Documents:
         marks[:, 0] = True
         first = marks.flatten().nonzero().flatten()
         lengths = torch.diff(first, append=first.new_tensor([marks.numel()]))
-        size = torch.tensor([(length - 1).bit_length() for length in lengths.tolist()])
+        sizes = [(length - 1).bit_length() for length in lengths.tolist()]
         self.places = []
-        for one in size.unique().tolist():
-            chosen = (size == one).to(first.device)
+        for size in sorted(set(sizes)):
+            chosen = torch.tensor([one == size for one in sizes], device=first.device)
             begin, length = first[chosen, None], lengths[chosen, None]
             step = torch.arange(int(length.max()), device=first.device)
             self.places.append(torch.where(step < length, begin + step, -1))
@@ -125,4 +125,4 @@ class Documents:
         pairs = list(zip(batches, self.places, strict=True))
         found = torch.cat([x[(places >= 0).to(x.device)] for x, places in pairs])
         order = torch.cat([places[places >= 0] for places in self.places]).argsort()
-        return found[order.to(found.device)].unflatten(0, self._shape)
+        return found[order.to(found.device)].view(*self._shape, *found.shape[1:])

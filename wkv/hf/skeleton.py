@@ -43,6 +43,7 @@ class PretrainedRwkv(PreTrainedModel):
     _skip_keys_device_placement = list(CACHE_NAMES)
     _is_stateful = True
     head_name = "head"
+    auto_name = "AutoModel"
 
     @classmethod
     def from_pretrained(
@@ -60,6 +61,9 @@ class PretrainedRwkv(PreTrainedModel):
         Raises:
             ValueError: if the checkpoint lacks tensors of the network and has unknown ones instead.
         """
+        is_remote = cls.__module__.partition(".")[0] == "transformers_modules"
+        if is_remote and cls._auto_class is None:  # otherwise saving would lose the code of RWKV-4
+            cls.register_for_auto_class(cls.auto_name)
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
@@ -181,9 +185,9 @@ class Backbone(PretrainedRwkv):
         """
         previous = chosen_cache(cache, past_key_values)
         refuse_attentions(kwargs)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
         given = inputs_embeds if input_ids is None else input_ids
+        if given is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("give either input_ids or inputs_embeds")
         starts = document_starts(kwargs, attention_mask, *given.shape[:2])
         refuse_unknown(kwargs, type(self).__name__)
         if output_hidden_states is None:
@@ -256,6 +260,8 @@ class CausalLM(PretrainedRwkv, GenerationMixin):
     A subclass sets the name of the head to that in its checkpoints. The name of the backbone is
     `base_model_prefix`.
     """
+
+    auto_name = "AutoModelForCausalLM"
 
     def __init__(self, config: Any, backbone: Backbone) -> None:
         report_untested_version()
