@@ -5,11 +5,11 @@ import torch
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
+from wkv.checkpoint.weights import Weights
 from wkv.inference.describe import describe
 from wkv.inference.load import strategy_for
 from wkv.native import library
 from wkv.native.network import LAYERS, NativeNetwork
-from wkv.native.weights import Weights
 
 pytestmark = pytest.mark.skipif(
     library.missing_reason() is not None, reason=str(library.missing_reason())

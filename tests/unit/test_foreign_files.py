@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
+from tests.unit.test_web_rwkv import web_rwkv
+from wkv.checkpoint.layouts import FLA7, foreign_tensors
 from wkv.inference.describe import describe
 
 IDS = [5, 250, 17, 3, 99]
@@ -52,8 +54,6 @@ def test_a_file_with_two_copies_of_a_tensor_is_refused(tmp_path, tensors):
 
 
 def test_merged_models_of_peft_in_the_layout_of_fla_are_read(tmp_path, tensors):
-    from wkv.checkpoint.layouts import FLA7, foreign_tensors
-
     kept = {name: t for name, t in tensors.items() if not name.startswith("blocks.0.att.v")}
     kept["blocks.0.att.value.weight"] = tensors["blocks.0.att.value.weight"]
     foreign = foreign_tensors(kept, FLA7)
@@ -183,3 +183,30 @@ def test_memory_that_runs_out_is_not_called_damage(tmp_path, ending):
     )
     assert "not enough memory to open this file of 0.4 GiB" in done.stdout, done.stderr
     assert "damaged" not in done.stdout
+
+
+def _as_fla(tensors):
+    return foreign_tensors(tensors, FLA7)
+
+
+def _as_chatrwkv(tensors):
+    return {**tensors, "_strategy": "cpu fp32", "_version": "0.7", "_rescale_layer": 0}
+
+
+@pytest.mark.parametrize("layout", ["official", "web-rwkv", "fla", "chatrwkv", "stacked"])
+def test_tensors_of_wrong_shapes_are_one_clear_error(tmp_path, layout):
+    generation = {"official": "7", "fla": "7", "stacked": "7"}.get(layout, "6")
+    small = random_checkpoint(generation, n_layer=1, n_embd=32, head_size=16, vocab_size=40)
+    convert = {"web-rwkv": web_rwkv, "fla": _as_fla, "chatrwkv": _as_chatrwkv}
+    content = convert.get(layout, dict)(small)
+    if layout == "stacked":
+        content = _as_fla(small)
+        parts = [content.pop(f"model.layers.0.attn.x_{letter}").flatten() for letter in "rwkvag"]
+        content["model.layers.0.attn.x_x"] = torch.stack(parts)
+    for name in [name for name in content if isinstance(content[name], torch.Tensor)]:
+        for shape in ((), (1,), (0,), (3, 5), (2, 3, 4), (32,), (1, 2, 3, 4, 5)):
+            path = saved(tmp_path, content | {name: torch.zeros(shape)})
+            try:
+                wkv.load(path, "cpu fp32")
+            except wkv.WKVError as error:
+                assert "\n" not in str(error)  # noqa: PT017

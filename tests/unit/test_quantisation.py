@@ -86,7 +86,7 @@ def test_to_all_else_it_is_a_checkpoint(quantized, checkpoint_paths, tmp_path, g
 
 def test_matrices_begin_where_the_engine_reads_well(quantized):
     path = quantized("7")
-    packed = describe(path).checkpoint.packed
+    packed = describe(path).checkpoint.read_packed
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + size])
@@ -103,7 +103,7 @@ def test_factors_of_odd_ranks_and_stacks_come_back(checkpoint_paths, quantized):
     name = "blocks.1.att.time_maa_w2"
     assert checkpoint.shapes[name] == tuple(source[name].shape)
     for number in range(5):
-        part = unpack(checkpoint.packed(f"{name}.{number}")).t()
+        part = unpack(checkpoint.read_packed(f"{name}.{number}")).t()
         assert torch.equal(checkpoint[name][number], part)
 
 

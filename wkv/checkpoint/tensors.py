@@ -45,7 +45,7 @@ class Checkpoint(Mapping[str, Tensor]):
         metadata: values of those METADATA_KEYS that the file contains.
         strategy: the strategy that the file was converted for, or None.
         shards: the files of a sharded checkpoint; empty if `path` is the only file.
-        packed: returns the matrix of a name as packed for the native engine, or None if the
+        read_packed: returns the matrix of a name as packed for the native engine, or None if the
             matrix is not packed.
         identity: identity of the model that a packed file was made from, which the packed model
             shares; None for other files.
@@ -59,13 +59,13 @@ class Checkpoint(Mapping[str, Tensor]):
     metadata: Mapping[str, str] = field(default_factory=dict)
     strategy: str | None = None
     shards: tuple[Path, ...] = ()
-    packed: Callable[[str], Packed | None] = nothing_packed
+    read_packed: Callable[[str], Packed | None] = nothing_packed
     identity: str | None = None
 
     @property
     def is_packed(self) -> bool:
         """Whether the file contains matrices that are packed for the native engine."""
-        return self.packed is not nothing_packed
+        return self.read_packed is not nothing_packed
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the tensor of a name."""

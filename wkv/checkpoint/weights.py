@@ -114,7 +114,7 @@ class Weights:
         """
         name = self._prefix + name
         placement = self.strategy.placement_of(name)
-        packed = self.checkpoint.packed(name)
+        packed = self.checkpoint.read_packed(name)
         if packed is not None and self._is_packed:
             format = packed.format
         else:

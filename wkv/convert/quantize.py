@@ -114,7 +114,7 @@ def quantize(
             _write(partial, description, matrices, str(strategy))
             write_vocabulary_beside(partial, description.checkpoint.path)
         in_memory = replace(
-            description, checkpoint=replace(description.checkpoint, packed=matrices.get)
+            description, checkpoint=replace(description.checkpoint, read_packed=matrices.get)
         )
         expected = build_model(in_memory, strategy)
         after, _ = verify(expected, partial, packed=matrices, tokenizer=named)

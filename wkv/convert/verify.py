@@ -119,7 +119,7 @@ def check_tokens(written: Path, program: str, expected: list[int], found: list[i
 
 def _differing_matrices(packed: Mapping[str, Packed], checkpoint: Checkpoint) -> list[str]:
     """Return the names of packed matrices that a file does not contain byte for byte."""
-    return [name for name in packed if not _same_matrix(packed[name], checkpoint.packed(name))]
+    return [name for name in packed if not _same_matrix(packed[name], checkpoint.read_packed(name))]
 
 
 def _same_matrix(expected: Packed, found: Packed | None) -> bool:

@@ -148,7 +148,11 @@ def read_config(shapes: Shapes) -> Config:
     """
     generation = detect_generation(shapes)
     try:
-        return GENERATIONS[generation].read_config(shapes)
+        config = GENERATIONS[generation].read_config(shapes)
+        heads = config.dim_att if config.n_head is None else config.n_head * (config.head_size or 0)
+        if heads != config.dim_att or min(config.dim_att, config.n_embd, config.vocab_size) < 1:
+            raise ValueError("the heads do not fill the time mix")
+        return config
     except KeyError as error:
         raise CheckpointError(
             f"this looks like RWKV-{generation}, but the tensor {error.args[0]} is missing; "

@@ -33,7 +33,7 @@ CENTRE = OFFSET + 0.5
 BYTE_SCALE = 16
 """rx and ry store the largest value divided by 16 each, so that their product divides q by 256."""
 
-MOST_BYTES, SMALLEST = 256.0, 1e-30
+MAX_INPUT_SUM, MIN_INPUT_SUM = 256.0, 1e-30
 """Sum of absolute inputs to which a row is scaled, and its lower limit.
 
 With bytes up to 128 the product then stays below 65504, the largest fp16 number."""
@@ -109,7 +109,7 @@ class Int8Linear(nn.Module):
         scaled = rows * self.weight_ry
         weight = self.weight.to(x.device, non_blocking=True)
         # Rows are scaled to the same size, so that their products with bytes are finite in fp16.
-        size = (scaled.abs().sum(-1, keepdim=True) / MOST_BYTES).clamp(min=SMALLEST)
+        size = (scaled.abs().sum(-1, keepdim=True) / MAX_INPUT_SUM).clamp(min=MIN_INPUT_SUM)
         y = _product((scaled / size).to(self.placement.dtype), weight).float() * size
         y = (y + CENTRE * scaled.sum(-1, keepdim=True)) * self.weight_rx
         y += (rows @ self.weight_my)[:, None] + rows.sum(-1, keepdim=True) * self.weight_mx

@@ -15,6 +15,7 @@ from wkv.checkpoint.layouts.view import View, view_of
 from wkv.checkpoint.layouts.web_rwkv import is_web_rwkv, web_rwkv_to_official
 from wkv.checkpoint.layouts.wrappers import without_wrappers
 from wkv.checkpoint.tensors import CHATRWKV_KEY, PACKED_KEY, STRATEGY_KEY
+from wkv.errors import CheckpointError
 
 __all__ = [
     "FLA7",
@@ -50,6 +51,16 @@ def official(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         CheckpointError: if the layout is known and the file is damaged.
     """
+    try:
+        return _official(checkpoint)
+    except (IndexError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the shapes of its tensors do not fit their names; the file is "
+            "damaged, fetch it again"
+        ) from error
+
+
+def _official(checkpoint: Checkpoint) -> Checkpoint:
     if CHATRWKV_KEY in checkpoint.metadata:
         return chatrwkv_to_official(checkpoint)
     if PACKED_KEY in checkpoint.metadata:

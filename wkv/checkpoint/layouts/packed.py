@@ -12,7 +12,7 @@ layouts are those of `wkv.checkpoint.packing`. Low-rank factors, whose names do 
 any checkpoint.
 
 In the view, matrices have their official shapes and are float32; they are unpacked on access.
-`Checkpoint.packed` returns the packed matrices instead, memory-mapped.
+`Checkpoint.read_packed` returns the packed matrices instead, memory-mapped.
 """
 
 import json
@@ -63,7 +63,7 @@ def packed_metadata(matrices: Mapping[str, Packed], identity: str) -> str:
 
 
 def unpacked_view(checkpoint: Checkpoint) -> Checkpoint:
-    """View the file as an official checkpoint whose `packed` function returns packed matrices.
+    """View the file as an official checkpoint whose `read_packed` returns packed matrices.
 
     Raises:
         CheckpointError: if the metadata is damaged, of another version, or does not match the
@@ -108,7 +108,7 @@ def unpacked_view(checkpoint: Checkpoint) -> Checkpoint:
         strategy="cpu int4"
         if any(matrix.format is Format.int4 for matrix in matrices.values())
         else "cpu int8",
-        packed=packed,
+        read_packed=packed,
         identity=identity,
     )
 

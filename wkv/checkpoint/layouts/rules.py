@@ -1,7 +1,7 @@
 """Translate tensor names and values between the official layout and a Hugging Face layout.
 
 A layout is a list of rules, which are used in both directions. A rule has an official name, a
-foreign name and a form, which says how shapes and values differ. In names, N is the number of a
+foreign name and a conversion of shapes and values. In names, N is the number of a
 block and * is the rest of the name. The first rule that matches a name is used.
 """
 
@@ -19,23 +19,23 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Form:
+class Conversion:
     """The conversion of shapes and values between the official and a foreign layout.
 
     Attributes:
         shape: converts the foreign shape to the official one.
-        turn: converts foreign values to official ones; the caller reshapes the result.
+        transform: converts foreign values to official ones; the caller reshapes the result.
         inverse: converts official values to foreign ones.
     """
 
     shape: Callable[[Shape], Shape]
-    turn: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
 
 
-SAME = Form(lambda shape: shape, unchanged, unchanged)
-TRANSPOSED = Form(lambda shape: shape[::-1], lambda t: t.t(), lambda t: t.t().contiguous())
-FLAT = Form(lambda shape: (1, 1, prod(shape)), unchanged, lambda t: t.reshape(-1))
+SAME = Conversion(lambda shape: shape, unchanged, unchanged)
+TRANSPOSED = Conversion(lambda shape: shape[::-1], lambda t: t.t(), lambda t: t.t().contiguous())
+FLAT = Conversion(lambda shape: (1, 1, prod(shape)), unchanged, lambda t: t.reshape(-1))
 """The official shape is (1, 1, D), the foreign one is (D,)."""
 
 
@@ -45,7 +45,7 @@ class Rule:
 
     official: str
     foreign: str
-    form: Form = SAME
+    conversion: Conversion = SAME
 
     def to_official(self, name: str) -> str | None:
         """Return the official name for a foreign name, or None if the rule does not match."""
@@ -73,7 +73,9 @@ def official_view(checkpoint: Checkpoint, rules: Iterable[Rule]) -> Checkpoint:
         for rule in rules:
             official = rule.to_official(name)
             if official is not None:
-                views[official] = View(name, rule.form.shape(shape), rule.form.turn)
+                views[official] = View(
+                    name, rule.conversion.shape(shape), rule.conversion.transform
+                )
                 break
         else:
             views[name] = View(name, shape)
@@ -87,7 +89,7 @@ def foreign_tensors(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dic
         for rule in rules:
             renamed = rule.to_foreign(name)
             if renamed is not None:
-                foreign[renamed] = rule.form.inverse(tensor)
+                foreign[renamed] = rule.conversion.inverse(tensor)
                 break
         else:
             foreign[name] = tensor

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from wkv.checkpoint import Checkpoint
+from wkv.errors import CheckpointError
 
 Transform = Callable[[Tensor], Tensor]
 """A function that converts a stored tensor to the official layout."""
@@ -39,7 +40,16 @@ def view_of(checkpoint: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
 
     def read(name: str) -> Tensor:
         view = views[name]
-        return view.transform(checkpoint[view.source]).reshape(view.shape)
+        tensor = checkpoint[view.source]
+        try:
+            return view.transform(tensor).reshape(view.shape)
+        except (RuntimeError, IndexError) as error:
+            if "memory" in str(error).lower():
+                raise
+            raise CheckpointError(
+                f"{checkpoint.path}: {view.source} has shape {tuple(tensor.shape)}, from which "
+                f"{name} of shape {view.shape} cannot be made; the file is damaged, fetch it again"
+            ) from error
 
     return replace(
         checkpoint,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.layouts.rules import FLAT, TRANSPOSED, Form, Rule, foreign_tensors
+from wkv.checkpoint.layouts.rules import FLAT, TRANSPOSED, Conversion, Rule, foreign_tensors
 from wkv.convert.huggingface.target import LAYER_NORM_EPS, generation_file
 from wkv.convert.huggingface.tokenizer_files import START_OF_TEXT, chat_template_text
 from wkv.errors import InputError
@@ -33,7 +33,9 @@ ENDLESS = 2**20
 NORMAL, CONTROL, UNUSED = 1, 3, 5
 """GGUF's token types."""
 
-STACKED = Form(lambda shape: (shape[0], shape[2], shape[1]), *2 * (lambda t: t.transpose(1, 2),))
+STACKED = Conversion(
+    lambda shape: (shape[0], shape[2], shape[1]), *2 * (lambda t: t.transpose(1, 2),)
+)
 """Shape (5, M, D) in official files, (5, D, M) in GGUF."""
 
 _SKELETON = (
@@ -130,7 +132,7 @@ def official_tensors(generation: str, name: str, values: Tensor) -> Iterator[tup
         for rule in RULES[generation]:
             official = rule.to_official(name)
             if official is not None:
-                yield official, rule.form.turn(values)
+                yield official, rule.conversion.transform(values)
                 return
 
 

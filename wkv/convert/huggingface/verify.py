@@ -18,7 +18,7 @@ from wkv.errors import TokenizerError, install_command
 from wkv.inference.describe import Description, describe
 from wkv.inference.load import build_model
 from wkv.inference.model import Model
-from wkv.models.strategy.choose import MOST_OF_MEMORY, memory_bytes
+from wkv.models.strategy.choose import MAX_MEMORY_SHARE, memory_bytes
 from wkv.models.strategy.language import DTYPES, Segment
 from wkv.models.strategy.placement import place
 from wkv.tokenizers import Tokenizer
@@ -77,7 +77,7 @@ def verify_directory(
     if find_spec("transformers") is None:
         reason = f"transformers is not installed: {install_command('hf')}"
         return Verification(by_wkv, None, reason)
-    if needed > MOST_OF_MEMORY * memory_bytes():
+    if needed > MAX_MEMORY_SHARE * memory_bytes():
         return Verification(by_wkv, None, "the model does not fit into memory in float32")
     return Verification(by_wkv, _compare_with_transformers(folder, target, ids))
 

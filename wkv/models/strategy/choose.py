@@ -10,7 +10,7 @@ from wkv.models.strategy.language import ADVICE, Segment, read_strategy
 from wkv.models.strategy.placement import Strategy, place
 from wkv.models.strategy.products import SMALL
 
-MOST_OF_A_GPU, MOST_OF_MEMORY = 0.9, 0.8
+MAX_GPU_SHARE, MAX_MEMORY_SHARE = 0.9, 0.8
 """Largest shares of a GPU's free memory and of this machine's memory that weights may use."""
 
 
@@ -88,13 +88,13 @@ def _automatic(
         if set(file_dtypes) <= {torch.float16}:
             dtype = torch.float16
         free, _ = torch.cuda.mem_get_info()
-        if dtype.itemsize * n_params < MOST_OF_A_GPU * free:
+        if dtype.itemsize * n_params < MAX_GPU_SHARE * free:
             return Segment("cuda", dtype), "a CUDA device, in the file's dtype"
     why = "the GPU is too small" if torch.cuda.is_available() else "no GPU"
     full, half = Segment("cpu", torch.float32), Segment("cpu", torch.bfloat16)
     if 4 * n_params < SMALL:
         return full, f"{why}; the model is so small that fp32 costs nothing"
-    fits = 4 * n_params < MOST_OF_MEMORY * memory_bytes()
+    fits = 4 * n_params < MAX_MEMORY_SHARE * memory_bytes()
     if native and bf16:
         return half, f"{why}; the file is bf16"
     if native and set(file_dtypes) <= {torch.float16}:

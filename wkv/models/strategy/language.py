@@ -30,7 +30,7 @@ ADVICE = "such as `cpu fp32`, `cuda fp16i8 *10 -> cpu fp32` or `cuda fp16 *10+`,
 
 NAMES = "fp32, bf16 or fp16, each with or without i8 after it, or on the cpu int8 or int4"
 
-MOST_DIGITS = 6
+MAX_DIGITS = 6
 """Limit of the digits of a count or a device number; more can only be a mistake."""
 
 _DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]*))?|mps|dml")
@@ -117,7 +117,7 @@ def _segment(reader: _Reader) -> Segment:
     device = word[0] if word else ""
     if not _DEVICE.fullmatch(device):
         reader.fail(f"expected a device: cpu, cuda, cuda:0, mps or dml; write it {ADVICE}", start)
-    if len(device.partition(":")[2]) > MOST_DIGITS:
+    if len(device.partition(":")[2]) > MAX_DIGITS:
         reader.fail("no machine has so many devices", start)
     if not reader.take(re.compile(" ")):
         reader.fail(f"expected one space and a dtype: {NAMES}")
@@ -128,7 +128,7 @@ def _segment(reader: _Reader) -> Segment:
         reader.fail("expected one space, `*` and a number of layers, such as ` *10` or ` *10+`")
     if count is None:
         return Segment(device, dtype, quantized, packed=packed)
-    if len(count[1]) > MOST_DIGITS:
+    if len(count[1]) > MAX_DIGITS:
         reader.fail("no model has so many layers", start)
     return Segment(device, dtype, quantized, int(count[1]), bool(count[2]), packed)
 
