@@ -1,11 +1,14 @@
 """Converting checkpoints: the same logits, ready for a strategy, whole or not at all."""
 
+import os
+
 import pytest
 import torch
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.convert.checkpoint_file import convert
+from wkv.convert.quantize import quantize
 
 IDS = [5, 250, 17, 3, 99, 99, 1, 0, 42, 7, 123, 299]
 
@@ -176,3 +179,16 @@ def test_parameters_and_shared_tensors_are_converted(tmp_path, to):
     assert torch.equal(
         wkv.load(done.path).forward(IDS)[0], wkv.load(tmp_path / "tied.pth").forward(IDS)[0]
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_other_users_can_read_what_is_written(checkpoint_paths, tmp_path, umask):
+    old = os.umask(umask)
+    try:
+        source = checkpoint_paths["7"]
+        paths = [convert(source, tmp_path / "made", to=to).path for to in ("pth", "safetensors")]
+        paths.append(quantize(source, tmp_path / "small", to="int8").path)
+    finally:
+        os.umask(old)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o666 & ~umask] * 3

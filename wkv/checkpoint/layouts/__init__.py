@@ -13,7 +13,6 @@ from wkv.checkpoint.layouts.packed import unpacked_view
 from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
 from wkv.checkpoint.layouts.view import View, view_of
 from wkv.checkpoint.layouts.web_rwkv import is_web_rwkv, web_rwkv_to_official
-from wkv.checkpoint.layouts.wrappers import without_wrappers
 from wkv.checkpoint.tensors import CHATRWKV_KEY, PACKED_KEY, STRATEGY_KEY
 from wkv.errors import CheckpointError
 
@@ -42,6 +41,15 @@ LAYOUTS: tuple[tuple[str, str, Callable[[Checkpoint], Checkpoint]], ...] = (
 )
 """A tensor name that identifies a layout, the layout's name, and the function that converts it."""
 
+WRAPPER = re.compile(
+    r"(?<![^.])(module|_forward_module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+    r"|base_model\.model)\."
+)
+"""The names of DataParallel, DeepSpeed, torch.compile, FSDP, checkpointing and peft."""
+
+LIGHTNING = re.compile(r"^model\.(?=(emb|blocks|ln_out|head)\.)")
+"""The prefix `model.` of PyTorch Lightning and of own training loops, before official names."""
+
 
 def official(checkpoint: Checkpoint) -> Checkpoint:
     """Return a view of a checkpoint with official names and values.
@@ -66,13 +74,33 @@ def _official(checkpoint: Checkpoint) -> Checkpoint:
     if PACKED_KEY in checkpoint.metadata:
         return unpacked_view(checkpoint)
     checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get(STRATEGY_KEY))
-    checkpoint = without_wrappers(checkpoint)
+    checkpoint = _without_wrappers(checkpoint)
     if is_web_rwkv(checkpoint):
         return replace(web_rwkv_to_official(checkpoint), layout="web-rwkv")
     for pattern, layout, to_view in LAYOUTS:
         if any(re.fullmatch(pattern, name) for name in checkpoint):
             return _with_head(replace(to_view(checkpoint), layout=layout))
     return checkpoint
+
+
+def _without_wrappers(checkpoint: Checkpoint) -> Checkpoint:
+    """View a checkpoint without the names of wrappers; others are returned as they are.
+
+    Raises:
+        CheckpointError: if two tensors have the same name without wrappers.
+    """
+    views: dict[str, View] = {}
+    for name, shape in checkpoint.shapes.items():
+        plain = LIGHTNING.sub("", WRAPPER.sub("", name))
+        if plain in views:
+            raise CheckpointError(
+                f"{checkpoint.path}: {views[plain].source} and {name} are both the tensor {plain}; "
+                "save one model alone"
+            )
+        views[plain] = View(name, shape)
+    if all(name == view.source for name, view in views.items()):
+        return checkpoint
+    return view_of(checkpoint, views)
 
 
 def _with_head(checkpoint: Checkpoint) -> Checkpoint:
