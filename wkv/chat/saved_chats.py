@@ -148,7 +148,7 @@ def _to_json(conversation: Conversation, read_ahead: list[str]) -> str:
     now, settings = conversation.now, conversation.settings
     return json.dumps(
         {
-            "template": asdict(now.template),
+            "template": _template_fields(now.template),
             "ahead": read_ahead,
             "entries": [asdict(entry) for entry in now.entries],
             "has_last_turn": conversation.before_last_turn is not None,
@@ -161,6 +161,12 @@ def _to_json(conversation: Conversation, read_ahead: list[str]) -> str:
             },
         }
     )
+
+
+def _template_fields(template: Template) -> dict[str, str]:
+    """Return the fields of a template; files call the name's suffix "interface", as ChatRWKV does."""
+    fields = asdict(template)
+    return {**fields, "interface": fields.pop("name_suffix")}
 
 
 def _from_json(saved: dict[str, Any], rows: State, model: Model) -> Conversation:
@@ -177,7 +183,8 @@ def _from_json(saved: dict[str, Any], rows: State, model: Model) -> Conversation
         Thinking.of(values["thinking"]),
         values["prose"] and _sampling(values["prose"]),
     )
-    template = Template(**{name: str(text) for name, text in saved["template"].items()})
+    fields = {name: str(text) for name, text in saved["template"].items()}
+    template = Template(name_suffix=fields.pop("interface"), **fields)
     entries = tuple(
         ChatEntry(str(entry["kind"]), str(entry["text"]), str(entry["reply"]))
         for entry in saved["entries"]
