@@ -150,7 +150,8 @@ def test_a_field_with_a_long_name_is_told_in_short(client):
         {"prompt": ["a", ""]},
         {"prompt": "a", "best_of": 2},
         {"prompt": "a", "suffix": "x"},
-        {"prompt": "a", "echo": True, "logprobs": 1},
+        {"prompt": ["a"] * 128, "n": 128},
+        {"prompt": "a" * 2**18, "n": 128, "echo": True},
         {"prompt": "a", "logprobs": 21},
     ],
 )
@@ -184,6 +185,60 @@ def test_inputs_that_cannot_be_embedded_are_told(client, given_input):
 def test_messages_that_cannot_be_read_are_told(client, message):
     error = refused(client.post(CHAT, json={"messages": [message]}))
     assert "messages" in f"{error['param']} {error['message']}"
+
+
+def exact(client, path, body, message):
+    error = refused(client.post(path, json=GOOD[path] | body))
+    assert error["message"] == message
+    assert error["param"] == message.split()[0]
+
+
+def test_the_length_of_a_list_is_reported_as_it_is(client):
+    exact(
+        client,
+        "/v1/completions",
+        {"prompt": ["a"] * 129},
+        "prompt has 129 entries, at most 128",
+    )
+    exact(
+        client,
+        "/v1/embeddings",
+        {"input": [[1]] * 2049},
+        "input has 2049 entries, at most 2048",
+    )
+    exact(client, CHAT, {"stop": ["a"] * 17}, "stop has 17 entries, at most 16")
+    error = refused(client.post(CHAT, json=GOOD[CHAT] | {"logit_bias": {"12x": 1}}))
+    assert "'12x'" in error["message"]
+    assert client.post("/v1/embeddings", json={"input": ["a"] * 300}).status_code == 200
+
+
+def test_a_body_with_too_many_values_is_refused_before_they_are_validated(client):
+    part = {"type": "text", "text": ""}
+    messages = [{"role": "user", "content": [part] * 59}] * 1000
+    for body in (
+        {"messages": messages},
+        {"messages": HELLO, "metadata": {str(number): 1 for number in range(5000)}},
+        {"messages": HELLO, "metadata": {"a": "x" * 20_000}},
+    ):
+        error = refused(client.post(CHAT, json=body))
+        assert "at most" in error["message"] or "more than" in error["message"]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses"])
+def test_numbers_that_json_lacks_are_refused_everywhere(client, path, number):
+    body = json.dumps(GOOD.get(path, {"input": "x"}))[:-1]
+    for field in (f'"metadata": {{"a": {number}}}', f'"tools": [{{"x": [{number}]}}]'):
+        for stream in ("true", "false"):
+            data = f'{body}, {field}, "stream": {stream}}}'
+            answer = client.post(path, content=data, headers={"Content-Type": "application/json"})
+            assert number in refused(answer)["message"]
+
+
+def test_messages_without_text_are_taken(client):
+    talk = [{"role": "user", "content": ""}, {"role": "assistant", "content": "Hi"}]
+    assert client.post(CHAT, json=GOOD[CHAT] | {"messages": talk[:1]}).status_code == 200
+    assert client.post(CHAT, json=GOOD[CHAT] | {"messages": [*talk, *HELLO]}).status_code == 200
 
 
 def test_many_messages_are_told(client):

@@ -114,7 +114,7 @@ def test_chances_of_tokens(client, demo):
     answer = say(client, logprobs=True, top_logprobs=3, max_tokens=5)["choices"][0]
     content = answer["logprobs"]["content"]
     assert len(content) == 5
-    assert "".join(entry["token"] for entry in content).strip() == answer["message"]["content"]
+    assert "".join(entry["token"] for entry in content) == answer["message"]["content"]
     for entry in content:
         assert len(entry["top_logprobs"]) == 3
         assert entry["logprob"] == entry["top_logprobs"][0]["logprob"]  # drawn without chance

@@ -1,8 +1,11 @@
 """Completions over HTTP: texts and ids, several at once, echoed, with top_logprobs, streamed."""
 
+import httpx
 import pytest
+import torch
 
 import wkv
+from tests.checkpoints import random_checkpoint, save_pth
 from tests.serve.wire import stream
 from wkv.inference.sampling import Sampling
 
@@ -147,6 +150,73 @@ def test_chances_of_none_but_the_drawn(client):
     assert len(told["tokens"]) == len(told["token_logprobs"]) == 30
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_repeated_prompt_has_logprobs(client, demo, count):
+    ids = demo.tokenizer.encode(TEXT + " 🐦 " * 40)
+    assert len(ids) > 64  # more than are read at once
+    body = {"echo": True, "logprobs": 2, "max_tokens": count, "n": 2}
+    answer = go_on(client, ids, **body, temperature=0)
+    logits, _ = demo.forward(ids, all_logits=True)
+    wanted = logits.float().log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+    for choice in answer["choices"]:
+        found = choice["logprobs"]
+        assert len(found["tokens"]) == len(ids) + count
+        assert found["token_logprobs"][0] is None
+        assert found["top_logprobs"][0] is None
+        got = torch.tensor(found["token_logprobs"][1 : len(ids)])
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        for token, logprob, top in zip(
+            found["tokens"][1:],
+            found["token_logprobs"][1:],
+            found["top_logprobs"][1:],
+            strict=True,
+        ):
+            assert top[token] == logprob
+            assert len(top) >= 2
+        assert found["text_offset"] == sorted(found["text_offset"])
+        assert found["text_offset"][0] == 0
+        for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+            assert token.startswith("bytes:") or choice["text"].startswith(token, offset)
+    assert texts(go_on(client, ids, **body | {"logprobs": None}, temperature=0)) == texts(answer)
+    chunks = stream(client, PATH, prompt=ids, **body | {"n": 1}, temperature=0)
+    parts = [one["logprobs"] for chunk in chunks for one in chunk["choices"]]
+    tokens = [token for part in parts if part for token in part["tokens"]]
+    assert tokens == answer["choices"][0]["logprobs"]["tokens"]
+
+
+def test_several_repeated_prompts_have_logprobs(client):
+    answer = go_on(client, ["Hello", TEXT], echo=True, logprobs=1, max_tokens=0)
+    for choice in answer["choices"]:
+        assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+
+
+def test_the_id_that_a_world_model_needs_is_not_repeated(serve, tmp_path):
+    path = tmp_path / "world.pth"
+    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=65536), path)
+    model = wkv.load(path, "cpu fp32")
+    ids = model.tokenizer.encode("Hello world")
+    with serve(model) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+        body = {"echo": True, "logprobs": 1, "max_tokens": 0}
+        by_text, by_ids, with_zero = [
+            go_on(client, prompt, **body)["choices"][0]["logprobs"]
+            for prompt in ("Hello world", ids, [0, *ids])
+        ]
+    assert by_text == by_ids
+    assert len(by_ids["tokens"]) == len(ids)
+    assert by_ids["token_logprobs"][0] is not None
+    assert len(with_zero["tokens"]) == len(ids) + 1
+    assert with_zero["token_logprobs"] == [None, *by_ids["token_logprobs"]]
+
+
+def test_tokens_that_are_bytes_do_not_collide(client, demo):
+    bird = demo.tokenizer.encode("🐦")
+    assert len(bird) == 4
+    bias = {str(token): 100 for token in demo.tokenizer.encode("é中")}
+    answer = go_on(client, logprobs=5, logit_bias=bias, **FREE)["choices"][0]["logprobs"]
+    assert any(token.startswith("bytes:\\x") for token in answer["tokens"])
+    assert all(5 <= len(top) <= 6 for top in answer["top_logprobs"])
+
+
 def test_stops_are_found_across_tokens(client):
     whole = texts(go_on(client, **FREE | {"max_tokens": 60}))[0]
     for at in range(5, len(whole) - 6, 17):
@@ -166,8 +236,6 @@ def test_the_end_is_ignored_where_that_is_asked_for(client):
 
 
 def test_the_server_has_a_limit_of_its_own(serve, demo):
-    import httpx
-
     with serve(demo, max_tokens=7) as (address, _), httpx.Client(base_url=address) as client:
         answer = go_on(client, max_tokens=100, ignore_eos=True)
         assert answer["usage"]["completion_tokens"] == 7

@@ -1,6 +1,6 @@
 """Parsing of a chat reply: from raw text to content, reasoning and tool calls, piece by piece."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class ReplyParser:
         is_whole: whether the response contains the whole text.
         is_cut: whether the last call lacks its end.
         logprobs: those of the tokens, if the request asks for them. A stream clears them.
+        has_reported_token: whether a token with more than blanks is in a body of `logprobs_body`.
         finish_reason: the reason for the end; None before it.
     """
 
@@ -54,6 +55,7 @@ class ReplyParser:
     is_whole: bool = True
     is_cut: bool = False
     logprobs: list[SampledToken] = field(default_factory=list)
+    has_reported_token: bool = False
     finish_reason: str | None = None
     _call_parser: ToolCallParser | None = None
 
@@ -160,17 +162,27 @@ def _call_delta(index: int, call: Json) -> Json:
     return {"tool_calls": [{"index": index, **call}]}
 
 
-def logprobs_body(logprobs: Sequence[SampledToken], tokenizer: Tokenizer) -> Json:
-    """Return the `logprobs` of a chat choice."""
+def logprobs_body(reply: ReplyParser, tokenizer: Tokenizer) -> Json:
+    """Return the `logprobs` of a chat choice, for the tokens in `reply.logprobs`.
 
-    def entry(token: int, logprob: float) -> Json:
-        data = tokenizer.decode_bytes([token])
-        text = data.decode("utf-8", "replace")
-        return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": list(data)}
-
-    content = [
-        entry(sampled.token, sampled.logprob)
-        | {"top_logprobs": [entry(top.token, top.logprob) for top in sampled.top_logprobs]}
-        for sampled in logprobs
-    ]
+    As in the content, blanks at the beginning of the reply are left out.
+    """
+    content = []
+    for sampled in reply.logprobs:
+        data = tokenizer.decode_bytes([sampled.token])
+        begins = not (reply.has_reported_token or reply.continues)
+        data = data.lstrip() if begins else data
+        if begins and not data:
+            continue
+        reply.has_reported_token = True
+        top = []
+        for other in sampled.top_logprobs:
+            raw = tokenizer.decode_bytes([other.token])
+            top.append(_entry(raw.lstrip() or raw if begins else raw, other.logprob))
+        content.append(_entry(data, sampled.logprob) | {"top_logprobs": top})
     return {"content": content, "refusal": None}
+
+
+def _entry(data: bytes, logprob: float) -> Json:
+    text = data.decode("utf-8", "replace")
+    return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": list(data)}

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -45,7 +45,7 @@ class BodyRoute(APIRoute):
         field = self.body_field
         if field is None:
             return handler
-        body_type: type[BaseModel] = field.field_info.annotation
+        body_type = cast(type[BaseModel], field.field_info.annotation)
 
         async def handle(request: Request) -> Response:
             try:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from wkv.errors import WKVError
@@ -20,6 +21,12 @@ Result = TypeVar("Result")
 
 CLIENT_CLOSED_REQUEST = 499
 """The status of a response that no client receives; it appears in logs only."""
+
+LONG_LIST = 128
+"""Longer lists are encoded in pieces of this length."""
+
+LINE_ENDS = {0x85: r"\u0085", 0x2028: r"\u2028", 0x2029: r"\u2029"}
+"""Line ends for Python, at which some clients divide a stream, as JSON escapes."""
 
 POLL_SECONDS = 0.2
 """Time between two checks whether the client is still connected."""
@@ -53,9 +60,43 @@ async def send_reply(
     if stream:
         return EventStreamResponse(exchange.chunks(events), events, last)
     try:
-        return JSONResponse(await until_disconnect(http, exchange.body(events)))
+        body = await until_disconnect(http, exchange.body(events))
+        return await json_response(lambda: body)
     finally:
         events.close()
+
+
+async def json_response(build: Callable[[], Json]) -> Response:
+    """Build a large body in a worker thread, and return it as a JSON response."""
+    data = await run_in_threadpool(lambda: "".join(_json_pieces(build())).encode())
+    return Response(data, media_type="application/json")
+
+
+def _json_pieces(value: Any) -> Iterator[str]:
+    """Yield the JSON text of a value in pieces.
+
+    The encoder of Python does not let other threads run before it has finished a value.
+    """
+    if isinstance(value, dict) and value:
+        for number, (key, member) in enumerate(value.items()):
+            yield f"{',' if number else '{'}{_json(key)}:"
+            yield from _json_pieces(member)
+        yield "}"
+    elif isinstance(value, list) and len(value) > LONG_LIST:
+        for begin in range(0, len(value), LONG_LIST):
+            yield f"{',' if begin else '['}{_json(value[begin : begin + LONG_LIST])[1:-1]}"
+        yield "]"
+    elif isinstance(value, list) and value:
+        for number, member in enumerate(value):
+            yield "," if number else "["
+            yield from _json_pieces(member)
+        yield "]"
+    else:
+        yield _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class EventStreamResponse(StreamingResponse):
@@ -120,7 +161,7 @@ def _format_event(chunk: Json) -> str:
     """Return a chunk as a server-sent event. The type of a chunk is the name of its event."""
     kind = chunk.get("type")
     name = f"event: {kind}\n" if isinstance(kind, str) else ""
-    return f"{name}data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+    return f"{name}data: {_json(chunk).translate(LINE_ENDS)}\n\n"
 
 
 async def until_disconnect(http: HttpRequest, work: Coroutine[Any, Any, Result]) -> Result:

@@ -68,9 +68,9 @@ def _prompt_kind(value: Any) -> str:
     """Return the type of one prompt or several; the first entry of a list decides."""
     if not isinstance(value, list):
         return "str"
-    first = value[0] if value else None
-    kinds = {str: "list[str]", list: "list[list[int]]"}
-    return kinds.get(type(first), "list[int]")
+    if value and isinstance(value[0], list):
+        return "list[list[int]]"
+    return "list[str]" if value and isinstance(value[0], str) else "list[int]"
 
 
 def _check_encoding(value: dict[str, Any]) -> dict[str, Any]:

@@ -177,11 +177,14 @@ class ChatCompletionChunk(ResponseModel):
 
 
 class TextLogprobs(ResponseModel):
-    """The logprobs of a text completion, in lists with one element for each token."""
+    """The logprobs of a text completion, in lists with one element for each token.
+
+    The first token of a repeated prompt has none, because nothing precedes it.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

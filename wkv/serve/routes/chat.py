@@ -134,6 +134,10 @@ class ChatExchange:
         async with aclosing(self.deltas(events)) as deltas:
             async for _ in deltas:
                 pass
+        return await run_in_threadpool(self._whole)
+
+    def _whole(self) -> Json:
+        """Return the response after the end of all replies."""
         choices = [
             {
                 "index": index,
@@ -208,7 +212,7 @@ class ChatExchange:
             )
 
     def _logprobs(self, reply: ReplyParser) -> Json:
-        return logprobs_body(reply.logprobs, self.service.model.tokenizer)
+        return logprobs_body(reply, self.service.model.tokenizer)
 
     def _head(self, kind: str) -> Json:
         """Return the fields with which every response and chunk begins."""

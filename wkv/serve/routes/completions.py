@@ -15,21 +15,25 @@ from wkv.batching import ChoiceDone, Event, PrefillDone, Request, TextEvent
 from wkv.inference.generate import MAX_TOKENS
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prompt, prompt_ids
-from wkv.inference.sampling import SampledToken, Sampling
+from wkv.inference.sampling import Sampling
 from wkv.models.state import State
 from wkv.serve.build_constraints import logits_processors_of
 from wkv.serve.engine import EventStream
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import MIN_LOGPROB
+from wkv.serve.prompt_logprobs import PromptLogprob, prompt_logprobs
 from wkv.serve.protocol.errors import ApiError
-from wkv.serve.protocol.requests import CompletionRequest
+from wkv.serve.protocol.requests import MAX_CHARACTERS, CompletionRequest
 from wkv.serve.protocol.responses import TextCompletion, now, usage_body
 from wkv.serve.read_body import BodyRoute
 from wkv.serve.service import Service
-from wkv.serve.stream_reply import send_reply, stream_documentation
+from wkv.serve.stream_reply import send_reply, stream_documentation, until_disconnect
 from wkv.tokenizers import Tokenizer
+from wkv.tokenizers.interface import StreamDecoder
 
 Json = dict[str, Any]
+
+MAX_CHOICES = 1024
 
 
 def routes(service: Service) -> APIRouter:
@@ -42,6 +46,9 @@ def routes(service: Service) -> APIRouter:
         """Continue texts."""
         service.check_model(body.model)
         exchange = await run_in_threadpool(prepare, service, body, tenant_of(http))
+        if body.echo and body.logprobs is not None:
+            task = prompt_logprobs(service.model, exchange.prompts)
+            exchange.add_prompts(await until_disconnect(http, service.engine.run_task(task)))
         events = service.engine.submit(*exchange.prompts)
         return await send_reply(http, exchange, events, stream=body.stream)
 
@@ -55,10 +62,11 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> "Completi
         ApiError, InputError, StateError: if the request is invalid.
     """
     start = service.conversation_start(body.state, tenant)
-    if body.echo and body.logprobs is not None:
-        message = "echo cannot be combined with logprobs; leave one of them out"
-        raise ApiError(400, message, param="echo")
     model = service.model
+    count = len(prompts_of(body.prompt)) * body.choices
+    if count > MAX_CHOICES:
+        message = f"the prompts times n are {count} choices, expected at most {MAX_CHOICES}"
+        raise ApiError(400, message, param="n")
     prompts, texts = [], []
     for prompt in prompts_of(body.prompt):
         ids = ids_of(model, prompt, start.state, "prompt")
@@ -76,7 +84,10 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> "Completi
                 top_logprobs=body.logprobs,
             )
         )
-    choices = [TextReply() for _ in range(len(prompts) * body.choices)]
+    if body.echo and sum(map(len, texts)) * body.choices > MAX_CHARACTERS:
+        message = f"echo repeats more than {MAX_CHARACTERS} characters; leave it out, or lower n"
+        raise ApiError(400, message, param="echo")
+    choices = [TextReply(StreamDecoder(model.tokenizer)) for _ in range(count)]
     return CompletionExchange(service, body, prompts, texts, choices)
 
 
@@ -107,16 +118,19 @@ class TextReply:
     """A continuation of a text.
 
     Attributes:
+        decoder: decodes the tokens, to find their positions in the text.
         text: the text so far.
         tokens: number of sampled tokens.
-        logprobs: those of the tokens, if the request asks for them. A stream clears them.
+        logprobs: those of the tokens, if the request asks for them; None for a first token that
+            nothing precedes. A stream clears them.
         offset: position of the next token in the text of all tokens.
         finish_reason: the reason for the end; None before it.
     """
 
+    decoder: StreamDecoder
     text: str = ""
     tokens: int = 0
-    logprobs: list[SampledToken] = field(default_factory=list)
+    logprobs: list[PromptLogprob] = field(default_factory=list)
     offset: int = 0
     finish_reason: str | None = None
 
@@ -152,11 +166,29 @@ class CompletionExchange:
         sampled = sum(choice.tokens for choice in self.choices)
         return usage_body(prompt_tokens, sampled, self.cached)
 
+    def add_prompts(self, logprobs: Sequence[Sequence[PromptLogprob]]) -> None:
+        """Add the logprobs of the prompts, whose text the choices repeat.
+
+        An id that the model needs at the beginning, and that a prompt lacks, is not repeated.
+        """
+        end = self.service.model.tokenizer.end_of_text
+        given = prompts_of(self.request.prompt)
+        for number, (found, prompt) in enumerate(zip(logprobs, given, strict=True)):
+            if found[0][0] == end and (isinstance(prompt, str) or prompt[0] != end):
+                found = found[1:]
+            first = number * self.request.choices
+            for choice in self.choices[first : first + self.request.choices]:
+                choice.logprobs += found
+
     async def body(self, events: EventStream) -> Json:
         """Return the whole response."""
         async with aclosing(self._pieces(events)) as pieces:
             async for _ in pieces:
                 pass
+        return await run_in_threadpool(self._whole)
+
+    def _whole(self) -> Json:
+        """Return the response after the end of all replies."""
         choices = [self._choice(index, choice.text) for index, choice in enumerate(self.choices)]
         return self._head() | {"choices": choices, "usage": self.usage}
 
@@ -200,7 +232,7 @@ class CompletionExchange:
             choice.text += event.text
             choice.tokens += event.token is not None
             if event.logprobs is not None:
-                choice.logprobs.append(event.logprobs)
+                choice.logprobs.append((event.logprobs.token, event.logprobs))
             yield first + event.choice, event.text
         elif isinstance(event, ChoiceDone):
             choice = self.choices[first + event.choice]
@@ -231,20 +263,30 @@ class CompletionExchange:
 
 def _logprobs_body(choice: TextReply, tokenizer: Tokenizer) -> Json:
     """Return the `logprobs` of a choice, in the older format of OpenAI's API."""
-    tokens = [tokenizer.decode([sampled.token]) for sampled in choice.logprobs]
-    offsets = []
-    for token in tokens:
-        offsets.append(choice.offset)
-        choice.offset += len(token)
-    return {
-        "tokens": tokens,
-        "token_logprobs": [max(sampled.logprob, MIN_LOGPROB) for sampled in choice.logprobs],
-        "top_logprobs": [
-            {
-                tokenizer.decode([top.token]): max(top.logprob, MIN_LOGPROB)
-                for top in sampled.top_logprobs
-            }
-            for sampled in choice.logprobs
-        ],
-        "text_offset": offsets,
-    }
+    body: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for token, sampled in choice.logprobs:
+        text = _token_text(token, tokenizer)
+        body["tokens"].append(text)
+        body["text_offset"].append(choice.offset)
+        choice.offset += len(choice.decoder.push(token))
+        if sampled is None:
+            body["token_logprobs"].append(None)
+            body["top_logprobs"].append(None)
+            continue
+        logprob = max(sampled.logprob, MIN_LOGPROB)
+        top = {
+            _token_text(one.token, tokenizer): max(one.logprob, MIN_LOGPROB)
+            for one in sampled.top_logprobs
+        }
+        body["token_logprobs"].append(logprob)
+        body["top_logprobs"].append(top | {text: logprob})
+    return body
+
+
+def _token_text(token: int, tokenizer: Tokenizer) -> str:
+    """Return the text of a token; of one that is not UTF-8, all bytes, as the OpenAI API does."""
+    data = tokenizer.decode_bytes([token])
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -15,7 +15,7 @@ import torch
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from torch import Tensor
 
 from wkv.inference.model import Model
@@ -25,7 +25,7 @@ from wkv.serve.protocol.responses import EmbeddingList
 from wkv.serve.read_body import BodyRoute
 from wkv.serve.routes.completions import ids_of, prompts_of
 from wkv.serve.service import Service
-from wkv.serve.stream_reply import until_disconnect
+from wkv.serve.stream_reply import json_response, until_disconnect
 
 
 def routes(service: Service) -> APIRouter:
@@ -46,17 +46,21 @@ def routes(service: Service) -> APIRouter:
         vectors = await until_disconnect(http, work)
         prompt_tokens = sum(map(len, inputs))
         service.metrics.prompt_tokens.inc(prompt_tokens)
-        data = [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": _encode(vector, body.encoding_format),
-            }
-            for index, vector in enumerate(vectors)
-        ]
-        usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
-        name = service.settings.name
-        return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})
+
+        def build() -> dict[str, Any]:
+            data = [
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": _encode(vector, body.encoding_format),
+                }
+                for index, vector in enumerate(vectors)
+            ]
+            usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+            name = service.settings.name
+            return {"object": "list", "data": data, "model": name, "usage": usage}
+
+        return await json_response(build)
 
     return router
 

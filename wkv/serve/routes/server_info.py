@@ -4,7 +4,6 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from wkv.inference.sampling import Sampling
@@ -21,6 +20,7 @@ from wkv.serve.protocol.responses import (
 )
 from wkv.serve.read_body import BodyRoute
 from wkv.serve.service import Service
+from wkv.serve.stream_reply import json_response
 
 MEDIA_TYPES = {
     ".html": "text/html",
@@ -84,15 +84,18 @@ def routes(service: Service) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> Response:
         """Encode a text as token ids."""
         service.check_model(body.model)
-        ids = await run_in_threadpool(service.model.tokenizer.encode, body.content)
-        return JSONResponse({"tokens": ids, "count": len(ids)})
+
+        def build() -> Json:
+            ids = service.model.tokenizer.encode(body.content)
+            return {"tokens": ids, "count": len(ids)}
+
+        return await json_response(build)
 
     @router.post("/detokenize", response_model=DetokenizedText)
     async def detokenize(body: DetokenizeRequest) -> Response:
         """Decode token ids as a text."""
         service.check_model(body.model)
-        text = await run_in_threadpool(service.model.tokenizer.decode, body.tokens)
-        return JSONResponse({"content": text})
+        return await json_response(lambda: {"content": service.model.tokenizer.decode(body.tokens)})
 
     @router.get("/", include_in_schema=False)
     async def start() -> Response:
