@@ -150,6 +150,20 @@ def test_chances_of_none_but_the_drawn(client):
     assert len(told["tokens"]) == len(told["token_logprobs"]) == 30
 
 
+def test_lm_eval_reads_the_logprobs_of_a_prompt(client, demo):
+    openai_completions = pytest.importorskip("lm_eval.models.openai_completions")
+    context, ids = demo.tokenizer.encode("What is 2 + 2?"), demo.tokenizer.encode(" It is 4.")
+    body = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    answer = go_on(client, [[*context, *ids]], model="test", **body)
+    [(total, is_greedy)] = openai_completions.LocalCompletionsAPI.parse_logprobs(
+        answer, tokens=[[*context, *ids]], ctxlens=[len(context)]
+    )
+    logits, _ = demo.forward([*context, *ids], all_logits=True)
+    rows = logits[len(context) - 1 : -1].log_softmax(-1)
+    assert total == pytest.approx(float(rows[torch.arange(len(ids)), ids].sum()), rel=1e-4)
+    assert is_greedy == (rows.argmax(-1).tolist() == ids)
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_repeated_prompt_has_logprobs(client, demo, count):
     ids = demo.tokenizer.encode(TEXT + " 🐦 " * 40)

@@ -32,9 +32,11 @@ class ConversationStart:
     """The beginning of a conversation.
 
     Attributes:
-        tenant: owner of the conversation; replies and states of other tenants are not used.
+        tenant: the digest of the client's API key, or "" without keys; with `state`, its id follows
+            after a slash. Replies and cached states of other tenants are not used.
         state: the state that the conversation continues; None for a new conversation.
-        read_ahead: the text that the state has read after its last message; see `unread_part`.
+        read_ahead: the text that the state has read after its last message: a separator, perhaps
+            with the next speaker's name; see `unread_part`.
     """
 
     tenant: str = ""
@@ -53,7 +55,7 @@ class ChatPrompt:
         history_digest: SHA-256 of these ids.
         turn: the text of the last turn, without an assistant prefix.
         assistant_prefix: the beginning of the reply.
-        read_ahead: the text after the last message, "" if a reply begins there.
+        read_ahead: as in `ConversationStart`, after this prompt; "" if a reply begins there.
     """
 
     ids: tuple[int, ...]
@@ -71,7 +73,7 @@ class RememberedReply:
 
     Attributes:
         ids: those of the turn before it, with the assistant's name, and of the reply.
-        read_ahead: the text of these ids after the reply: a separator or the next speaker's name.
+        read_ahead: as in `ConversationStart`, after these ids.
     """
 
     ids: tuple[int, ...]
@@ -206,8 +208,7 @@ class PromptRenderer:
 class _PromptBuilder:
     """A prompt to which messages are added.
 
-    Text is collected in `_turn` and encoded when the turn ends. `_read_ahead` is the text that the
-    state has read after the last message.
+    Text is collected in `_turn` and encoded when the turn ends.
     """
 
     def __init__(self, model: Model, renderer: PromptRenderer, start: ConversationStart) -> None:
