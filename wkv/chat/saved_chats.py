@@ -164,7 +164,7 @@ def _to_json(conversation: Conversation, read_ahead: list[str]) -> str:
 
 
 def _template_fields(template: Template) -> dict[str, str]:
-    """Return the fields of a template; files call the name's suffix "interface", as ChatRWKV does."""
+    """Return the fields of a template; files call the suffix "interface", as ChatRWKV does."""
     fields = asdict(template)
     return {**fields, "interface": fields.pop("name_suffix")}
 
