@@ -166,7 +166,8 @@ def _to_json(conversation: Conversation, read_ahead: list[str]) -> str:
 def _template_fields(template: Template) -> dict[str, str]:
     """Return the fields of a template; files call the suffix "interface", as ChatRWKV does."""
     fields = asdict(template)
-    return {**fields, "interface": fields.pop("name_suffix")}
+    fields["interface"] = fields.pop("name_suffix")
+    return fields
 
 
 def _from_json(saved: dict[str, Any], rows: State, model: Model) -> Conversation:
