@@ -257,7 +257,11 @@ class Scheduler:
         first, others = list[ChoiceSequence](), list[ChoiceSequence]()
         for job in self._prefill.step(budget):
             job.handle.send(PrefillDone(job.cached))
-            choices = self._decode.add(job)
+            try:
+                choices = self._decode.add(job)
+            except Exception as error:  # such as parameters that no sampler accepts
+                job.handle.fail(as_wkv_error(error))
+                continue
             first.append(choices[0])  # in the slot of the prompt
             others += choices[1:]
         self._decode.start(first)
