@@ -196,7 +196,7 @@ def test_a_task_that_is_not_known_is_told(demo, tasks):
 
 def test_without_the_extra_the_pip_line_is_told(demo, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(wkv.MissingExtraError, match=r"pip install 'wkv\[eval\]'"):
+    with pytest.raises(wkv.MissingExtraError, match=r"pip install -U lm_eval"):
         run_tasks(demo, ["piqa"])
 
 
