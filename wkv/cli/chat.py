@@ -75,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt", type=Path, metavar="FILE", help="start from a prompt file (.py or .toml)"
     )
     start.add_argument("--system", metavar="TEXT", help="start with this system prompt")
-    start.add_argument("--state", type=Path, metavar="FILE", help="start from a saved model state")
+    start.add_argument(
+        "--state", type=Path, metavar="FILE", help="start from a saved or tuned state"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="largest number of tokens to generate; -1: no limit (default: 256)",
     )
+    parser.add_argument(
+        "--state", metavar="FILE", help="continue from a saved state, or begin with a tuned state"
+    )
     add_sampling(parser)
     parser.add_argument(
         "--stop",
@@ -51,11 +54,19 @@ def run(args: argparse.Namespace) -> int:
 
     from wkv.inference.sequence import check_limits
     from wkv.inference.stream import stream
+    from wkv.models.state import State
 
     sampling = read_sampling(args)
     check_limits(args.max_tokens, args.stop)  # before the model is loaded
+    model = load_model(args)
+    state = None if args.state is None else State.load(args.state, model)
     pieces = stream(
-        load_model(args), prompt, sampling=sampling, max_tokens=args.max_tokens, stop=args.stop
+        model,
+        prompt,
+        sampling=sampling,
+        max_tokens=args.max_tokens,
+        stop=args.stop,
+        state=state,
     )
     try:
         with slow_step("reading the prompt"):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wkv.adapters.tuned_state import read_tuned_state
 from wkv.errors import InputError, StateError
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import LayerState, State
@@ -146,6 +147,27 @@ class Model:
                 for layer, wkv in zip(layers, self._initial_wkv, strict=True)
             )
         return State(layers, (0,) * batch_size, self.config.generation, self.identity)
+
+    def tuned_state(self, path: str | Path) -> State | None:
+        """Return the tuned state in a file of another program; see `wkv.adapters.tuned_state`.
+
+        Returns:
+            One row that has seen no tokens, or None if the file contains something else.
+
+        Raises:
+            StateError: if it was tuned for another model, or its values cannot be used.
+        """
+        tuned = read_tuned_state(path, self.config)
+        if tuned is None:
+            return None
+        layers = []
+        for index, empty in enumerate(self.network.new_layers(1)):
+            device = empty.wkv.device
+            shifts = [empty.att_shift, empty.ffn_shift]
+            if tuned.shifts is not None:
+                shifts = [shift[None].to(device) for shift in tuned.shifts[:, index]]
+            layers.append(LayerState(shifts[0], tuned.wkv[index][None].to(device), shifts[1]))
+        return State(tuple(layers), (0,), self.config.generation, self.identity)
 
     def forward(
         self,

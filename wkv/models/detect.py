@@ -75,8 +75,8 @@ PARTS = (
     ),
     (
         r"blocks\.\d+\.att\.(time_state|ts_state)",
-        "a tuned state, not a model; give the model that it was tuned for, with the tensors of "
-        "this file added to it",
+        "a tuned state, not a model; load the model that it was tuned for, then this file with "
+        "State.load or --state",
     ),
     (
         r"layers\.\d+\.(att_shift|wkv|ffn_shift)",

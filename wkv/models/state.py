@@ -39,6 +39,10 @@ class StateFactory(Protocol):
         """Return the initial state."""
         ...
 
+    def tuned_state(self, path: Path) -> State | None:
+        """Return the tuned state in a file of another program; None if it contains none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LayerState:
@@ -188,14 +192,23 @@ class State:
 
     @classmethod
     def load(cls, path: str | Path, model: StateFactory) -> State:
-        """Read a state file that `save` wrote, for use with `model`.
+        """Read a state file that `save` wrote, or a tuned state, for use with `model`.
+
+        Tuned states of RWKV-PEFT, RWKV-Runner, web-rwkv, ai00 and rwkv-metal are read too. They
+        contain no identity, so only their sizes can be compared with the model.
 
         Raises:
             StateError: if the file is missing, damaged, not a state, or of another model, or has
                 values that are NaN, infinite, or not float32.
         """
         path = Path(path).expanduser()
-        header, tensors = _read(path)
+        try:
+            header, tensors = _read(path)
+        except StateError:
+            tuned = model.tuned_state(path)
+            if tuned is None:
+                raise
+            return tuned
         empty = model.new_state()
         for name in ("generation", "identity"):
             found, expected = header.get(name), getattr(empty, name)
