@@ -1,9 +1,10 @@
-# make chat | test | lint | format | bench | build | sanitize | install | clean | demo-model CORPUS=DIR
+# make chat | test | test-all | lint | format | bench | build | sanitize | install | clean | demo-model CORPUS=DIR
 # Everything is installed in .venv. A fresh clone needs Python 3.11 or newer and access to a package index.
 
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
+MAX_SKIPPED := 150 # mostly tests of the chat page, which need Chromium
 OLDEST_TRANSFORMERS := 5.0.0
 HF_TESTS := tests/hf tests/publish/test_transformers_versions.py
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
@@ -13,7 +14,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 TELL_ENGINE := -c "from importlib.util import find_spec as find; \
 	print('native engine:', 'built' if find('wkv.native._engine') else 'NOT built, see CONTRIBUTING.md')"
 
-.PHONY: check install chat test test-transformers sanitize lint format bench build demo-model clean
+.PHONY: check install chat test test-all test-transformers sanitize lint format bench build demo-model clean
 
 check: lint test
 
@@ -23,7 +24,12 @@ chat: .venv/installed
 	@$(BIN)/wkv chat
 
 test: .venv/installed-dev test-transformers
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-skipped $(MAX_SKIPPED)
+
+# Also transformers' own tests of every model, from the source of the installed version (a download).
+# tests/hf_common/exclusions.py lists those left out, with reasons.
+test-all: test
+	$(BIN)/python -m tests.hf_common
 
 # Exported models are used for years. Their code is therefore tested with the oldest version of transformers
 # that we support, and with the newest version on the package index.

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
+from tests.skips import pytest_addoption, pytest_sessionfinish  # noqa: F401
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
