@@ -1,6 +1,7 @@
 """States over HTTP: made, listed, fetched, uploaded, gone on from, deleted; damaged: refused."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -8,11 +9,17 @@ import httpx
 import pytest
 import safetensors
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from tests.checkpoints import random_checkpoint, save_pth
 from tests.serve.wire import HELLO, Background, slow, stream, text_of, until
+from wkv.batching.owned_folder import MARKER
+from wkv.models.state import State
+from wkv.serve import user_states
+from wkv.serve.service import Limits
 
 CHAT = "/v1/chat/completions"
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -304,7 +311,7 @@ def test_damaged_files_are_refused_and_the_server_goes_on(client, served, foreig
     assert taken == []
     assert names(client) == [name]
     folder = served[1].states._tenant_folder("")
-    assert [file.name for file in folder.iterdir()] == [f"{name}.safetensors"]
+    assert {file.name for file in folder.iterdir()} == {MARKER, f"{name}.safetensors"}
     assert say(client, state=name)["choices"]
 
 
@@ -368,7 +375,6 @@ def test_a_file_that_was_damaged_on_the_disk_is_told(client, served):
 
 
 def test_a_tenant_has_so_much_room_and_no_more(serve, demo):
-    from wkv.serve.service import Limits
 
     with (
         serve(demo, Limits(cache_bytes=2**24, disk_bytes=10**6)) as (address, _),
@@ -409,3 +415,69 @@ def test_a_file_tells_its_kind(client):
     answer = client.get(f"/v1/states/{make(client)['id']}/content")
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "attachment" in answer.headers["content-disposition"]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_upload_is_an_error_of_the_server(client, data):
+    name = make(client, prompt="There was once a man")["id"]
+    file = bytearray(fetch(client, name))
+    header_end = 8 + int.from_bytes(file[:8], "little")
+    last = data.draw(st.sampled_from([header_end, len(file)]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        begin = data.draw(st.integers(0, last - 1))
+        end = data.draw(st.integers(begin, min(begin + 40, last)))
+        file[begin:end] = data.draw(st.binary(max_size=40))
+    answer = upload(client, bytes(file))
+    assert answer.status_code in (201, 400, 413), answer.text
+    if answer.status_code == 201:
+        client.delete(f"/v1/states/{answer.json()['id']}")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int32])
+def test_a_state_with_another_dtype_is_refused(client, dtype):
+    file = fetch(client, make(client, prompt="There was once a man")["id"])
+    tensors = {key: tensor.to(dtype) for key, tensor in load_tensors(file).items()}
+    size = int.from_bytes(file[:8], "little")
+    metadata = json.loads(file[8 : 8 + size])["__metadata__"]
+    answer = upload(client, save_tensors(tensors, metadata))
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_state_that_is_deleted_while_it_is_read_is_unknown(client, monkeypatch):
+    name = make(client, prompt="There was once a man")["id"]
+    load = State.load
+
+    def deleted_first(path, model):
+        path.unlink()
+        return load(path, model)
+
+    monkeypatch.setattr(State, "load", deleted_first)
+    answer = client.post(CHAT, json={"messages": HELLO, "state": name})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "no_state"
+
+
+def test_a_list_opens_only_files_that_are_new(client, monkeypatch):
+    first = make(client, prompt="There was once a man")["id"]
+    client.get("/v1/states")
+    opened = []
+    read = user_states.read_header
+    monkeypatch.setattr(user_states, "read_header", lambda path: opened.append(path) or read(path))
+    assert first in names(client)
+    assert opened == []
+
+
+def test_what_a_process_that_died_left_is_removed_at_the_next_start(serve, demo, tmp_path):
+    room = Limits(cache_bytes=2**24, folder=tmp_path)
+    with serve(demo, room) as (address, service), httpx.Client(base_url=address) as client:
+        make(client, prompt="Once")
+        folder = service.states._tenant_folder("")
+    stranger, recent = folder / "thesis.partial", folder / f"{'b' * 32}.partial"
+    for path in (stranger, recent, folder / f"{'a' * 32}.partial"):
+        path.write_text("unfinished")
+    for path in (stranger, folder / f"{'a' * 32}.partial"):
+        os.utime(path, (0, 0))
+    with serve(demo, room):
+        left = {path.name for path in folder.glob("*.partial")}
+    assert left == {stranger.name, recent.name}

@@ -172,6 +172,7 @@ class OwnedFolder:
                 f"{self.path}: this folder has files that wkv did not write, such as "
                 f"{strangers[0]!r}; give a folder that is new or empty"
             )
+        (self.path / MARKER).touch(mode=0o600)
         (self.path / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
 
 

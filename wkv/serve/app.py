@@ -54,7 +54,7 @@ ROUTES = (
     documentation.routes,
 )
 
-ERROR_STATUSES = (400, 401, 404, 405, 413, 415, 422, 429, 500, 503)
+ERROR_STATUSES = (400, 401, 403, 404, 405, 413, 415, 422, 429, 500, 503, 507)
 
 SCHEMAS = "#/components/schemas/{model}"
 
@@ -105,7 +105,7 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
     folder = limits.folder or Path(temporary.name if temporary else "")
     if limits.folder is not None:  # it contains conversations, so only its owner may read it
         with suppress(OSError):  # the first use of the folder reports what is wrong with it
-            limits.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / "cache").mkdir(mode=0o700, parents=True, exist_ok=True)
     on_disk = limits.folder is not None
     state_folder = StateFolder(folder / "cache", model, limits.disk_bytes) if on_disk else None
     scheduler = Scheduler(

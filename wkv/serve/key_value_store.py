@@ -1,52 +1,25 @@
 """A store of small JSON values by digest keys, in memory and optionally in one SQLite file.
 
-Values in the file outlive the process, and other processes see them. Values that were used least
-recently are deleted first when a limit is exceeded.
+Values in the file outlive the process, and other processes see them. Every value has an owner, such
+as the digest of an API key. When a limit is exceeded, the owners with the most bytes lose their
+least recently used values first, so nobody's values push out those of others.
 """
 
 import json
-import re
-import sqlite3
+import logging
 import threading
-import time
-from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from wkv.batching.eviction import Eviction, Weight
 from wkv.errors import StateError
-
-KEY = re.compile(r"[0-9a-f]{16,64}")
-
-FILE = "values.sqlite3"
-
-OLD_SUFFIX = ".json"
-"""Earlier versions stored each value in a file of its own, in the same folder."""
+from wkv.serve.value_file import KEY, ValueFile
 
 MEMORY_BYTES = 64 * 2**20
 DISK_BYTES = 2**30
 
-CLEAN_EVERY = 256
-"""Values that are written between two checks of the size on disk."""
-
-ROW_OVERHEAD = 200
-"""Bytes of a row beside its text: the key, which the index holds again, and SQLite's own."""
-
-USE_SECONDS = 60.0
-"""The time of the last use is updated at most this often, because updates are writes."""
-
-LOCK_SECONDS = 30.0
-"""How long a process waits for another one that is writing."""
-
-SCHEMA = """
-PRAGMA auto_vacuum = FULL;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, value TEXT NOT NULL, size INTEGER NOT NULL, used REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_use ON entries (used);
-"""
+LOGGER = logging.getLogger(__name__)
 
 Json = Any
 
@@ -68,27 +41,45 @@ class KeyValueStore:
 
         Args:
             folder: the folder of its file; None stores values in memory only.
-            memory_bytes: limit of the values in memory.
+            memory_bytes: limit of the values in memory, and of those that wait to be written.
             disk_bytes: limit of the values in the file.
         """
-        self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
-        self._texts: OrderedDict[str, str] = OrderedDict()
-        self._size = self._written = 0
+        self._memory_bytes = memory_bytes
+        self._texts: dict[str, str] = {}
+        self._eviction: Eviction[str] = Eviction()
+        self._size = self._waiting = 0
+        self._is_failing = False
         self._lock = threading.Lock()
-        self._disk: _Disk | None = None
+        self._file: ValueFile | None = None
         self._writer: ThreadPoolExecutor | None = None
         if folder is not None:
-            self._disk = _Disk(folder)
+            self._file = ValueFile(folder, disk_bytes)
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="wkv-values")
 
-    def put(self, key: str, value: Json, *, at_once: bool = False) -> None:
-        """Store a value. It is in the file a moment later, or with `at_once` when this returns."""
+    def put(self, key: str, value: Json, *, owner: str = "") -> None:
+        """Store a value soon. If that fails, it is lost, and the first failure is logged."""
         text = json.dumps(value)
-        self._remember(key, text)
+        self._remember(key, text, owner)
+        with self._lock:
+            is_full = self._waiting + len(text) > self._memory_bytes
+        if self._writer is not None and not is_full:  # the disk may be slower than the requests
+            self._submit(self._writer, key, text, owner)
+
+    def put_now(self, key: str, value: Json, *, owner: str = "") -> None:
+        """Store a value, and return when it is in the file.
+
+        Raises:
+            StateError: if it cannot be stored.
+        """
+        text = json.dumps(value)
+        self._remember(key, text, owner)
         if self._writer is not None:
-            written: Future[None] = self._writer.submit(self._write, key, text)
-            if at_once:
-                written.result()
+            self._submit(self._writer, key, text, owner).result()
+        elif key not in self._texts:
+            raise StateError(
+                f"a value of {len(text)} bytes does not fit in the {self._memory_bytes} bytes of "
+                "memory for stored values; send less"
+            )
 
     def get(self, key: str, *, lasting: bool = False) -> Json | None:
         """Return the value of a key, or None.
@@ -100,112 +91,68 @@ class KeyValueStore:
         with self._lock:
             text = self._texts.get(key)
             if text is not None:
-                self._texts.move_to_end(key)
-        if self._disk is not None and (lasting or text is None):
-            text = self._disk.get(key)
+                self._eviction.touch(key)
+        if self._file is not None and (lasting or text is None):
+            text, owner = self._file.get(key) or (None, "")
+            if text is not None:
+                self._remember(key, text, owner)
         if text is None:
             return None
         try:
-            value = json.loads(text)
+            return json.loads(text)
         except (ValueError, RecursionError):
             return None
-        self._remember(key, text)
-        return value
 
     def delete(self, key: str) -> None:
-        """Delete a value."""
+        """Delete a value.
+
+        Raises:
+            StateError: if the file cannot be changed.
+        """
         with self._lock:
-            self._size -= len(self._texts.pop(key, ""))
-        if self._disk is not None and KEY.fullmatch(key):
-            self._disk.delete(key)
+            self._forget(key)
+        if self._file is not None and KEY.fullmatch(key):
+            self._file.delete(key)
 
     def close(self) -> None:
         """Write the remaining values and close the file."""
         if self._writer is not None:
             self._writer.shutdown()
-        if self._disk is not None:
-            self._disk.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _remember(self, key: str, text: str) -> None:
+    def _remember(self, key: str, text: str, owner: str) -> None:
         with self._lock:
-            self._size += len(text) - len(self._texts.pop(key, ""))
+            self._forget(key)
             self._texts[key] = text
+            self._eviction.add(key, Weight(owner, len(text), 1))
+            self._size += len(text)
             while self._size > self._memory_bytes:
-                _, gone = self._texts.popitem(last=False)
-                self._size -= len(gone)
+                self._forget(self._eviction.next())
 
-    def _write(self, key: str, text: str) -> None:
-        assert self._disk is not None
-        self._disk.put(key, text)
-        self._written += 1
-        if self._written % CLEAN_EVERY == 1:
-            self._disk.limit(self._disk_bytes)
+    def _forget(self, key: str) -> None:
+        text = self._texts.pop(key, None)
+        if text is not None:
+            self._eviction.remove(key)
+            self._size -= len(text)
 
-
-class _Disk:
-    """The SQLite file. If the disk fails, values are lost, but requests continue."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                folder / FILE, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._connection.executescript(SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise StateError(f"{folder}: nothing can be stored here ({error})") from error
-        self._lock = threading.Lock()
-        self._import_files(folder)
-
-    def get(self, key: str) -> str | None:
-        """Return the text of a key, and mark it as used."""
-        with self._lock, suppress(sqlite3.Error):
-            query = "SELECT value, used FROM entries WHERE key = ?"
-            found: tuple[str, float] | None = self._connection.execute(query, (key,)).fetchone()
-            if found is None:
-                return None
-            now = time.time()
-            if now - found[1] > USE_SECONDS:
-                with suppress(sqlite3.Error):  # a read-only file can still be read
-                    update = "UPDATE entries SET used = ? WHERE key = ?"
-                    self._connection.execute(update, (now, key))
-            return found[0]
-        return None
-
-    def put(self, key: str, text: str, used: float | None = None) -> None:
-        """Store a text."""
-        size = len(text.encode()) + ROW_OVERHEAD
-        row = (key, text, size, time.time() if used is None else used)
-        with self._lock, suppress(sqlite3.Error):
-            self._connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", row)
-
-    def delete(self, key: str) -> None:
-        """Delete a text."""
-        with self._lock, suppress(sqlite3.Error):
-            self._connection.execute("DELETE FROM entries WHERE key = ?", (key,))
-
-    def limit(self, n_bytes: int) -> None:
-        """Delete the texts that were used least recently until the rest fits."""
-        query = "SELECT key, SUM(size) OVER (ORDER BY used DESC, key) AS total FROM entries"
-        with self._lock, suppress(sqlite3.Error):
-            self._connection.execute(
-                f"DELETE FROM entries WHERE key IN (SELECT key FROM ({query}) WHERE total > ?)",
-                (n_bytes,),
-            )
-
-    def close(self) -> None:
-        """Close the file."""
+    def _submit(
+        self, writer: ThreadPoolExecutor, key: str, text: str, owner: str
+    ) -> "Future[None]":
         with self._lock:
-            self._connection.close()
+            self._waiting += len(text)
+        return writer.submit(self._write, key, text, owner)
 
-    def _import_files(self, folder: Path) -> None:
-        """Import the files that an earlier version wrote, once; the files stay."""
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version:
-            return
-        for file in sorted(folder.glob(f"*{OLD_SUFFIX}")):
-            if KEY.fullmatch(file.stem):
-                with suppress(OSError, UnicodeDecodeError):
-                    self.put(file.stem, file.read_text("utf-8"), file.stat().st_mtime)
-        with suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA user_version = 1")
+    def _write(self, key: str, text: str, owner: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.put(key, text, owner)
+            self._is_failing = False
+        except StateError as error:
+            if not self._is_failing:
+                LOGGER.warning("%s; until this works again, replies are not stored", error)
+            self._is_failing = True
+            raise
+        finally:
+            with self._lock:
+                self._waiting -= len(text)

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from wkv.batching.request import owner_of
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import prompt_ids
@@ -93,7 +94,8 @@ class ReplyMemory:
     ) -> None:
         """Remember the ids of a message that followed a prompt."""
         key = self._key(start.tenant, prompt.history_digest, prompt.turn, message)
-        self._values.put(key, {"ids": reply.ids, "ahead": reply.read_ahead})
+        value = {"ids": reply.ids, "ahead": reply.read_ahead}
+        self._values.put(key, value, owner=owner_of(start.tenant))
 
     def recall(
         self, tenant: str, history_digest: bytes, turn: str, message: Message

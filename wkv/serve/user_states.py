@@ -5,12 +5,16 @@ An id is a digest of the state and its name. No path contains anything that a us
 
 import re
 import stat
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
+from tempfile import TemporaryDirectory
 
+from wkv.batching.owned_folder import OwnedFile, OwnedFolder
 from wkv.errors import StateError
+from wkv.files import write_errors
 from wkv.inference.model import Model
 from wkv.models.state import State, read_header
 from wkv.prompting.template import SEPARATOR
@@ -18,6 +22,10 @@ from wkv.serve.protocol.errors import ApiError
 
 ID = re.compile(r"state-[0-9a-f]{32}")
 SUFFIX = ".safetensors"
+FILE_NAME = re.compile(ID.pattern + re.escape(SUFFIX))
+UNNAMED = f"state{SUFFIX}"
+"""Name of a file whose digest is not yet known."""
+
 READ_AHEAD = "ahead"
 """Key in a file's metadata: the text that the state has read after its last message."""
 
@@ -26,6 +34,8 @@ NAME = "name"
 
 NO_KEY = "all"
 """Name of the subfolder for requests without an API key."""
+
+TENANT = re.compile(rf"[0-9a-f]{{64}}|{NO_KEY}")
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,18 @@ class UserStates:
     """The folder of the states that users save, with a limit of bytes for each tenant."""
 
     def __init__(self, folder: Path, model: Model, limit: int) -> None:
-        self._folder = folder
+        """Open the folder, and remove what processes that died left in it."""
+        self._folder = folder / model.identity[:16]
         self._model = model
         self._limit = limit
+        self._lock = threading.Lock()
+        self._folders: dict[str, OwnedFolder] = {}
+        self._described: dict[str, dict[OwnedFile, UserState]] = {}
+        with suppress(OSError):
+            for path in list(self._folder.iterdir()):
+                if TENANT.fullmatch(path.name):
+                    with suppress(StateError):  # reported when it is used
+                        OwnedFolder(path, FILE_NAME)
 
     def save(self, tenant: str, state: State, read_ahead: str, name: str = "") -> UserState:
         """Save a state under a name, which need not be unique.
@@ -74,18 +93,15 @@ class UserStates:
         Raises:
             ApiError: if the tenant's states would become too large, or writing fails.
         """
-        folder = self._tenant_folder(tenant)
-        partial = folder / f"{uuid4().hex}.partial"
         metadata = {READ_AHEAD: read_ahead, NAME: name, "tokens": str(state.tokens_seen[0])}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            state.save(partial, metadata)
-            return self._add(tenant, partial)
-        except (OSError, StateError) as error:
+            folder = self._open(tenant)
+            folder.remove_unfinished()
+            with folder.unfinished(UNNAMED) as path:
+                state.save(path, metadata)
+                return self._keep(tenant, folder, path)
+        except StateError as error:
             raise _write_error() from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
 
     def upload(self, tenant: str, data: bytes, name: str = "") -> UserState:
         """Save the file of a state that was saved before, on this server or elsewhere.
@@ -94,34 +110,31 @@ class UserStates:
 
         Raises:
             StateError: if it is damaged, not a state, or a state of another model.
+            ApiError: if the tenant's states would become too large, or writing fails.
         """
-        folder = self._tenant_folder(tenant)
-        partial = folder / f"{uuid4().hex}.partial"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-            state = State.load(partial, self._model)
-            if state.batch_size != 1:
-                raise StateError(
-                    f"the file contains {state.batch_size} states, expected one; save a single row"
-                )
-            metadata = read_header(partial).metadata
-            name = name or metadata.get(NAME, "")
-            return self.save(tenant, state, metadata.get(READ_AHEAD, SEPARATOR), name)
-        except StateError as error:
-            # The client does not know the server's path.
-            raise StateError(str(error).replace(f"{partial}: ", "")) from error
-        except OSError as error:
-            raise _write_error() from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        with TemporaryDirectory(prefix="wkv-upload-") as folder:
+            path = Path(folder) / UNNAMED
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                raise _write_error() from error
+            state, metadata = self._read(path)
+        if state.batch_size != 1:
+            raise StateError(
+                f"the file contains {state.batch_size} states, expected one; save a single row"
+            )
+        name = name or metadata.get(NAME, "")
+        return self.save(tenant, state, metadata.get(READ_AHEAD, SEPARATOR), name)
 
     def list(self, tenant: str) -> list[UserState]:
-        """Return all states of a tenant, newest first."""
-        paths = self._tenant_folder(tenant).glob(f"state-*{SUFFIX}")
-        states = [state for path in paths if (state := _describe(path)) is not None]
-        return sorted(states, key=lambda state: state.created, reverse=True)
+        """Return all states of a tenant, newest first. Only new files are opened."""
+        known, states = self._described.get(tenant, {}), {}
+        for file in self._files(tenant):
+            state = known.get(file) or _describe(self._tenant_folder(tenant) / file.name)
+            if state is not None:
+                states[file] = state
+        self._described[tenant] = states
+        return sorted(states.values(), key=lambda state: state.created, reverse=True)
 
     def describe(self, tenant: str, state_id: str) -> UserState:
         """Return the description of a state.
@@ -142,10 +155,11 @@ class UserStates:
         """
         path = self.path(tenant, state_id)
         try:
-            state = State.load(path, self._model)
-            return state, read_header(path).metadata.get(READ_AHEAD, SEPARATOR)
+            state, metadata = self._read(path)
         except StateError as error:
+            self.path(tenant, state_id)  # it may have been deleted in the meantime
             raise ApiError(500, f"the file of {state_id} is damaged; delete it") from error
+        return state, metadata.get(READ_AHEAD, SEPARATOR)
 
     def data(self, tenant: str, state_id: str) -> bytes:
         """Return the bytes of a state's file.
@@ -162,9 +176,12 @@ class UserStates:
         """Delete a state.
 
         Raises:
-            ApiError: if the state does not exist.
+            ApiError: if the state does not exist, or its file cannot be deleted.
         """
-        self.path(tenant, state_id).unlink(missing_ok=True)
+        try:
+            self.path(tenant, state_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise ApiError(500, "the file of the state cannot be deleted") from error
 
     def path(self, tenant: str, state_id: str) -> Path:
         """Return the path of a state's file.
@@ -177,21 +194,57 @@ class UserStates:
             raise _unknown(state_id)
         return path
 
-    def _add(self, tenant: str, partial: Path) -> UserState:
-        """Rename a complete file to the id of its content."""
-        path = partial.with_name(f"state-{read_header(partial).digest[:32]}{SUFFIX}")
-        state = _describe(partial)
+    def _read(self, path: Path) -> tuple[State, Mapping[str, str]]:
+        """Return the state in a file and its metadata.
+
+        Raises:
+            StateError: if it is not a valid state of the model; the message has no path, because
+                clients do not know those of the server.
+        """
+        try:
+            return State.load(path, self._model), read_header(path).metadata
+        except StateError as error:
+            raise StateError(str(error).replace(f"{path}: ", "")) from error
+
+    def _keep(self, tenant: str, folder: OwnedFolder, unfinished: Path) -> UserState:
+        """Move a complete file to the id of its content."""
+        name = f"state-{read_header(unfinished).digest[:32]}{SUFFIX}"
+        n_bytes = unfinished.stat().st_size
+        with self._lock:  # two states that are saved at once must not exceed the limit together
+            others = sum(file.n_bytes for file in folder.files() if file.name != name)
+            if others + n_bytes > self._limit:
+                message = f"your states take {others} of {self._limit} bytes; delete some"
+                raise ApiError(413, message, code="too_many_states")
+            folder.keep(unfinished, name)
+        state = _describe(folder.path / name)
         if state is None:
             raise StateError("the file disappeared while it was saved; try again")
-        others = sum(other.n_bytes for other in self.list(tenant) if other.id != path.stem)
-        if others + state.n_bytes > self._limit:
-            message = f"your states take {others} of {self._limit} bytes; delete some"
-            raise ApiError(413, message, code="too_many_states")
-        partial.replace(path)
-        return replace(state, id=path.stem)
+        return state
+
+    def _files(self, tenant: str) -> Sequence[OwnedFile]:
+        if not self._tenant_folder(tenant).is_dir():
+            return ()
+        try:
+            return self._open(tenant).files()
+        except StateError as error:
+            raise ApiError(500, "the folder of the states cannot be used") from error
+
+    def _open(self, tenant: str) -> OwnedFolder:
+        """Return the folder of a tenant, which is created if necessary.
+
+        Raises:
+            StateError: if it cannot be used.
+        """
+        path = self._tenant_folder(tenant)
+        if tenant not in self._folders or not path.is_dir():
+            with write_errors(path, StateError):
+                for parent in (self._folder.parent, self._folder):
+                    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folders[tenant] = OwnedFolder(path, FILE_NAME)
+        return self._folders[tenant]
 
     def _tenant_folder(self, tenant: str) -> Path:
-        return self._folder / self._model.identity[:16] / (tenant or NO_KEY)
+        return self._folder / (tenant or NO_KEY)
 
 
 def _describe(path: Path) -> UserState | None:
@@ -212,4 +265,4 @@ def _unknown(state_id: str) -> ApiError:
 
 
 def _write_error() -> ApiError:
-    return ApiError(500, "the state could not be written; is the disk full?")
+    return ApiError(507, "the state could not be written; is the disk full?", code="not_stored")

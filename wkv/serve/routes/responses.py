@@ -3,8 +3,8 @@
 A request is converted to a chat request and handled like one.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Request
+from wkv.errors import StateError
 from wkv.serve.engine import EventStream
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
@@ -42,6 +43,11 @@ def routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         exchange, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
         events = service.engine.submit(request)
+        try:
+            await run_in_threadpool(exchange.reserve)
+        except BaseException:
+            events.close()
+            raise
         return await send_reply(http, exchange, events, stream=body.stream, last=None)
 
     @router.get("/{name}", response_model=ResponseObject)
@@ -53,7 +59,8 @@ def routes(service: Service) -> APIRouter:
     async def delete(name: str, http: HttpRequest) -> Response:
         """Delete a stored response."""
         _stored(service, name, tenant_of(http))
-        service.values.delete(name.removeprefix("resp_"))
+        with _storing():
+            service.values.delete(name.removeprefix("resp_"))
         return JSONResponse({"id": name, "object": "response", "deleted": True})
 
     return router
@@ -81,11 +88,22 @@ def _stored(service: Service, response_id: str, tenant: str) -> Json:
     Raises:
         ApiError: if the tenant has no response with this id.
     """
-    value: Json | None = service.values.get(response_id.removeprefix("resp_"), lasting=True)
-    if not response_id.startswith("resp_") or value is None or value.get("tenant") != tenant:
+    value: Json = service.values.get(response_id.removeprefix("resp_"), lasting=True) or {}
+    is_complete = response_id.startswith("resp_") and value.get("response") is not None
+    if not is_complete or value.get("tenant") != tenant:
         message = "there is no response with this id; send the whole conversation as input"
         raise ApiError(404, message, code="no_response")
     return value
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Convert errors of the store, whose paths clients need not know."""
+    try:
+        yield
+    except StateError as error:
+        message = "the server cannot store responses at present; try again later, or send store:"
+        raise ApiError(507, f"{message} false", code="not_stored") from error
 
 
 @dataclass
@@ -149,16 +167,24 @@ class ResponseExchange:
         for event in items.finish(self.status):
             yield event
 
+    def reserve(self) -> None:
+        """Store the conversation before its reply, so that a full disk is found in time.
+
+        Raises:
+            ApiError: if it cannot be stored.
+        """
+        self._put(self.messages, None)
+
     def _store(self) -> None:
         """Store the conversation, for requests with this id as `previous_response_id`."""
+        self._put([*self.messages, self.reply.body], self._body(self.status))
+
+    def _put(self, messages: list[Json], response: Json | None) -> None:
         if self.request.store is not False:
-            value = {
-                "tenant": self.tenant,
-                "messages": [*self.messages, self.reply.body],
-                "response": self._body(self.status),
-            }
-            values = self.chat.service.values
-            values.put(self.id.removeprefix("resp_"), value, at_once=True)
+            value = {"tenant": self.tenant, "messages": messages, "response": response}
+            key = self.id.removeprefix("resp_")
+            with _storing():
+                self.chat.service.values.put_now(key, value, owner=self.tenant)
 
     def _body(self, status: str) -> Json:
         """Return the response with a status: "in_progress", or that after the end."""
