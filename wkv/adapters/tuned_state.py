@@ -71,7 +71,7 @@ def read_tuned_state(path: str | Path, config: Config) -> TunedState | None:
         return None
     if not _is_tuned(file):
         return None
-    if config.n_head is None or config.head_size is None:
+    if config.n_head is None:
         raise StateError(
             f"{file.path}: this is a tuned state with a matrix for each head, and RWKV-4 has no "
             "heads; use the model that it was tuned for"
@@ -134,7 +134,6 @@ def _refuse_shift(file: Checkpoint, name: str) -> None:
 
 def _read_metal(file: Checkpoint, config: Config) -> TunedState:
     """Read a file of rwkv-metal."""
-    assert config.n_head is not None and config.head_size is not None
     layers, width, size = config.n_layer, config.n_embd, config.head_size
     expected = {
         "wkv": (layers, 1, config.n_head, size, size),
