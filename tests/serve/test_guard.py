@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.serve.wire import HELLO, Caller
+from wkv.constraints.grammar import Grammars
 
 KEYS = ("first-key", "second-key")
 CHAT = "/v1/chat/completions"
@@ -352,3 +353,37 @@ def test_what_is_sent_does_not_wait_for_an_answer_to_what_was_sent_before():
     with bind("127.0.0.1", 0, 60) as listening:
         # asyncio turns Nagle's algorithm off only where a socket tells its protocol.
         assert listening.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize("path", [CHAT, "/health", "/nothing"])
+def test_a_request_with_two_ends_is_refused_and_its_connection_closed(served, path):
+    with Caller(served[0]) as caller:
+        caller.send(path, b"0\r\n\r\nGET /health", **{"Transfer-Encoding": "chunked"})
+        told = caller.read_until(b"\0")
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert told.count(b"HTTP/1.1") == 1
+        assert caller.is_closed()
+
+
+def test_only_the_first_of_several_keys_reads_the_metrics(serve, demo):
+    with serve(demo, keys=("operator", "user")) as (address, _):
+        for key, status in (("operator", 200), ("user", 403), ("nobody", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(f"{address}/metrics", headers=headers).status_code == status
+
+
+def test_schemas_of_one_key_are_not_compiled_for_another(serve, demo, monkeypatch):
+    compiled = []
+    compile_one = Grammars._compile
+    monkeypatch.setattr(
+        Grammars, "_compile", lambda self, source: compiled.append(1) or compile_one(self, source)
+    )
+    schema = {"name": "x", "schema": {"const": "a"}}
+    body = {"messages": HELLO, "max_tokens": 9}
+    body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    with serve(demo, keys=("a", "b")) as (address, _):
+        for key, count in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = httpx.post(address + CHAT, json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert len(compiled) == count

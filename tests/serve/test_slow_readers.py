@@ -70,7 +70,7 @@ def test_a_reader_who_pauses_for_less_loses_nothing(demo):
         until(lambda: service.engine.load.running == 1)
         assert stalls(service) < 1000
         data = caller.read_until(b"data: [DONE]\n\n", 2**30)
-        assert data.count(b'"finish_reason": "length"') == 1
+        assert data.count(b'"finish_reason":"length"') == 1
         assert data.count(b'"top_logprobs"') == 1000
 
 

@@ -60,6 +60,19 @@ class Grammars:
         self._llg_tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
         self._compiler = Compiler(self._compile)
+        self._tenants: dict[str, Grammars] = {}
+        self._parent: Grammars | None = None
+
+    def of(self, tenant: str) -> "Grammars":
+        """Return the grammars of one tenant, with a cache and limits of its own.
+
+        In a shared cache, the time of a request would tell whether others use the same schema.
+        """
+        with self._lock:
+            if tenant not in self._tenants:
+                self._tenants[tenant] = Grammars(self._tokenizer, self._vocab_size)
+                self._tenants[tenant]._parent = self
+            return self._tenants[tenant]
 
     def json_object(self) -> "Grammar":
         """Return the grammar of any JSON object. Raises the errors of `json_schema`."""
@@ -107,6 +120,8 @@ class Grammars:
         return grammar
 
     def _llguidance_tokenizer(self) -> "LLTokenizer":
+        if self._parent is not None:
+            return self._parent._llguidance_tokenizer()
         with self._lock:
             if self._llg_tokenizer is None:
                 vocabulary = llguidance_vocabulary(self._tokenizer, self._vocab_size)

@@ -22,6 +22,7 @@ from wkv.serve.metrics import Metrics
 from wkv.serve.middleware import (
     ApiKeys,
     BodyLimit,
+    FramingCheck,
     HostCheck,
     SendTimeout,
     on_authentication_error,
@@ -167,4 +168,5 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
         app.add_middleware(HostCheck, names=settings.hosts)
     app.add_middleware(SendTimeout, seconds=settings.idle_seconds)
     app.add_middleware(RequestTarget)
+    app.add_middleware(FramingCheck)
     return app

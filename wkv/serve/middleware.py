@@ -23,6 +23,9 @@ OPEN_PATHS = ("/", "/health", "/docs")
 OPEN_FOLDER = "/page/"
 """Paths that need no API key. The chat page asks the user for the key."""
 
+METRICS = "metrics"
+"""Permission to read the metrics, which tell something about the requests of all keys."""
+
 
 class ApiKeys(AuthenticationBackend):
     """Identify the tenant of a request by its API key, for Starlette's AuthenticationMiddleware.
@@ -41,7 +44,7 @@ class ApiKeys(AuthenticationBackend):
         """
         path = conn.scope["path"]
         if not self._keys or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
-            return AuthCredentials(), SimpleUser("")
+            return AuthCredentials([METRICS]), SimpleUser("")
         scheme, _, key = conn.headers.get("authorization", "").encode("latin-1").partition(b" ")
         if not scheme and "x-api-key" in conn.headers:
             scheme, key = b"bearer", conn.headers["x-api-key"].encode("latin-1")
@@ -51,7 +54,8 @@ class ApiKeys(AuthenticationBackend):
             raise AuthenticationError(
                 "a valid API key is needed; send 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
-        return AuthCredentials(), SimpleUser(hashlib.sha256(key).hexdigest())
+        permissions = [METRICS] if matches[0] else []
+        return AuthCredentials(permissions), SimpleUser(hashlib.sha256(key).hexdigest())
 
 
 def on_authentication_error(_: HTTPConnection, error: AuthenticationError) -> Response:
@@ -125,8 +129,35 @@ class BodyLimit:
         await self._app(scope, limited, send)
 
 
+class FramingCheck:
+    """Refuse requests whose end can be understood in two ways.
+
+    If a proxy in front of the server trusts the other header, one client could hide a request in
+    the body of another request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                message = "the request has both Content-Length and Transfer-Encoding; send one"
+                response = ApiError(400, message, code="framing").response
+                response.headers["Connection"] = "close"
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class SendTimeout:
-    """Close a connection whose client has received nothing for some time."""
+    """Close a connection whose client has received nothing for some time.
+
+    Most chunks are sent at once. So one timer for each request looks at the time of the chunk that
+    is being sent, instead of one timer for each chunk.
+    """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self._app = app
@@ -134,15 +165,34 @@ class SendTimeout:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        timeout: asyncio.Timeout | None = None
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        began: float | None = None  # the time at which the present chunk was given to `send`
 
         async def timed(message: Message) -> None:
-            nonlocal timeout
-            async with asyncio.timeout(self._seconds) as timeout:
-                await send(message)
+            nonlocal began
+            began = loop.time()
+            await send(message)
+            began = None
 
+        def check() -> None:
+            nonlocal timer
+            now = loop.time()
+            deadline = (now if began is None else began) + self._seconds
+            if deadline <= now:
+                timeout.reschedule(now)
+            else:
+                timer = loop.call_at(deadline, check)
+
+        timer = loop.call_later(self._seconds, check)
+        timeout = asyncio.timeout(None)
         try:
-            await self._app(scope, receive, timed if scope["type"] == "http" else send)
+            async with timeout:
+                await self._app(scope, receive, timed)
         except TimeoutError:
-            if timeout is None or not timeout.expired():
+            if not timeout.expired():
                 raise  # another timeout, which is not ours to handle
+        finally:
+            timer.cancel()

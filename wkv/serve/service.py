@@ -71,7 +71,7 @@ class Service:
         renderer: renders prompts, and remembers replies.
         states: the states that users save.
         values: stored responses and remembered replies.
-        grammars: compiled grammars.
+        grammars: compiled grammars, of each tenant separately.
         preset: default sampling parameters of chat replies.
         settings: the settings of the server.
     """

@@ -52,7 +52,7 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple["ChatExch
         ApiError, InputError, StateError: if the request is invalid.
     """
     start = service.conversation_start(body.state, tenant)
-    reply_format = reply_format_of(body, service.grammars)
+    reply_format = reply_format_of(body, service.grammars.of(tenant))
     thinking = Thinking.PLAIN if reply_format.grammar else _thinking(service, body)
     messages = messages_of(body.messages, reply_format)
     prompt = service.renderer.render_prompt(

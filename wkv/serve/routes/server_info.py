@@ -4,11 +4,13 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from wkv.inference.sampling import Sampling
 from wkv.prompting.presets import PRESETS
 from wkv.serve.metrics import CONTENT_TYPE, CacheSize
+from wkv.serve.middleware import METRICS
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import SAMPLING_FIELDS, DetokenizeRequest, TokenizeRequest
 from wkv.serve.protocol.responses import (
@@ -73,8 +75,10 @@ def routes(service: Service) -> APIRouter:
         return JSONResponse(body, 200 if ok else 503)
 
     @router.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Return metrics in Prometheus' text format."""
+    async def metrics(http: HttpRequest) -> Response:
+        """Return metrics in Prometheus' text format; with API keys, only for the first one."""
+        if METRICS not in http.auth.scopes:  # they tell what all other keys do
+            raise ApiError(403, "only the first API key of the server may read the metrics")
         engine = service.engine
         cache = engine.scheduler.cache
         text = service.metrics.text(engine.load, CacheSize(len(cache), cache.n_bytes))
