@@ -113,5 +113,5 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
         a, b = ((y >> 32) & LOW) ^ b ^ key_a, y & LOW
         c, d = ((x >> 32) & LOW) ^ d ^ key_b, x & LOW
         key_a, key_b = (key_a + WEYL[0]) & LOW, (key_b + WEYL[1]) & LOW
-    shape = torch.broadcast_shapes(a.shape, b.shape, c.shape, d.shape)
+    shape = (a + b + c + d).shape
     return torch.stack([word.expand(shape) for word in (a, b, c, d)], -1)
