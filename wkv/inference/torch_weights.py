@@ -19,7 +19,7 @@ from wkv.models import GENERATIONS
 from wkv.models.int8 import Int8Linear
 from wkv.models.parts import Config, Linear, Shapes, Skeleton, is_matrix
 from wkv.models.strategy import Strategy
-from wkv.models.strategy.products import linear_for
+from wkv.models.strategy.products import WeightCopies, linear_for
 
 QUANTIZABLE = re.compile(r"(.*\.)?(receptance|key|value|gate|output|head)")
 """Modules whose matrices may be int8: those of the time mix and channel mix, and the head."""
@@ -38,9 +38,12 @@ def load_torch_network(config: Config, weights: Weights) -> Skeleton:
         network.blocks[0].ln0 = nn.Identity()
     _quantize_modules(network, weights.checkpoint, strategy)
     network.load_state_dict(dict(_tensors(network, weights)), assign=True)
+    copies = WeightCopies()
     for name, module in network.named_modules():
         if isinstance(module, Linear):
-            module.product = linear_for(strategy.placement_of(name + ".weight"))
+            module.product = linear_for(strategy.placement_of(name + ".weight"), copies)
+        elif isinstance(module, Int8Linear) and module.placement.streamed:
+            module.product = copies.wrap(module.product)
     if strategy.is_split:
         _move_between_devices(network, strategy)
     return network.requires_grad_(False).eval()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from wkv.models.strategy import Placement
+from wkv.models.strategy.products import Product, linear
 
 PARTS = ("mx", "my", "rx", "ry")
 """Suffixes of the offsets and scales in files: `NAME.weight_mx` and so on."""
@@ -41,8 +42,8 @@ With bytes up to 128 the product then stays below 65504, the largest fp16 number
 FEW_ROWS = 8
 """Largest number of rows for which the fused product is faster than converting bytes to floats."""
 
-BLOCK = 2**18
-"""Number of weights that are converted to floats at a time, so that they stay in the CPU cache."""
+BLOCK, GPU_BLOCK = 2**18, 2**24
+"""Numbers of weights that are converted to floats at a time, so that they stay in the cache."""
 
 
 def quantize(weight: Tensor) -> dict[str, Tensor]:
@@ -85,6 +86,8 @@ class Int8Linear(nn.Module):
     """A replacement of `Linear` for an int8 matrix.
 
     Attributes:
+        product: multiplies by the bytes; the function that loads weights may replace it.
+        input_dtype: the dtype to which inputs are rounded before they are scaled.
         weight: (out, in) int8.
         weight_mx, weight_rx: (out,) float32.
         weight_my, weight_ry: (in,) float32.
@@ -99,37 +102,34 @@ class Int8Linear(nn.Module):
     def __init__(self, n_in: int, n_out: int, placement: Placement) -> None:
         super().__init__()
         self.placement = placement
+        self.product: Product = int8_linear
+        self.input_dtype = torch.float32
         self.register_buffer("weight", torch.empty(n_out, n_in, dtype=torch.int8))
         for name, size in (("mx", n_out), ("my", n_in), ("rx", n_out), ("ry", n_in)):
             self.register_buffer(f"weight_{name}", torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out), in the dtype of x."""
+        """Map (..., n_in) of any dtype to (..., n_out) float32."""
         rows = x.reshape(-1, x.shape[-1]).float()
         scaled = rows * self.weight_ry
-        weight = self.weight.to(x.device, non_blocking=True)
         # Rows are scaled to the same size, so that their products with bytes are finite in fp16.
         size = (scaled.abs().sum(-1, keepdim=True) / MAX_INPUT_SUM).clamp(min=MIN_INPUT_SUM)
-        y = _product((scaled / size).to(self.placement.dtype), weight).float() * size
+        y = self.product((scaled / size).to(self.placement.dtype), self.weight).float() * size
         y = (y + CENTRE * scaled.sum(-1, keepdim=True)) * self.weight_rx
         y += (rows @ self.weight_my)[:, None] + rows.sum(-1, keepdim=True) * self.weight_mx
-        return y.view(*x.shape[:-1], -1).to(x.dtype)
+        return y.view(*x.shape[:-1], -1)
 
     def in_weight_dtype(self, x: Tensor) -> Tensor:
         """Compute `forward`, which is at least as precise as the weight dtype of a `Linear`."""
         return self.forward(x)
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x (T, in) by an int8 matrix (out, in), in the dtype of x."""
+def int8_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply x (T, in) by an int8 matrix (out, in); the result has the dtype of x or float32."""
     fused = x.device.type == "cpu" and x.dtype == torch.bfloat16
     if fused and len(x) <= FEW_ROWS and hasattr(torch, "_weight_int8pack_mm"):
         ones = torch.ones(len(weight), dtype=x.dtype)
         return torch._weight_int8pack_mm(x, weight, ones)
-    if x.device.type != "cpu":
-        return x @ weight.to(x.dtype).t()
-    step = max(1, BLOCK // weight.shape[1])
-    return torch.cat(
-        [x @ weight[start : start + step].to(x.dtype).t() for start in range(0, len(weight), step)],
-        dim=-1,
-    )
+    block = BLOCK if x.device.type == "cpu" else GPU_BLOCK
+    rows = weight.split(max(1, block // weight.shape[1]))
+    return torch.cat([linear(x, some.to(x.dtype), torch.float32) for some in rows], dim=-1)

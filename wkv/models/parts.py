@@ -21,9 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wkv.models.state import LayerState
+from wkv.models.strategy.products import Product, at_least_float32, linear, matmul
 
 GROUP_NORM_EPS = 64e-5
 """The eps of the norm per head: training uses 1e-5 for y / 8, which is 1e-5 * 8^2 for y."""
+
+FP16_SCALE, FP16_MAX = 2.0**-8, 65504.0
+"""Scale of hidden units in fp16, whose largest number is 65504, the square of only 256."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -101,27 +105,44 @@ def vector(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape))
 
 
-def matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x by a low-rank factor (in, out) in the factor's dtype; the result has x's dtype."""
-    return (x.to(weight.dtype) @ weight).to(x.dtype)
+def low_rank(
+    x: Tensor, down: Tensor, up: Tensor, activation: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Compute activation(x down) up; the result is float32 at least.
+
+    The inner product stays in the dtype of the factors, to which it would be rounded anyway.
+
+    Args:
+        x: (..., n_in) of any dtype.
+        down, up: (n_in, rank) and (rank, n_out).
+        activation: an elementwise function.
+    """
+    inner = x.to(down.dtype) @ down
+    return matmul(inner if activation is None else activation(inner), up)
 
 
 class Linear(nn.Linear):
     """A linear layer y = x weight^T without bias, computed in the dtype of the weight.
 
-    The result has the dtype of x.
+    The result is float32, or float64 if the weight is.
 
     Attributes:
-        product: computes x weight^T; the function that loads weights may replace F.linear.
+        product: computes x weight^T; the function that loads weights may replace it.
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, bias=False)
-        self.product: Callable[[Tensor, Tensor], Tensor] = F.linear
+        self.product: Product = linear
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype to which inputs are rounded."""
+        return self.weight.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out), in the dtype of x."""
-        return self.in_weight_dtype(x).to(x.dtype)
+        """Map (..., n_in) of any dtype to (..., n_out) float32."""
+        dtype = self.weight.dtype
+        return self.product(x.to(dtype), self.weight, at_least_float32(dtype))
 
     def in_weight_dtype(self, x: Tensor) -> Tensor:
         """Compute `forward`, but return the result in the dtype of the weight."""
@@ -129,13 +150,25 @@ class Linear(nn.Linear):
 
 
 def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
-    """Compute value(relu(key(x))^2), (..., D) float32 to (..., D) float32.
+    """Compute value(relu(key(x))^2), (..., D) to (..., D) float32.
 
-    The hidden units stay in the dtype of the weights. They would be rounded to it before `value`
-    anyway, so no bit changes and half as many bytes are moved.
+    In bf16 the hidden units stay in the dtype of the weights. They would be rounded to it before
+    `value` anyway, so no bit changes and half as many bytes are moved.
     """
-    hidden = torch.relu(key.in_weight_dtype(x)).square()
-    return value.in_weight_dtype(hidden).to(x.dtype)
+    hidden = key(x) if key.input_dtype == torch.float16 else key.in_weight_dtype(x)
+    return from_hidden(torch.relu(hidden).square(), value)
+
+
+def from_hidden(hidden: Tensor, value: Linear) -> Tensor:
+    """Compute value(hidden) for hidden units (..., F) that may be too large for fp16.
+
+    In fp16 they are scaled down before the product. What is larger than 65504 / FP16_SCALE, the
+    square of 4095, is clamped. All other dtypes have the range of float32.
+    """
+    if value.input_dtype != torch.float16:
+        return value(hidden)
+    scaled = (hidden * FP16_SCALE).clamp(-FP16_MAX, FP16_MAX)
+    return value(scaled) / FP16_SCALE
 
 
 def table(rows: int, width: int) -> nn.Embedding:
@@ -156,6 +189,19 @@ def look_up(ids: Tensor, table: nn.Embedding, *, like: Tensor) -> Tensor:
     return rows.to(like)
 
 
+def mix(start: Tensor, end: Tensor, shares: Sequence[Tensor]) -> Tensor:
+    """Interpolate from `start` to `end` by several shares at once.
+
+    Args:
+        start, end: (B, T, D).
+        shares: n tensors that broadcast to (B, T, D); 0 is `start`, 1 is `end`.
+
+    Returns:
+        (n, B, T, D).
+    """
+    return torch.lerp(start, end, torch.stack(tuple(shares)))
+
+
 def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the input of the previous token for each token, and the new shift state.
 
@@ -173,6 +219,11 @@ def token_shift(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor
     if lengths is None:  # a copy, because a view in the state would keep all of x in memory
         return joined[:, :-1], x[:, -1].clone()
     return joined[:, :-1], joined[torch.arange(len(x), device=x.device), lengths]
+
+
+def follow(X: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Return the lengths on the device of X, so that only its first block has to copy them."""
+    return None if lengths is None else lengths.to(X.device)
 
 
 def real_tokens(x: Tensor, lengths: Tensor | None) -> Tensor | None:
@@ -261,6 +312,7 @@ class Skeleton(nn.Module):
         new_layers = []
         for block, layer in zip(self.blocks, layers, strict=True):
             X, layer = block(X, layer, lengths)
+            lengths = follow(X, lengths)
             new_layers.append(layer)
         return X, tuple(new_layers)
 
@@ -275,14 +327,17 @@ class Skeleton(nn.Module):
         def layer(index: int) -> LayerState:
             weight = self.get_parameter(f"blocks.{index}.ln1.weight")
             att_shift = weight.new_zeros(batch, self.config.n_embd)
-            wkv = self.new_wkv(batch).to(att_shift)
+            wkv = self.new_wkv(att_shift)
             return LayerState(att_shift, wkv, torch.zeros_like(att_shift))
 
         return tuple(layer(index) for index in range(self.config.n_layer))
 
-    def new_wkv(self, batch: int) -> Tensor:
-        """Return the initial recurrent state of a layer: (B, H, N, N) zeros, axes (value, key)."""
+    def new_wkv(self, shift: Tensor) -> Tensor:
+        """Return the initial recurrent state of a layer: (B, H, N, N) zeros, axes (value, key).
+
+        It has the dtype, the device and the batch of `shift`, (B, D).
+        """
         heads, size = self.config.n_head, self.config.head_size
         assert heads is not None
         assert size is not None
-        return torch.zeros(batch, heads, size, size)
+        return shift.new_zeros(len(shift), heads, size, size)

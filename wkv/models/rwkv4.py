@@ -68,9 +68,11 @@ class TimeMix(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         shifted, last = token_shift(x, last, lengths)
-        r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
-        k = self.key(torch.lerp(shifted, x, self.time_mix_k))
-        v = self.value(torch.lerp(shifted, x, self.time_mix_v))
+        mixed = parts.mix(shifted, x, (self.time_mix_r, self.time_mix_k, self.time_mix_v))
+        x_r, x_k, x_v = mixed.to(self.key.input_dtype)
+        r = torch.sigmoid(self.receptance(x_r))
+        k = self.key(x_k)
+        v = self.value(x_v)
         log_decay = -torch.exp(self.time_decay)
         real = parts.real_tokens(x, lengths)
         if real is not None:  # padding neither decays the state nor contributes to it
@@ -95,8 +97,9 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
-        r = torch.sigmoid(self.receptance(torch.lerp(shifted, x, self.time_mix_r)))
-        x_k = torch.lerp(shifted, x, self.time_mix_k)
+        mixed = parts.mix(shifted, x, (self.time_mix_r, self.time_mix_k))
+        x_r, x_k = mixed.to(self.key.input_dtype)
+        r = torch.sigmoid(self.receptance(x_r))
         return r * parts.squared_relu(x_k, self.key, self.value), last
 
 
@@ -108,8 +111,8 @@ class RWKV4(parts.Skeleton):
             config, lambda layer: Block(config, layer, TimeMix(config), ChannelMix(config))
         )
 
-    def new_wkv(self, batch: int) -> Tensor:
+    def new_wkv(self, shift: Tensor) -> Tensor:
         """Return the initial state of a layer, (B, 3, A): zeros, and largest exponents of -inf."""
-        state = torch.zeros(batch, 3, self.config.dim_att)
+        state = shift.new_zeros(len(shift), 3, self.config.dim_att)
         state[:, 2] = MINUS_INFINITY
         return state

@@ -125,9 +125,11 @@ class TimeMix(nn.Module):
         """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
-        r = self.receptance(torch.lerp(shifted, x, self.time_mix_r)).view(heads)
-        k = self.key(torch.lerp(shifted, x, self.time_mix_k)).view(heads)
-        v = self.value(torch.lerp(shifted, x, self.time_mix_v)).view(heads)
+        mixed = parts.mix(shifted, x, (self.time_mix_r, self.time_mix_k, self.time_mix_v))
+        x_r, x_k, x_v = mixed.to(self.key.input_dtype)
+        r = self.receptance(x_r).view(heads)
+        k = self.key(x_k).view(heads)
+        v = self.value(x_v).view(heads)
         log_decay = -torch.exp(self.time_decay)
         real = parts.real_tokens(x, lengths)
         if real is None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wkv.models import parts
-from wkv.models.parts import Block, Linear, Shapes, matmul, token_shift, vector
+from wkv.models.parts import Block, Linear, Shapes, token_shift, vector
+from wkv.models.strategy.products import matmul
 from wkv.ops.wkv6 import wkv6
 
 
@@ -100,16 +101,16 @@ class TimeMix(nn.Module):
         """Map (B, T, D) to (B, T, D), and return it with the new shift and wkv states."""
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
-        d = shifted - x
-        m_w, m_k, m_v, m_r, m_g = self.token_mixes(torch.addcmul(x, d, self.time_maa_x))
+        x_x = torch.lerp(x, shifted, self.time_maa_x)
+        mixed = torch.lerp(x, shifted, self.token_mixes(x_x))
+        x_w, x_k, x_v, x_r, x_g = mixed.to(self.key.input_dtype)
 
-        r = self.receptance(torch.addcmul(x, d, self.time_maa_r + m_r)).view(heads)
-        k = self.key(torch.addcmul(x, d, self.time_maa_k + m_k)).view(heads)
-        v = self.value(torch.addcmul(x, d, self.time_maa_v + m_v)).view(heads)
-        g = F.silu(self.gate(torch.addcmul(x, d, self.time_maa_g + m_g)))
-        x_w = torch.addcmul(x, d, self.time_maa_w + m_w)
-        raw_decay = self.time_decay + matmul(
-            torch.tanh(matmul(x_w, self.time_decay_w1)), self.time_decay_w2
+        r = self.receptance(x_r).view(heads)
+        k = self.key(x_k).view(heads)
+        v = self.value(x_v).view(heads)
+        g = F.silu(self.gate(x_g))
+        raw_decay = self.time_decay + parts.low_rank(
+            x_w, self.time_decay_w1, self.time_decay_w2, torch.tanh
         )
         log_decay = -torch.exp(raw_decay).view(heads)
 
@@ -120,12 +121,15 @@ class TimeMix(nn.Module):
         y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
         return self.output(y * g), last, state
 
-    def token_mixes(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the five m_j, each (B, T, D), in the order w, k, v, r, g."""
+    def token_mixes(self, x: Tensor) -> Tensor:
+        """Return the five shares of the previous token (5, B, T, D), in the order w, k, v, r, g."""
         batch, tokens, _ = x.shape
-        z = torch.tanh(matmul(x, self.time_maa_w1)).view(batch * tokens, 5, -1)
-        m = matmul(z.transpose(0, 1), self.time_maa_w2)  # (5, B T, D)
-        return m.view(5, batch, tokens, -1).unbind(0)
+        z = torch.tanh(x.to(self.time_maa_w1.dtype) @ self.time_maa_w1)
+        m = matmul(z.view(batch * tokens, 5, -1).transpose(0, 1), self.time_maa_w2)  # (5, B T, D)
+        constant = torch.stack(
+            (self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g)
+        )
+        return constant + m.view(5, batch, tokens, -1)
 
 
 class ChannelMix(nn.Module):
@@ -142,9 +146,9 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
-        d = shifted - x
-        r = torch.sigmoid(self.receptance(torch.addcmul(x, d, self.time_maa_r)))
-        x_k = torch.addcmul(x, d, self.time_maa_k)
+        mixed = parts.mix(x, shifted, (self.time_maa_r, self.time_maa_k))
+        x_r, x_k = mixed.to(self.key.input_dtype)
+        r = torch.sigmoid(self.receptance(x_r))
         return r * parts.squared_relu(x_k, self.key, self.value), last
 
 

@@ -1,6 +1,6 @@
 """The RWKV-7 "Goose" network: the state is a matrix per head, updated by a generalized delta rule.
 
-Time mix, with x the token's input, p the previous token's, d = p - x and x_c = x + d x_c(param):
+Time mix, with x the token's input, p the previous token's and x_c = x + (p - x) x_c(param):
 
     r = R x_r ;  k = K x_k ;  v = V x_v
     log w = -e^(-1/2) sigmoid(w0 + tanh(x_w w1) w2)
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wkv.models import parts
-from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
+from wkv.models.parts import Linear, Shapes, low_rank, token_shift, vector
 from wkv.models.state import LayerState
 from wkv.ops.wkv7 import wkv7
 
@@ -135,26 +135,25 @@ class TimeMix(nn.Module):
         """
         heads = (*x.shape[:2], self.config.n_head, self.config.head_size)
         shifted, last = token_shift(x, last, lengths)
-        d = shifted - x
-        x_v = torch.addcmul(x, d, self.x_v)
+        shares = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
+        mixed = parts.mix(x, shifted, shares).to(self.key.input_dtype)
+        x_r, x_w, x_k, x_v, x_a, x_g = mixed
 
-        r = self.receptance(torch.addcmul(x, d, self.x_r)).view(heads)
-        k = self.key(torch.addcmul(x, d, self.x_k))
+        r = self.receptance(x_r).view(heads)
+        k = self.key(x_k)
         v = self.value(x_v)
         log_decay = -DECAY_SCALE * torch.sigmoid(
-            self.w0 + matmul(torch.tanh(matmul(torch.addcmul(x, d, self.x_w), self.w1)), self.w2)
+            self.w0 + low_rank(x_w, self.w1, self.w2, torch.tanh)
         )
-        a = torch.sigmoid(self.a0 + matmul(matmul(torch.addcmul(x, d, self.x_a), self.a1), self.a2))
-        g = matmul(torch.sigmoid(matmul(torch.addcmul(x, d, self.x_g), self.g1)), self.g2)
+        a = torch.sigmoid(self.a0 + low_rank(x_a, self.a1, self.a2))
+        g = low_rank(x_g, self.g1, self.g2, torch.sigmoid)
 
         kappa = F.normalize((k * self.k_k).view(heads), dim=-1, eps=KAPPA_NORM_FLOOR)
-        k = (k * (1 + (a - 1) * self.k_a)).view(heads)
+        k = torch.lerp(k, k * a, self.k_a).view(heads)
         if v_first is None:
             v_first = v
         else:
-            v = torch.lerp(
-                v, v_first, torch.sigmoid(self.v0 + matmul(matmul(x_v, self.v1), self.v2))
-            )
+            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + low_rank(x_v, self.v1, self.v2)))
         v = v.view(heads)
 
         log_decay, b = log_decay.view(heads), kappa * a.view(heads)
@@ -165,7 +164,8 @@ class TimeMix(nn.Module):
         y, state = self.wkv(r, log_decay, written, v, -kappa, b, state)
 
         y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
-        y = y + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(2)
+        bonus = (r * k * self.r_k).sum(-1, keepdim=True)
+        y = torch.addcmul(y.view(heads), bonus, v).flatten(2)
         return self.output(y * g), last, state, v_first
 
 
@@ -181,7 +181,7 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
-        x_k = torch.addcmul(x, shifted - x, self.x_k)
+        x_k = torch.lerp(x, shifted, self.x_k)
         return parts.squared_relu(x_k, self.key, self.value), last
 
 
@@ -224,5 +224,6 @@ class RWKV7(parts.Skeleton):
         new_layers = []
         for block, layer in zip(self.blocks, layers, strict=True):
             X, layer, v_first = block(X, layer, v_first, lengths)
+            lengths = parts.follow(X, lengths)
             new_layers.append(layer)
         return X, tuple(new_layers)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from wkv.models import parts, rwkv7
-from wkv.models.parts import Linear, Shapes, matmul, token_shift, vector
+from wkv.models.parts import Linear, Shapes, token_shift, vector
 from wkv.models.rwkv7 import Recurrence
 from wkv.models.state import LayerState
+from wkv.models.strategy.products import matmul
 from wkv.ops.wkv7 import wkv7
 
 
@@ -53,6 +54,19 @@ def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return parts.network_shapes(config, lambda layer: rwkv7.time_mix_shapes(config, layer) | ffn)
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The tokens of a call. Loading places blocks on devices, and does not move this object.
+
+    Attributes:
+        ids: (B, T) int64, on the device of the tables.
+        embedded: their embedding after ln0, (B, T, D) float32, on the device of a block.
+    """
+
+    ids: Tensor
+    embedded: Tensor
+
+
 class ChannelMix(nn.Module):
     """The feed-forward part of a layer, whose hidden units are scaled by the token's matrix."""
 
@@ -69,18 +83,15 @@ class ChannelMix(nn.Module):
         self.s1, self.s2 = vector(D, R), vector(R, F)
 
     def forward(
-        self, x: Tensor, last: Tensor, ids: Tensor, embedded: Tensor, lengths: Tensor | None
+        self, x: Tensor, last: Tensor, token: Token, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Map (B, T, D) to (B, T, D), and return it with the new shift state.
-
-        `ids` are (B, T), and `embedded` is their embedding after ln0, (B, T, D).
-        """
+        """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         shifted, last = token_shift(x, last, lengths)
-        h = torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k))).square()
-        E = parts.look_up(ids, self.s_emb, like=x) + self.s_emb_x(embedded)
+        h = torch.relu(self.key(torch.lerp(x, shifted, self.x_k))).square()
+        E = parts.look_up(token.ids, self.s_emb, like=x) + self.s_emb_x(token.embedded.to(x.device))
         E = E.unflatten(-1, (self.rank, self.rank))
         scale = (matmul(x, self.s1).unsqueeze(-2) @ E).squeeze(-2)
-        return self.value(h * (matmul(scale, self.s2) + self.s0)), last
+        return parts.from_hidden(h * (matmul(scale, self.s2) + self.s0), self.value), last
 
 
 class Block(nn.Module):
@@ -100,18 +111,15 @@ class Block(nn.Module):
         X: Tensor,
         layer: LayerState,
         v_first: Tensor | None,
-        token: tuple[Tensor, Tensor],
+        token: Token,
         lengths: Tensor | None,
     ) -> tuple[Tensor, LayerState, Tensor]:
-        """Update the residual stream (B, T, D) and the layer's state; return both and v_first.
-
-        `token` consists of the ids (B, T) and their embedding after ln0 (B, T, D).
-        """
+        """Update the residual stream (B, T, D) and the layer's state; return both and v_first."""
         out, att_shift, wkv, v_first = self.att(
             self.ln1(X), layer.att_shift, layer.wkv, v_first, lengths
         )
         X = X + out
-        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, *token, lengths)
+        out, ffn_shift = self.ffn(self.ln2(X), layer.ffn_shift, token, lengths)
         return X + out, LayerState(att_shift, wkv, ffn_shift), v_first
 
 
@@ -125,10 +133,12 @@ class RWKV7a(parts.Skeleton):
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
         """Compute `Skeleton.forward`, and pass the ids and the value of layer 0 to each layer."""
+        ids = ids.to(self.emb.weight.device)
         embedded = X = self.embed(ids)
         v_first = None
         new_layers = []
         for block, layer in zip(self.blocks, layers, strict=True):
-            X, layer, v_first = block(X, layer, v_first, (ids, embedded), lengths)
+            X, layer, v_first = block(X, layer, v_first, Token(ids, embedded), lengths)
+            embedded, lengths = embedded.to(X.device), parts.follow(X, lengths)
             new_layers.append(layer)
         return X, tuple(new_layers)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 64
+CHUNK = 32
 """Tokens per chunk: the number of steps of a loop over all T / C chunks at once."""
 
 LOOP_BELOW = 2 * CHUNK
