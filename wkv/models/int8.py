@@ -131,5 +131,5 @@ def int8_linear(x: Tensor, weight: Tensor) -> Tensor:
         ones = torch.ones(len(weight), dtype=x.dtype)
         return torch._weight_int8pack_mm(x, weight, ones)
     block = BLOCK if x.device.type == "cpu" else GPU_BLOCK
-    rows = weight.split(max(1, block // weight.shape[1]))
+    rows = torch.split(weight, max(1, block // weight.shape[1]))
     return torch.cat([linear(x, some.to(x.dtype), torch.float32) for some in rows], dim=-1)

@@ -166,9 +166,11 @@ def from_hidden(hidden: Tensor, value: Linear) -> Tensor:
     square of 4095, is clamped. All other dtypes have the range of float32.
     """
     if value.input_dtype != torch.float16:
-        return value(hidden)
+        plain: Tensor = value(hidden)
+        return plain
     scaled = (hidden * FP16_SCALE).clamp(-FP16_MAX, FP16_MAX)
-    return value(scaled) / FP16_SCALE
+    product: Tensor = value(scaled) / FP16_SCALE
+    return product
 
 
 def table(rows: int, width: int) -> nn.Embedding:

@@ -170,6 +170,7 @@ class SendTimeout:
             return
         loop = asyncio.get_running_loop()
         began: float | None = None  # the time at which the present chunk was given to `send`
+        timer: asyncio.TimerHandle
 
         async def timed(message: Message) -> None:
             nonlocal began

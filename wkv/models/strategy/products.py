@@ -163,7 +163,7 @@ class WeightCopies:
         The copy is valid for one product, which must be started before the next call.
         """
         if self._stream is None:
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         if self._ahead is None or self._ahead[0] is not weight:
             self._copy(weight, device)
         assert self._ahead is not None
