@@ -22,14 +22,16 @@ SECRET = "correct-horse-battery-staple"
 class Process:
     """A server in a process of its own."""
 
+    command = "import sys; from wkv.cli import main; sys.exit(main())"
+
     def __init__(self, folder, *options, **environment):
         self.log = folder / "stderr.txt"
         self.temporary = folder / "temporary"
         self.temporary.mkdir(exist_ok=True)
-        command = "import sys; from wkv.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", self.command, "serve", "--port", "0", "--threads", "1"]
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-c", command, "serve", "--port", "0", "--threads", "1", *options],
+                [*command, *options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=os.environ | {"TMPDIR": str(self.temporary)} | environment,
@@ -63,8 +65,8 @@ class Process:
 
 
 @contextmanager
-def process(folder, *options, **environment):
-    one = Process(folder, *options, **environment)
+def process(folder, *options, kind=Process, **environment):
+    one = kind(folder, *options, **environment)
     try:
         yield one
     finally:

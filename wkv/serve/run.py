@@ -14,18 +14,23 @@ import uvicorn
 from fastapi import FastAPI
 
 from wkv.errors import InputError
+from wkv.serve.connections import LimitedConfig, connection_limit
 from wkv.serve.service import Service
 
 ABORT_SECONDS = 2.0
 """Time to send the errors of aborted requests."""
 
+BACKLOG = 2048
+"""Connections that wait for the server to accept them."""
+
 Notify = Callable[[str], None]
 
 
 def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
-    """Return a socket that listens on an address; port 0 selects any free port.
+    """Return a socket with an address; port 0 selects any free port.
 
-    The system closes connections whose client has acknowledged nothing for `idle_seconds`.
+    It does not listen yet, so that nobody waits for a model that is still being loaded. The system
+    closes connections whose client has acknowledged nothing for `idle_seconds`.
 
     Raises:
         InputError: if the address cannot be used.
@@ -38,14 +43,9 @@ def bind(host: str, port: int, idle_seconds: float) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(2048)
     except (OSError, OverflowError) as error:
         listening.close()
-        in_use = getattr(error, "errno", None) == errno.EADDRINUSE
-        hint = "is another server running? give another --port"
-        hint = hint if in_use else "give an address of this machine with --host"
-        message = f"the server cannot listen on {host}:{port} ({error}); {hint}"
-        raise InputError(message) from error
+        raise _address_error(host, port, error) from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the socket stays open for longer
         listening.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(idle_seconds * 1000))
@@ -63,17 +63,26 @@ def run(
         listening: the result of `bind`.
         on_ready: called when the server accepts requests and handles signals.
         notify: prints a notice.
+
+    Raises:
+        InputError: if another process has begun to listen on the address in the meantime.
     """
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        host, port = listening.getsockname()[:2]
+        raise _address_error(host, port, error) from error
     service: Service = app.state.service
     # asyncio logs a warning for each client that disconnects while data is sent to it.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    config = uvicorn.Config(
+    config = LimitedConfig(
         app,
-        log_level="warning",
+        connection_limit(),
+        ws="none",
+        log_level="error",  # anybody could fill the disk with warnings about invalid requests
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
-        limit_concurrency=None,
     )
     try:
         Server(config, service, on_ready, notify).run([listening])
@@ -81,17 +90,25 @@ def run(
         service.engine.close()
 
 
+def _address_error(host: str, port: int, error: Exception) -> InputError:
+    in_use = getattr(error, "errno", None) == errno.EADDRINUSE
+    hint = "is another server running? give another --port"
+    hint = hint if in_use else "give an address of this machine with --host"
+    return InputError(f"the server cannot listen on {host}:{port} ({error}); {hint}")
+
+
 class Server(uvicorn.Server):
     """Uvicorn's server, which drains the engine before it stops, and then exits with 0."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: LimitedConfig,
         service: Service,
         on_ready: Callable[[], None],
         notify: Notify,
     ) -> None:
         super().__init__(config)
+        self._limit = config.limit
         self._service = service
         self._on_ready = on_ready
         self._notify = notify
@@ -100,7 +117,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept requests, and report it."""
+        asyncio.get_running_loop().set_exception_handler(self._limit.on_loop_error)
         await super().startup(sockets=sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)  # uvicorn has set it to the number that is accepted at once
         if not self.should_exit:
             self._on_ready()
 
@@ -145,4 +165,5 @@ class Server(uvicorn.Server):
             self._notify("some requests did not finish in time; they end with an error")
             engine.abort()
             await engine.drain(ABORT_SECONDS)
+        self._limit.close_waiting()
         self.should_exit = True
