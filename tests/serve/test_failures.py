@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_is_told(fresh, monkeypatch):
 
     monkeypatch.setattr(State, "save", save)
     answer = client.post("/v1/states", json={"prompt": "Once"})
-    assert answer.status_code == 500
+    assert answer.status_code == 507
     assert answer.json()["error"]["message"]
     monkeypatch.undo()
     assert client.post("/v1/states", json={"prompt": "Once"}).status_code == 201
