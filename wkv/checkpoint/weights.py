@@ -55,7 +55,6 @@ class Weights:
         self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], strategy: Strategy
     ) -> None:
         self.checkpoint, self.shapes, self.strategy = checkpoint, shapes, strategy
-        # The matrices of a file that was packed for the same strategy are rounded already.
         self._is_packed = checkpoint.is_packed and checkpoint.strategy == str(strategy)
         self._prefix = ""
         self._sizes: list[int] = []
@@ -156,7 +155,7 @@ class Weights:
         if not is_matrix(name, shape):
             return _aligned(self._vector(name).to(placement.device))
         tensor = self._stored(name)
-        if placement.packed and not self._is_packed and is_packable(name, shape):
+        if placement.packed and not self._is_rounded(name) and is_packable(name, shape):
             tensor = round_like_packed(tensor, name, placement.packed)
         if not name.endswith(".weight"):
             return factor_for(tensor.to(placement.device, placement.dtype), placement)
@@ -186,6 +185,12 @@ class Weights:
             else tensor.to(placement.device)
             for name, tensor in parts.items()
         }
+
+    def _is_rounded(self, name: str) -> bool:
+        """Return whether a matrix was packed for the same strategy; an adapter may change some."""
+        parts = (name, f"{name}.0")
+        packed = (self.checkpoint.read_packed(part) for part in parts)
+        return self._is_packed and any(part is not None for part in packed)
 
     def _stored(self, name: str) -> Tensor:
         return self.checkpoint[name].reshape(self.shapes[name])

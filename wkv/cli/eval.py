@@ -138,8 +138,10 @@ def _run_lambada(args: argparse.Namespace) -> int:
 
     # Before PyTorch is imported, so that a mistyped file name is reported without delay.
     documents = read_documents(args.data)
-    names = [args.model] if args.against is None else [args.model, args.against]
-    models = [load_model(argparse.Namespace(**vars(args) | {"model": name})) for name in names]
+    models = [load_model(args)]
+    if args.against is not None:  # the adapter is for MODEL
+        other = {"model": args.against, "adapter": None, "alpha": None}
+        models.append(load_model(argparse.Namespace(**vars(args) | other)))
 
     from wkv.evaluate.lambada import measure
     from wkv.evaluate.peak_memory import peak_bytes

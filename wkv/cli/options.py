@@ -43,8 +43,14 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, --strategy, --threads and --tokenizer to a parser."""
+    """Add MODEL, --adapter, --strategy, --threads and --tokenizer to a parser."""
     add_model_path(parser)
+    parser.add_argument(
+        "--adapter",
+        metavar="PATH",
+        help="an adapter for MODEL, such as a LoRA folder of peft; it is merged in memory",
+    )
+    add_alpha(parser)
     parser.add_argument(
         "--strategy",
         default="auto",
@@ -58,6 +64,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         metavar="NAME_OR_FILE",
         help="world, 20b, bytes, or a file (default: chosen for the model)",
+    )
+
+
+def add_alpha(parser: argparse.ArgumentParser) -> None:
+    """Add --alpha to a parser of a command that reads adapters."""
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="the alpha of the adapter's training, for files that do not contain it",
     )
 
 
@@ -96,7 +112,14 @@ def load_model(args: argparse.Namespace) -> Model:
     from wkv.inference.load import load
 
     with slow_step(f"loading {args.model or 'the built-in model'}"):
-        model = load(file, args.strategy, tokenizer=args.tokenizer, threads=args.threads)
+        model = load(
+            file,
+            args.strategy,
+            tokenizer=args.tokenizer,
+            threads=args.threads,
+            adapter=args.adapter,
+            alpha=args.alpha,
+        )
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
     if model.engine == "torch" and model.device.type == "cpu" and args.model is not None:

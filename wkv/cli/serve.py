@@ -127,6 +127,8 @@ def _run_on_ray(args: argparse.Namespace) -> int:
     args.cache_dir = args.cache_dir.absolute()  # replicas have other working directories
     if args.model is not None and Path(args.model).exists():
         args.model = str(Path(args.model).absolute())
+    if args.adapter is not None:
+        args.adapter = str(Path(args.adapter).expanduser().absolute())
     find_model(args.model)  # download it once, before every replica tries to
     args.threads = args.threads or max(1, round(args.replica_cpus))
     cluster = Cluster(

@@ -4,13 +4,15 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from wkv import demo
+from wkv.adapters.apply import adapted_view
+from wkv.adapters.open import Adapter, open_adapter
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
 from wkv.checkpoint.weights import check_finite
@@ -130,6 +132,22 @@ def describe_as(checkpoint: Checkpoint, config: Config) -> Description:
             "damaged or of a variant that wkv does not know"
         )
     return Description(checkpoint, config, shapes, tuned)
+
+
+def adapter_for(description: Description, path: str | Path, alpha: float | None = None) -> Adapter:
+    """Open an adapter for a model; see `wkv.adapters.open.open_adapter`."""
+    stored = description.checkpoint.shapes
+    return open_adapter(path, {name: stored[name] for name in description.shapes}, alpha)
+
+
+def with_adapter(description: Description, adapter: Adapter) -> Description:
+    """Describe a model whose tensors are merged with an adapter when they are read.
+
+    Raises:
+        CheckpointError: if the checkpoint was converted so that the adapter cannot change it.
+    """
+    view = adapted_view(description.checkpoint, adapter, identity(description))
+    return replace(description, checkpoint=view)
 
 
 def identity(description: Description) -> str:

@@ -1,6 +1,7 @@
 """Load a model: choose a strategy and an engine for a checkpoint, and load its weights."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,9 +10,16 @@ from torch import Tensor
 from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.weights import Weights
 from wkv.errors import CheckpointError, InputError, StrategyError
-from wkv.inference.describe import Description, describe, describe_as, identity
+from wkv.inference.describe import (
+    Description,
+    adapter_for,
+    describe,
+    describe_as,
+    identity,
+    with_adapter,
+)
 from wkv.inference.model import Model
-from wkv.inference.torch_weights import load_torch_network
+from wkv.inference.torch_weights import gpu_bytes, load_torch_network
 from wkv.models.parts import Skeleton
 from wkv.models.strategy import Strategy, choose_strategy
 from wkv.native import network as native
@@ -29,6 +37,8 @@ def load(
     group_norm_eps: float | None = None,
     threads: int | None = None,
     engine: str = "auto",
+    adapter: str | Path | None = None,
+    alpha: float | None = None,
 ) -> Model:
     """Load a model.
 
@@ -44,6 +54,10 @@ def load(
         threads: number of CPU threads; None uses PyTorch's number.
         engine: "native" is the fast CPU engine. "torch" gives a `network` that is a PyTorch module,
             which can be changed and trained. "auto" uses the native engine if it can run the model.
+        adapter: an adapter (LoRA, DoRA, MiSS) that is merged into the weights in memory: a folder
+            of peft, rwkvtune or mlx-lm, or a file of RWKV-PEFT, web-rwkv or llama.cpp. The model
+            then has an identity of its own.
+        alpha: the alpha that the adapter was trained with, for files that do not contain it.
 
     Returns:
         The model. Matrices that need no conversion stay memory-mapped.
@@ -60,6 +74,10 @@ def load(
             raise InputError(f"group_norm_eps is {group_norm_eps!r}, expected a number")
         config = replace(description.config, group_norm_eps=group_norm_eps)
         description = describe_as(description.checkpoint, config)
+    if adapter is not None:
+        description = with_adapter(description, adapter_for(description, adapter, alpha))
+    elif alpha is not None:
+        raise InputError(f"alpha is {alpha!r} without an adapter; give the adapter too")
     chosen = strategy_for(description, strategy)
     named = None
     if tokenizer is not None:
@@ -82,7 +100,8 @@ def strategy_for(description: Description, text: str, *, check: bool = True) -> 
     sizes = description.config.n_layer, description.dtypes, description.n_params
     if made_for is None or text != "auto":
         fast = description.native_refusal is None
-        return choose_strategy(text, *sizes, check=check, native=fast)
+        needed = partial(gpu_bytes, description.config, description.shapes)
+        return choose_strategy(text, *sizes, check=check, native=fast, gpu_bytes=needed)
     try:
         chosen = choose_strategy(made_for, *sizes, check=check)
     except StrategyError as error:

@@ -70,8 +70,8 @@ PARTS = (
     (
         r"(.*\.)?(lora_[AB]|lora_[ab]|lora_magnitude_vector|miss_block|disha|bone)(\..*)?"
         r"|blocks\.\d+\.(att|ffn)\.\w+\.lora\.[01]",
-        "an adapter (LoRA), not a whole model; merge it into its base model with the program that "
-        "trained it, and give the merged file",
+        "an adapter (LoRA), not a whole model; load its base model with --adapter (in Python "
+        "adapter=), or merge both with wkv merge",
     ),
     (
         r"blocks\.\d+\.att\.(time_state|ts_state)",
