@@ -4,6 +4,7 @@ A file is written in a hidden folder first, then moved to its place.
 """
 
 import codecs
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,44 @@ def read_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
     return decode_text(data, str(path))
+
+
+def read_lines(path: Path, most: int) -> Iterator[str]:
+    """Yield the lines of a text file, without their ends, in the encodings of `decode_text`.
+
+    Only one line is in memory at a time, so the file may be large, or a pipe.
+
+    Args:
+        path: the file.
+        most: the largest number of characters of a line.
+
+    Raises:
+        InputError: if the file cannot be read, its encoding is unknown, or a line is too long.
+    """
+    number = 1
+    try:
+        with path.expanduser().open("rb") as file:
+            marks = (mark for mark in BYTE_ORDER_MARKS if file.peek(4).startswith(mark))
+            encoding = BYTE_ORDER_MARKS[mark] if (mark := next(marks, None)) else "utf-8"
+            text = io.TextIOWrapper(file, encoding)
+            while line := text.readline(most + 1):
+                if len(line) > most:
+                    raise InputError(
+                        f"{path}, line {number} has more than {most} characters; give a text file "
+                        "with shorter lines"
+                    )
+                yield line.removesuffix("\n")
+                number += 1
+    except WKVError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not {encoding.removesuffix('-sig').upper()} text (after line {number - 1}: "
+            f"{error.reason}); convert it to UTF-8, for example with `iconv -f ENCODING -t UTF-8`"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
 
 
 def decode_text(data: bytes, name: str) -> str:

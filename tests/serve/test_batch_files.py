@@ -1,10 +1,14 @@
 """`wkv batch`: a request a line in, an answer a line out."""
 
 import json
+import os
+import threading
 
 import pytest
 
 from wkv.cli import main
+from wkv.errors import InputError
+from wkv.files import read_lines, read_text
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -127,3 +131,41 @@ def test_where_there_is_no_room_now_there_is_later(tmp_path):
     done = answers(out)
     assert len(done) == 47
     assert {row["response"]["status_code"] for row in done.values()} == {200}
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "/dev/zero", "/dev/null"])
+def test_an_output_that_is_no_file_is_refused_at_the_start(tmp_path, capsys, output):
+    (tmp_path / "in.jsonl").write_text(line("a"))
+    assert main(["batch", str(tmp_path / "in.jsonl"), output]) == 1
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_an_endless_input_is_refused(tmp_path, capsys):
+    assert main(["batch", "/dev/zero", str(tmp_path / "out.jsonl")]) == 1
+    assert "line 1 has more than" in capsys.readouterr().err
+
+
+def test_an_input_may_be_a_pipe(tmp_path):
+    pipe = tmp_path / "in"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(line("ä").encode("utf-16"),))
+    writer.start()
+    assert main(["batch", str(pipe), str(tmp_path / "out.jsonl")]) == 0
+    writer.join()
+    assert set(answers(tmp_path / "out.jsonl")) == {"ä"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lines_are_those_of_the_whole_text(tmp_path, end, encoding):
+    text = end.join(["ä", "", "b\u2028c", "d" * 10])
+    (tmp_path / "text").write_bytes(text.encode(encoding))
+    assert list(read_lines(tmp_path / "text", 10)) == read_text(tmp_path / "text").split("\n")
+    with pytest.raises(InputError, match="line 4 has more than 9 characters"):
+        list(read_lines(tmp_path / "text", 9))
+
+
+def test_lines_of_another_encoding_are_refused(tmp_path):
+    (tmp_path / "text").write_bytes(b"a\n\xe4\n")
+    with pytest.raises(InputError, match="not UTF-8 text"):
+        list(read_lines(tmp_path / "text", 9))

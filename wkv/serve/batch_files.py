@@ -10,6 +10,7 @@ handled in the same way. Responses are written in the order in which they are fi
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import httpx
 from fastapi import FastAPI
 
 from wkv.errors import InputError
-from wkv.files import read_text
+from wkv.files import read_lines
 from wkv.serve.protocol.errors import ApiError
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -32,6 +33,9 @@ BUSY_SECONDS = 0.1
 
 LINE_START = b'{"id": "batch_req_'
 """The beginning of each response line, by which an incomplete line is recognized."""
+
+MAX_LINE = 2**24
+"""Characters of a line of requests, as many as the server accepts in the body of one."""
 
 Json = dict[str, Any]
 
@@ -61,7 +65,7 @@ def read_requests(path: Path) -> list[BatchLine]:
     """
     lines: list[BatchLine] = []
     seen: dict[str, int] = {}
-    for number, row in enumerate(read_text(path).split("\n"), 1):
+    for number, row in enumerate(read_lines(path, MAX_LINE), 1):
         if not row.strip():
             continue
         line = _parse_request(path, number, row)
@@ -79,36 +83,47 @@ def finished_ids(path: Path) -> set[str]:
     """Return the ids of the responses in a file, and remove an incomplete last line from it.
 
     Raises:
-        InputError: if the file contains anything else.
+        InputError: if the file contains anything else, or cannot be written.
     """
     if not path.exists():
+        if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: the folder is read-only; name a file in another folder")
         return set()
+    if not path.is_file():  # reading a device might never end
+        raise InputError(f"{path}: this is not a regular file; name another output file")
+    finished: set[str] = set()
+    complete, rest = 0, b""
     try:
-        data = path.read_bytes()
+        with path.open("r+b") as file:  # it must be possible to write as well
+            for number, row in enumerate(file, 1):
+                if not row.endswith(b"\n"):
+                    rest = row
+                    break
+                finished.add(_id_of_response(path, number, row))
+                complete += len(row)
     except OSError as error:
         raise InputError(f"{path}: responses cannot be written here ({error})") from error
-    complete = data[: data.rfind(b"\n") + 1]
-    rest = data[len(complete) :]
     if not rest.startswith(LINE_START[: len(rest)]):
         raise InputError(
             f"{path}: this is not a file of batch responses, and was not changed; "
             "name another output file"
         )
-    finished = set()
-    for number, row in enumerate(complete.splitlines(), 1):
-        try:
-            line = json.loads(row)
-            finished.add(str(line["custom_id"]))
-            line["response"]["status_code"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(
-                f"{path}, line {number}: this is not a batch response ({error!r}), and the file "
-                "was not changed; name another output file"
-            ) from error
     if rest:
         with path.open("r+b") as file:
-            file.truncate(len(complete))
+            file.truncate(complete)
     return finished
+
+
+def _id_of_response(path: Path, number: int, row: bytes) -> str:
+    try:
+        line = json.loads(row)
+        line["response"]["status_code"]
+        return str(line["custom_id"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path}, line {number}: this is not a batch response ({error!r}), and the file "
+            "was not changed; name another output file"
+        ) from error
 
 
 async def run(
