@@ -259,7 +259,7 @@ def test_padded_batches_run_split_over_layers(checkpoint_paths, models, generati
     assert (state.layers[2].wkv[1] - short.layers[2].wkv[0]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("generation", GENERATIONS[:-1])  # 7a asks ids of its fake device back
+@pytest.mark.parametrize("generation", GENERATIONS)
 def test_each_block_is_given_its_input_on_its_own_device(checkpoint_paths, generation):
     segments = [Segment("cpu", torch.float32, count=2), Segment("meta", torch.bfloat16)]
     network = _torch_network(checkpoint_paths[generation], place(segments, 3))

@@ -21,18 +21,20 @@ class Costs:
         state_bytes: bytes of the state of one row.
         operations: operations of the matrix products for one token, two per weight. The recurrence
             is not counted; it adds about 1 % if heads have 64 channels.
+        tokens_at_once: largest number of tokens, over all rows, in one pass.
     """
 
     weight_bytes: int
     state_bytes: int
     operations: int
+    tokens_at_once: int = TOKENS_AT_ONCE
 
     def bytes_read(self, task: Task) -> int:
         """Return the bytes that one call of a task reads.
 
         Weights are read once per pass, and states once per pass and row.
         """
-        together = max(1, TOKENS_AT_ONCE // task.rows)
+        together = max(1, self.tokens_at_once // task.rows)
         passes = math.ceil(task.tokens / together)
         return passes * (self.weight_bytes + task.rows * self.state_bytes)
 
@@ -53,4 +55,4 @@ def costs_of(model: Model) -> Costs:
         for name, shape in description.shapes.items()
         if is_matrix(name, shape) and not name.endswith(LOOKED_UP)
     )
-    return Costs(model.weight_bytes, description.state_bytes, 2 * weights)
+    return Costs(model.weight_bytes, description.state_bytes, 2 * weights, model.tokens_at_once)

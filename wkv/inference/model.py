@@ -21,8 +21,11 @@ from wkv.models.strategy.products import products_for, threads_for
 from wkv.ops.torch_settings import thread_limit, unlimited_threads
 from wkv.tokenizers import Tokenizer
 
-TOKENS_AT_ONCE = 512
-"""Largest number of tokens, over all rows, in one pass of the network; limits memory."""
+TOKENS_AT_ONCE, GPU_TOKENS_AT_ONCE = 512, 4096
+"""Largest number of tokens, over all rows, in one pass of the network; limits memory.
+
+On a GPU, a pass of 512 tokens would end before the host has launched it.
+"""
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -72,7 +75,8 @@ class Model:
         config: the generation and the sizes.
         network: the network; on PyTorch a module with the official attribute names.
         engine: "torch" or "native".
-        kernels: the instruction set that the engine uses on a CPU, such as "avx512_bf16".
+        kernels: the instruction set that the engine uses on a CPU, such as "avx512_bf16", and the
+            names of the GPUs on which it runs.
         threads: number of threads on a CPU.
         weight_bytes: size of all weights that a token needs: all but the embedding, of which it
             needs one row.
@@ -101,7 +105,7 @@ class Model:
         if isinstance(network, Skeleton):
             tensors = network.state_dict()
             self._n_bytes = sum(tensor.nbytes for tensor in tensors.values())
-            self.engine, self.kernels = "torch", torch.backends.cpu.get_cpu_capability().lower()
+            self.engine, self.kernels = "torch", kernels_of(strategy)
             self.weight_bytes = self._n_bytes - network.emb.weight.nbytes
         else:
             self._n_bytes = self.weight_bytes = network.weight_bytes
@@ -137,6 +141,12 @@ class Model:
     def device(self) -> torch.device:
         """The device of the model; if there are several, the device of the first layer."""
         return self.strategy.device
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Largest number of tokens, over all rows, in one pass of the network."""
+        on_cpu = any(layer.device.type == "cpu" for layer in self.strategy.layers)
+        return TOKENS_AT_ONCE if on_cpu else GPU_TOKENS_AT_ONCE
 
     def new_state(self, batch_size: int = 1) -> State:
         """Return the empty state, or the tuned initial state of a checkpoint that has one."""
@@ -193,7 +203,8 @@ class Model:
 
         Raises:
             InputError: for no tokens, ids that are not in the vocabulary, or wrong lengths.
-            StateError: for a state of another model or another number of rows.
+            StateError: for a state of another model or another number of rows, or one that cannot
+                be moved to the model's devices. (A state on other devices is moved.)
         """
         tokens, single = self._check_ids(ids)
         batch = len(tokens)
@@ -223,7 +234,7 @@ class Model:
         state = self._check_state(state, len(tokens))
         layers, chunks = state.layers, []
         with self._settings(tokens.numel()), torch.no_grad():
-            step = max(1, TOKENS_AT_ONCE // len(tokens))
+            step = max(1, self.tokens_at_once // len(tokens))
             for start in range(0, tokens.shape[1], step):
                 X, layers = self.network(tokens[:, start : start + step], layers)
                 chunks.append(X.float().clone())
@@ -266,12 +277,14 @@ class Model:
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
         """Pass ids (B, T) through the network in chunks."""
         batch, total = tokens.shape
-        step = max(1, TOKENS_AT_ONCE // batch)
+        step = max(1, self.tokens_at_once // batch)
         chunks: list[Tensor] = []
         last: Tensor | None = None
         for start in range(0, total, step):
             chunk = tokens[:, start : start + step]
-            lengths = None if counts is None else (counts - start).clamp(0, chunk.shape[1])
+            lengths = None
+            if counts is not None:
+                lengths = (counts - start).clamp(0, chunk.shape[1]).to(self.device)
             X, layers = self.network(chunk, layers, lengths)
             if all_logits:
                 chunks.append(self.network.logits(X))
@@ -315,12 +328,12 @@ class Model:
     def _check_lengths(
         self, lengths: Sequence[int] | Tensor | None, tokens: Tensor
     ) -> Tensor | None:
-        """Return lengths as (B,) int64 on the device, or None without padding."""
+        """Return lengths as (B,) int64 on the CPU, or None without padding."""
         if lengths is None:
             return None
         batch, total = tokens.shape
         try:
-            counts = torch.as_tensor(lengths)
+            counts = torch.as_tensor(lengths).cpu()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(f"lengths must be integers, one per row ({error})") from error
         if counts.dtype not in INTEGERS:
@@ -334,7 +347,7 @@ class Model:
             raise InputError(
                 f"lengths are {counts.tolist()}, each must be 1 to {total}, the width of the batch"
             )
-        return None if bool((counts == total).all()) else counts.to(self.device)
+        return None if bool((counts == total).all()) else counts
 
     def _check_state(self, state: State | None, batch: int) -> State:
         """Check a state; returns the empty state for None."""
@@ -352,4 +365,16 @@ class Model:
                 f"the state has {state.batch_size} rows and {batch} were given; choose rows with "
                 "state.rows or join states with State.stack"
             )
-        return state
+        return state.to([layer.device for layer in self.strategy.layers])
+
+
+def kernels_of(strategy: Strategy) -> str:
+    """Return what computes the layers of a strategy in PyTorch: instruction set and GPU names."""
+    names = {
+        "cpu": lambda _: torch.backends.cpu.get_cpu_capability().lower(),
+        "cuda": torch.cuda.get_device_name,
+    }
+    devices = dict.fromkeys(layer.device for layer in strategy.layers)
+    return " + ".join(
+        names[device.type](device) if device.type in names else device.type for device in devices
+    )

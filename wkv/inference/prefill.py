@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from wkv.errors import InputError
-from wkv.inference.model import TOKENS_AT_ONCE, Model
+from wkv.inference.model import Model
 from wkv.models.state import State
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
@@ -101,8 +101,8 @@ def read_rows(
         if progress is not None:
             progress(total, total)
         return state
-    for start in range(0, width, TOKENS_AT_ONCE):
-        end = min(start + TOKENS_AT_ONCE, width)
+    for start in range(0, width, model.tokens_at_once):
+        end = min(start + model.tokens_at_once, width)
         _, state = model.forward(batch[:, start:end], state)
         progress(end, width)
     assert state is not None

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.weights import TABLE, Weights
 from wkv.errors import StrategyError
+from wkv.inference.model import GPU_TOKENS_AT_ONCE
 from wkv.models import GENERATIONS
 from wkv.models.int8 import Int8Linear
 from wkv.models.parts import Config, Linear, Shapes, Skeleton, is_matrix
 from wkv.models.strategy import Strategy
 from wkv.models.strategy.products import WeightCopies, linear_for
+
+ROWS, LIVE_ACTIVATIONS = 16, 20
+"""Batch size for which memory is reserved; vectors of n_embd numbers in use at once per token."""
 
 QUANTIZABLE = re.compile(r"(.*\.)?(receptance|key|value|gate|output|head)")
 """Modules whose matrices may be int8: those of the time mix and channel mix, and the head."""
@@ -62,6 +66,21 @@ def layer_bytes(shapes: Shapes, strategy: Strategy) -> list[int]:
         layer = int(name.split(".")[1]) if name.startswith("blocks.") else -1
         sizes[layer] += width * math.prod(shape)
     return sizes
+
+
+def gpu_bytes(config: Config, shapes: Shapes, strategy: Strategy) -> int:
+    """Return the memory that a model needs on the GPUs of a strategy.
+
+    It contains the weights without the embedding, which stays on the CPU, and for a batch of ROWS
+    the old and new states and the logits. The activations of a long prompt are estimated.
+    """
+    placed = zip(layer_bytes(shapes, strategy), strategy.layers, strict=True)
+    weights = sum(n for n, placement in placed if placement.device.type != "cpu")
+    width = 3 if config.head_size is None else config.head_size  # of the state, per channel
+    state = config.n_layer * (2 * config.n_embd + width * config.dim_att)
+    activations = GPU_TOKENS_AT_ONCE * (LIVE_ACTIVATIONS * config.n_embd + 2 * config.dim_ffn)
+    numbers = ROWS * (2 * state + config.vocab_size) + activations
+    return weights + torch.float32.itemsize * numbers
 
 
 def _quantize_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> None:

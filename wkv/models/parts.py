@@ -26,8 +26,8 @@ from wkv.models.strategy.products import Product, at_least_float32, linear, matm
 GROUP_NORM_EPS = 64e-5
 """The eps of the norm per head: training uses 1e-5 for y / 8, which is 1e-5 * 8^2 for y."""
 
-FP16_SCALE, FP16_MAX = 2.0**-8, 65504.0
-"""Scale of hidden units in fp16, whose largest number is 65504, the square of only 256."""
+MIN_HIDDEN_SIZE = 1e-30
+"""Lower limit of the size by which the hidden units of a token are divided in fp16."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -162,15 +162,14 @@ def squared_relu(x: Tensor, key: Linear, value: Linear) -> Tensor:
 def from_hidden(hidden: Tensor, value: Linear) -> Tensor:
     """Compute value(hidden) for hidden units (..., F) that may be too large for fp16.
 
-    In fp16 they are scaled down before the product. What is larger than 65504 / FP16_SCALE, the
-    square of 4095, is clamped. All other dtypes have the range of float32.
+    The largest number of fp16 is 65504, the square of only 256. So in fp16 the hidden units of each
+    token are divided by the largest of them. All other dtypes have the range of float32.
     """
     if value.input_dtype != torch.float16:
-        plain: Tensor = value(hidden)
-        return plain
-    scaled = (hidden * FP16_SCALE).clamp(-FP16_MAX, FP16_MAX)
-    product: Tensor = value(scaled) / FP16_SCALE
-    return product
+        return value.forward(hidden)
+    size: Tensor = torch.linalg.vector_norm(hidden, ord=torch.inf, dim=-1, keepdim=True)
+    size = size.clamp(min=MIN_HIDDEN_SIZE)
+    return value.forward(hidden / size) * size
 
 
 def table(rows: int, width: int) -> nn.Embedding:

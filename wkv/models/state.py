@@ -63,6 +63,10 @@ class LayerState:
         """Return a layer state with `function` applied to each tensor."""
         return LayerState(function(self.att_shift), function(self.wkv), function(self.ffn_shift))
 
+    def to(self, device: torch.device) -> LayerState:
+        """Move the tensors to a device."""
+        return self.map(lambda tensor: tensor.to(device))
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class State:
@@ -110,6 +114,35 @@ class State:
             for tensor in (layer.att_shift, layer.wkv, layer.ffn_shift)
         )
 
+    def to(self, devices: Sequence[torch.device]) -> State:
+        """Move each layer, and the logits, to a device.
+
+        Args:
+            devices: the device of each layer; the last one is that of the logits.
+
+        Returns:
+            This state, if all layers and the logits are on these devices already.
+
+        Raises:
+            StateError: if PyTorch cannot move a tensor to its device.
+        """
+        tensors = [(layer.wkv, device) for layer, device in zip(self.layers, devices, strict=False)]
+        if self.logits is not None:
+            tensors.append((self.logits, devices[-1]))
+        if all(_is_on(tensor, device) for tensor, device in tensors):
+            return self
+        try:
+            layers = tuple(
+                layer.to(device) for layer, device in zip(self.layers, devices, strict=False)
+            )
+            logits = None if self.logits is None else self.logits.to(devices[-1])
+        except RuntimeError as error:  # no memory, or a device without values
+            raise StateError(
+                f"the state is on {self.device} and cannot be moved to {devices[0]} ({error}); "
+                "free memory there, or read the text again"
+            ) from error
+        return replace(self, layers=layers, logits=logits)
+
     def clone(self) -> State:
         """Return a copy that shares no memory with this state."""
         return self._map(Tensor.clone)
@@ -125,8 +158,11 @@ class State:
                     f"row {index!r} does not exist: the state has {size} rows, "
                     f"numbered 0 to {size - 1}"
                 )
-        wanted = torch.tensor([index % size for index in indices], dtype=torch.long)
-        chosen = self._map(lambda tensor: tensor.index_select(0, wanted.to(tensor.device)))
+        numbers = torch.tensor([index % size for index in indices], dtype=torch.long)
+        devices = {layer.wkv.device for layer in self.layers}
+        devices |= set() if self.logits is None else {self.logits.device}
+        wanted = {device: numbers.to(device) for device in devices}  # one copy for each device
+        chosen = self._map(lambda tensor: tensor.index_select(0, wanted[tensor.device]))
         return replace(chosen, tokens_seen=tuple(self.tokens_seen[i] for i in indices))
 
     @staticmethod
@@ -243,6 +279,12 @@ class State:
         return replace(
             self, layers=layers, logits=None if self.logits is None else function(self.logits)
         )
+
+
+def _is_on(tensor: Tensor, device: torch.device) -> bool:
+    """Check whether a tensor is on a device; a device without a number is any of its kind."""
+    found = tensor.device
+    return found.type == device.type and device.index in (None, found.index)
 
 
 @dataclass(frozen=True)

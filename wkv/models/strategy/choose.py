@@ -1,7 +1,7 @@
 """Select the strategy for a model on this machine, from a strategy string or automatically."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 
@@ -22,6 +22,7 @@ def choose_strategy(
     *,
     check: bool = True,
     native: bool = False,
+    gpu_bytes: Callable[[Strategy], int] | None = None,
 ) -> Strategy:
     """Parse a strategy string, or select a strategy for `auto`, and place the layers of a model.
 
@@ -33,6 +34,7 @@ def choose_strategy(
         check: whether to check that the devices are available.
         native: whether the native engine can run the model. Its speed is limited only by the
             number of bytes it reads, so it prefers 16-bit weights.
+        gpu_bytes: returns the memory that a strategy needs on the GPU. None counts all weights.
 
     Raises:
         StrategyError: if the string is wrong or names a device that is not available.
@@ -40,6 +42,13 @@ def choose_strategy(
     if not isinstance(text, str):
         raise StrategyError(f"a strategy is a string, not {type(text).__name__}: {ADVICE}")
     if text.strip() == "auto":
+        if torch.cuda.is_available():
+            dtype = _gpu_dtype(file_dtypes)
+            reason = "a CUDA device, in the file's dtype"
+            strategy = place([Segment("cuda", dtype)], n_layer, reason)
+            needed = gpu_bytes(strategy) if gpu_bytes else dtype.itemsize * n_params
+            if needed < MAX_GPU_SHARE * torch.cuda.mem_get_info()[0]:
+                return strategy
         segment, reason = _automatic(file_dtypes, n_params, native)
         return place([segment], n_layer, reason)
     segments = read_strategy(text)
@@ -75,21 +84,22 @@ def check_devices(segments: Sequence[Segment]) -> None:
             raise StrategyError("mps is not available: PyTorch sees no such device here; use cpu")
 
 
+def _gpu_dtype(file_dtypes: Collection[torch.dtype]) -> torch.dtype:
+    """Return the dtype on a GPU that is not less precise than the file."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if set(file_dtypes) <= {dtype}:
+            return dtype
+    return torch.float32
+
+
 def _automatic(
     file_dtypes: Collection[torch.dtype], n_params: int, native: bool
 ) -> tuple[Segment, str]:
-    """Return the fastest segment that is not less precise than the file and fits into memory.
+    """Return the fastest CPU segment that is not less precise than the file and fits into memory.
 
     It is never quantized. The second value is the reason for the choice.
     """
     bf16 = set(file_dtypes) <= {torch.bfloat16}
-    if torch.cuda.is_available():
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        if set(file_dtypes) <= {torch.float16}:
-            dtype = torch.float16
-        free, _ = torch.cuda.mem_get_info()
-        if dtype.itemsize * n_params < MAX_GPU_SHARE * free:
-            return Segment("cuda", dtype), "a CUDA device, in the file's dtype"
     why = "the GPU is too small" if torch.cuda.is_available() else "no GPU"
     full, half = Segment("cpu", torch.float32), Segment("cpu", torch.bfloat16)
     if 4 * n_params < SMALL:
