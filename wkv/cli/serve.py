@@ -142,7 +142,8 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         drain_seconds=args.drain_seconds,
     )
     args.usage_error = None  # a method of the parser, which Ray cannot serialize
-    run(lambda: _build(args), cluster, lambda: _greet(args.name or "a model", args, args.port))
+    name = args.name or "a model"
+    run(lambda: _build(args), cluster, lambda: _greet(name, args, args.port), notice)
     return 0
 
 

@@ -8,17 +8,27 @@ Needs `pip install 'wkv[ray]'`.
 """
 
 import logging
+import os
+import secrets
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 
-from wkv.errors import MissingExtraError, install_command
+from wkv.errors import MissingExtraError, StateError, install_command
+from wkv.files import atomic_write, write_errors
 
 RETRY_SECONDS = 2
+
+TOKEN_FILE = Path(".ray", "auth_token")
+"""The file in the home directory in which Ray's own commands find the token of a cluster."""
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+"""Environment variables of Ray, which has no other setting for its authentication."""
 
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -51,17 +61,26 @@ class Cluster:
     drain_seconds: float
 
 
-def run(build: Callable[[], FastAPI], cluster: Cluster, on_ready: Callable[[], None]) -> None:
+def run(
+    build: Callable[[], FastAPI],
+    cluster: Cluster,
+    on_ready: Callable[[], None],
+    notify: Callable[[str], None],
+) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
         build: returns the application; called in each replica.
         cluster: the distribution.
         on_ready: called when all replicas accept requests.
+        notify: prints a notice.
 
     Raises:
         MissingExtraError: if Ray is not installed.
     """
+    is_local = not os.environ.get("RAY_ADDRESS")
+    if is_local:
+        require_token(os.environ, Path.home() / TOKEN_FILE)  # Ray reads it when it is imported
     try:
         import ray
         from ray import serve
@@ -85,7 +104,11 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, on_ready: Callable[[], N
     stopped = threading.Event()
     # Ray logs many details of its own. It joins the cluster that RAY_ADDRESS names.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    address = "local" if is_local else None
+    ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
+    if is_local:
+        gcs = ray.get_runtime_context().gcs_address
+        notify(ports_notice([gcs.rpartition(":")[2]], ray.nodes()[0], os.environ))
     serve.start(
         logging_config=QUIET,
         http_options=HTTPOptions(host=cluster.host, port=cluster.port),
@@ -99,3 +122,46 @@ def run(build: Callable[[], FastAPI], cluster: Cluster, on_ready: Callable[[], N
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def require_token(environment: MutableMapping[str, str], path: Path) -> None:
+    """Let a new cluster accept only programs that know a token.
+
+    Ray listens on all network interfaces, and whoever reaches its ports can run any code. A token
+    or a mode that the user has set is kept. Ray itself would create a file that all users can read.
+
+    Args:
+        environment: the environment variables of this process.
+        path: the file of the token; it is created if necessary, for its owner only.
+
+    Raises:
+        StateError: if the file cannot be written.
+    """
+    environment.setdefault(MODE, "token")
+    if environment.get(TOKEN) or environment.get(TOKEN_PATH):
+        return
+    if path.is_file():
+        path.chmod(0o600)
+        return
+    with write_errors(path, StateError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token = secrets.token_hex(32)
+    atomic_write(path, lambda file: file.write_text(token), private=True, error_type=StateError)
+
+
+def ports_notice(
+    ports: Sequence[str], node: Mapping[str, Any], environment: Mapping[str, str]
+) -> str:
+    """Return a notice about the ports that Ray has opened, and who can use them.
+
+    Args:
+        ports: ports that the description of the node does not contain.
+        node: Ray's description of this machine.
+        environment: the environment variables of this process.
+    """
+    found = {int(value) for name, value in node.items() if name.endswith("Port") and value}
+    listed = ", ".join(map(str, sorted(found | set(map(int, ports)))))
+    text = f"Ray listens on all network interfaces, on the ports {listed} and others of its workers"
+    if environment.get(MODE) != "token":
+        return f"{text}; everybody who reaches them can run code here, because {MODE} is not token"
+    return f"{text}; it accepts only programs with its token, but encrypts nothing: use a firewall"
