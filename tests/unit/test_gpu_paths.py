@@ -1,6 +1,7 @@
 """What a GPU would do, tested on the meta device, or with replaced functions of CUDA."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import wkv
 from tests.checkpoints import GENERATIONS
 from tests.unit.test_launches import Launches, network
+from wkv.batching.state_cache import StateCache
 from wkv.bench.memory_bandwidth import gpu_seconds
 from wkv.inference.describe import describe
 from wkv.inference.load import strategy_for
@@ -72,6 +74,23 @@ def test_rows_of_a_state_copy_the_row_numbers_once(models):
     with Launches() as counted:
         state.rows([1, 0])
     assert counted.names.count("aten._to_copy.default") == 1
+
+
+def test_cached_states_wait_in_main_memory(models, monkeypatch):
+    moves = []
+
+    def to(state, devices):
+        moves.append([device.type for device in devices])
+        return state
+
+    monkeypatch.setattr(wkv.State, "to", to)
+    _, state = model_on_meta(models["6"]).forward([1, 2])
+    state = replace(state, logits=torch.zeros(1, 300))
+    cache = StateCache(limit=2**30)
+    assert cache.put("tenant", [1, 2], state)
+    assert moves.pop() == ["cpu"] * 4
+    assert cache.find("tenant", [1, 2, 3]).position == 2
+    assert moves.pop() == ["meta"] * 3 + ["cpu"]
 
 
 # ---- calls

@@ -23,12 +23,14 @@ class CachedState:
 
     Attributes:
         tenant: the owner.
-        state: a state of one row, with logits.
+        state: a state of one row, with logits, in main memory.
+        devices: the devices of the layers and of the logits, to which it is moved for its use.
         n_bytes: size of the state and its logits.
     """
 
     tenant: str
     state: State
+    devices: Sequence[torch.device]
     n_bytes: int
 
 
@@ -56,7 +58,7 @@ class StateCache:
     save few tokens and were not used for long (see `Eviction`). The cache is not thread-safe.
 
     Attributes:
-        n_bytes: memory that the states take.
+        n_bytes: main memory that the states take.
         limit: largest value of `n_bytes`.
         folder: the folder for states that outlive the process, or None.
     """
@@ -96,7 +98,7 @@ class StateCache:
             return CachedPrefix(common=match.common)
         cached = match.node.value
         self._eviction.touch(match.node)
-        return CachedPrefix(position, cached.state, match.common)
+        return CachedPrefix(position, cached.state.to(cached.devices), match.common)
 
     def put(self, tenant: str, ids: Sequence[int], state: State, *, to_disk: bool = False) -> bool:
         """Cache the state after `ids`; `to_disk` also writes it to the folder, if there is one.
@@ -132,7 +134,9 @@ class StateCache:
         # Looked up again, because evicting the tree's last state removes the tree.
         tree = self._trees.setdefault(tenant, RadixTree[CachedState]())
         saved_tokens = len(ids) - (before.depth if before is not None else 0)
-        cached = CachedState(tenant, state, size)
+        devices = [layer.wkv.device for layer in state.layers] + [state.logits.device]
+        kept = state.to([torch.device("cpu")] * len(devices))  # the memory of a GPU is too small
+        cached = CachedState(tenant, kept, devices, size)
         node = tree.put(ids, cached)
         self._nodes[node] = cached
         self._eviction.add(node, Weight(owner_of(tenant), size, saved_tokens))
