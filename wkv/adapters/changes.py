@@ -42,6 +42,12 @@ class Change(Protocol):
         ...
 
 
+def row_norms(weight: Tensor) -> Tensor:
+    """Return the Euclidean norm of each row of (out, in), as (out,)."""
+    norms: Tensor = weight.norm(dim=1)
+    return norms
+
+
 @dataclass(frozen=True)
 class LowRank:
     """Adds scale B A; with a magnitude (out,), rows get this norm.
@@ -68,14 +74,14 @@ class LowRank:
         changed = weight + self.scale * (self.B @ self.A)
         if self.magnitude is None:
             return changed
-        return changed * (self.magnitude / changed.norm(dim=1))[:, None]
+        return changed * (self.magnitude / row_norms(changed))[:, None]
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return W x + scale B (A x), rescaled if there is a magnitude."""
-        y = linear(x, weight) + self.scale * linear(linear(x, self.A), self.B)
+        y: Tensor = linear(x, weight) + self.scale * linear(linear(x, self.A), self.B)
         if self.magnitude is None:
             return y
-        return y * (self.magnitude / (weight + self.scale * (self.B @ self.A)).norm(dim=1))
+        return y * (self.magnitude / row_norms(weight + self.scale * (self.B @ self.A)))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return A, B, the scale and the magnitude."""
@@ -106,8 +112,9 @@ class Miss:
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return W x plus D times the sum of the blocks of x, padded with zeros."""
         rank = self.D.shape[0]
-        blocks = pad(x, (0, -x.shape[-1] % rank)).unflatten(-1, (-1, rank))
-        return linear(x, weight) + blocks.sum(-2) @ self._full(weight.shape[0])
+        blocks = pad(x, (0, -x.shape[-1] % rank)).reshape(*x.shape[:-1], -1, rank)
+        y: Tensor = linear(x, weight) + blocks.sum(-2) @ self._full(weight.shape[0])
+        return y
 
     def _full(self, outputs: int) -> Tensor:
         return self.D.repeat(1, outputs // self.D.shape[1])
@@ -153,7 +160,7 @@ class Bat:
         if not self.of_inputs:
             return linear(x, self.merged(weight))
         rank = self.D.shape[1]
-        parts = torch.einsum("nij,...nj->...ni", self.D, x.unflatten(-1, (-1, rank)))
+        parts = torch.einsum("nij,...nj->...ni", self.D, x.reshape(*x.shape[:-1], -1, rank))
         shared = parts.sum(-2).repeat(*[1] * (x.dim() - 1), weight.shape[0] // rank)
         return linear(x + parts.flatten(-2), weight) + shared
 

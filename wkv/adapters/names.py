@@ -1,7 +1,7 @@
 """Translate the targets of an adapter to the tensors of its base model."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from wkv.checkpoint.layouts import FLA7, HUB, OFFICIAL_2026
@@ -42,7 +42,7 @@ class Target:
         return self.conversion is TRANSPOSED
 
 
-def find_target(name: str, known: Iterable[str]) -> Target | None:
+def find_target(name: str, known: Collection[str]) -> Target | None:
     """Return the tensor that a tensor name of an adapter means, or None.
 
     Args:
@@ -53,6 +53,6 @@ def find_target(name: str, known: Iterable[str]) -> Target | None:
     for rules in (OFFICIAL, HUB, OFFICIAL_2026, FLA7, FLA6, LLAMA):
         for rule in rules:
             official = rule.to_official(plain)
-            if official in known and official is not None:
+            if official is not None and official in known:
                 return Target(official, rule.conversion)
     return None

@@ -194,7 +194,7 @@ def write_tuned_state(state: State, path: str | Path, to: str = "pth-state") -> 
     endings = {"pth-state": (".pth",), "ai00-state": (".state", ".st")}
     if to not in endings:
         raise StateError(f"a state can be written as {' or '.join(endings)}, not as {to!r}")
-    tensors = _exported(state)
+    tensors = state_tensors(state)
     target = checked_destination(path)
     if target.suffix not in endings[to]:
         target = target.with_name(target.name + endings[to][0])
@@ -212,8 +212,12 @@ def write_tuned_state(state: State, path: str | Path, to: str = "pth-state") -> 
     return target
 
 
-def _exported(state: State) -> dict[str, Tensor]:
-    """Return the matrices of a state by RWKV-PEFT's names, after checking that nothing is lost."""
+def state_tensors(state: State) -> dict[str, Tensor]:
+    """Return the matrices of a state by RWKV-PEFT's names, after checking that nothing is lost.
+
+    Raises:
+        StateError: if the state is not one row, has shifts, or belongs to RWKV-4.
+    """
     layers = state.layers
     if state.batch_size != 1 or layers[0].wkv.dim() != 4:
         raise StateError(

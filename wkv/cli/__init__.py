@@ -29,6 +29,7 @@ COMMANDS = (
     "tokenize",
     "convert",
     "quantize",
+    "merge",
     "eval",
     "bench",
     "train",
@@ -57,6 +58,7 @@ SYNONYMS = {
     "test": "eval",
     "evaluate": "eval",
     "export": "convert",
+    "fuse": "merge",
     "check": "doctor",
     "version": "--version",
 }

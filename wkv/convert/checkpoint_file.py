@@ -100,7 +100,7 @@ def convert(
             tensors = _prepared_tensors(model, description)
         partial = folder / path.name
         with write_errors(path):
-            _write(partial, to, tensors, metadata)
+            write_tensors(partial, to, tensors, metadata)
         _, difference = verify(model, partial)
         with write_errors(path):
             move_into_place(partial, path)
@@ -155,7 +155,9 @@ def _prepared_tensors(model: Model, description: Description) -> dict[str, Tenso
     return {**model.network.state_dict(), **tuned}
 
 
-def _write(path: Path, to: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(
+    path: Path, to: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]
+) -> None:
     """Write tensors and metadata to a file."""
     if to == "pth":
         torch.save({**tensors, **metadata}, path)
