@@ -184,7 +184,7 @@ def test_a_model_that_thinks_is_asked_to(serve, tmp_path):
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         read = []
-        service.engine.submit = lambda request, submit=service.engine.submit: (
+        service.scheduler_thread.submit = lambda request, submit=service.scheduler_thread.submit: (
             read.append(service.model.tokenizer.decode(request.ids)) or submit(request)
         )
         for effort in (None, "none", "low", "medium", "high"):

@@ -99,10 +99,10 @@ def test_replies_are_never_closed_for_new_connections(demo):
         streams = [stack.enter_context(Caller(address)) for _ in range(3)]
         for caller in streams:
             caller.send(CHAT, ENDLESS | {"stream": True})
-        until(lambda: service.engine.load.running == 3)
+        until(lambda: service.scheduler_thread.load.running == 3)
         for _ in range(10):
             assert stack.enter_context(Caller(address)).is_closed()
-        assert service.engine.load.running == 3
+        assert service.scheduler_thread.load.running == 3
         for caller in streams:
             caller.socket.close()
         until(lambda: is_idle(service))

@@ -50,14 +50,16 @@ def leave(served, path, body, arrived):
 @pytest.mark.parametrize("path", PATHS)
 def test_a_slot_is_free_soon_after_its_client_has_gone(served, service, path, streams):
     body = PATHS[path] | {"stream": streams}
-    took = leave(served, path, body, lambda: service.engine.load.running == 1)
+    took = leave(served, path, body, lambda: service.scheduler_thread.load.running == 1)
     assert took < SECONDS
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 def test_several_choices_and_prompts_are_given_up_together(served, service, streams):
     body = PATHS["/v1/completions"] | {"stream": streams, "prompt": ["a", "b"], "n": 3}
-    took = leave(served, "/v1/completions", body, lambda: service.engine.load.running == 6)
+    took = leave(
+        served, "/v1/completions", body, lambda: service.scheduler_thread.load.running == 6
+    )
     assert took < SECONDS
 
 
@@ -67,14 +69,19 @@ def test_who_goes_away_while_the_prompt_is_read_is_not_read_on(
 ):
     slow(monkeypatch, demo, 0.05)  # some 5 s in all
     body = ENDLESS | {"stream": streams, "messages": [{"role": "user", "content": LONG * 4}]}
-    took = leave(served, "/v1/chat/completions", body, lambda: service.engine.load.prefilling == 1)
+    took = leave(
+        served, "/v1/chat/completions", body, lambda: service.scheduler_thread.load.prefilling == 1
+    )
     assert took < SECONDS
 
 
 def test_who_goes_away_while_a_state_is_made_is_not_read_on(served, service, demo, monkeypatch):
     slow(monkeypatch, demo, 0.05)
     body = {"prompt": LONG * 4}
-    assert leave(served, "/v1/states", body, lambda: service.engine.load.prefilling == 1) < SECONDS
+    assert (
+        leave(served, "/v1/states", body, lambda: service.scheduler_thread.load.prefilling == 1)
+        < SECONDS
+    )
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
@@ -88,11 +95,11 @@ def test_who_goes_away_in_the_queue_leaves_it(serve, demo, monkeypatch, streams)
     ):
         alone = text_of(stream(client, **DRAWN))
         first = Background(stream, client, **DRAWN)
-        until(lambda: service.engine.load.running == 1)
+        until(lambda: service.scheduler_thread.load.running == 1)
         with Caller(address) as caller:
             caller.send("/v1/chat/completions", ENDLESS | {"stream": streams})
-            until(lambda: service.engine.load.queued == 1)
-        assert until(lambda: service.engine.load.queued == 0) < SECONDS
+            until(lambda: service.scheduler_thread.load.queued == 1)
+        assert until(lambda: service.scheduler_thread.load.queued == 0) < SECONDS
         assert text_of(first.result()) == alone
         until(lambda: is_idle(service))
 
@@ -106,7 +113,7 @@ def test_a_client_that_goes_away_changes_nobody_elses_text(
     for streams in (True, False):
         with Caller(served[0]) as caller:
             caller.send("/v1/chat/completions", ENDLESS | {"stream": streams})
-            until(lambda: service.engine.load.running >= 2)
+            until(lambda: service.scheduler_thread.load.running >= 2)
     assert text_of(neighbor.result()) == alone
 
 
@@ -119,11 +126,11 @@ def test_who_waits_for_the_same_beginning_gets_it_when_its_reader_goes_away(
     slow(monkeypatch, demo, 0.1)
     with Caller(served[0]) as caller:
         caller.send("/v1/chat/completions", body | {"stream": streams})
-        until(lambda: service.engine.load.prefilling == 1)
+        until(lambda: service.scheduler_thread.load.prefilling == 1)
         waiting = [Background(client.post, "/v1/chat/completions", json=body) for _ in range(3)]
-        until(lambda: service.engine.load.prefilling == 4)
+        until(lambda: service.scheduler_thread.load.prefilling == 4)
     answers = [one.result().json() for one in waiting]
-    service.engine.scheduler.cache.clear()
+    service.scheduler_thread.scheduler.cache.clear()
     alone = client.post("/v1/chat/completions", json=body).json()
     assert alone["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     assert [answer["choices"] for answer in answers] == [alone["choices"]] * 3
@@ -167,7 +174,7 @@ def test_an_embedding_that_nobody_waits_for_fails_nobody_else(
 
     monkeypatch.setattr(demo, "hidden", slowly)
     neighbor = Background(stream, client, **DRAWN)
-    until(lambda: service.engine.load.running == 1)
+    until(lambda: service.scheduler_thread.load.running == 1)
     with Caller(served[0]) as caller:
         caller.send("/v1/embeddings", {"input": "Hello"})
         until(lambda: begun)
@@ -224,5 +231,8 @@ def test_after_many_have_come_and_gone_all_is_as_before(client, served, service,
             other.result()
     assert until(lambda: is_idle(service)) < 2 * SECONDS
     until(lambda: psutil.Process().num_fds() <= files + 4)
-    assert service.engine.scheduler.cache.n_bytes <= service.engine.scheduler.cache.limit
+    assert (
+        service.scheduler_thread.scheduler.cache.n_bytes
+        <= service.scheduler_thread.scheduler.cache.limit
+    )
     assert text_of(stream(client, **DRAWN)) == alone

@@ -51,10 +51,10 @@ def test_no_numbers_in_one_slot_fail_it_alone(fresh, demo, monkeypatch, streams,
     client, service = fresh
     long = DRAWN | {"ignore_eos": True}  # so that it is still there when the other comes
     alone = text_of(stream(client, **long))
-    service.engine.scheduler.cache.clear()
+    service.scheduler_thread.scheduler.cache.clear()
     slow(monkeypatch, demo, 0.05)
     neighbor = Background(stream, client, **long)
-    until(lambda: service.engine.load.running == 1)
+    until(lambda: service.scheduler_thread.load.running == 1)
     two = {"when": lambda wide: wide.shape == (2, 1), "after": 3}
     spoil(monkeypatch, demo, [1], value=value, **two)
     body = DRAWN | {"messages": OTHER, "temperature": 1}
@@ -69,7 +69,7 @@ def test_no_numbers_in_one_slot_fail_it_alone(fresh, demo, monkeypatch, streams,
     assert text_of(neighbor.result()) == alone
     until(lambda: is_idle(service))
     monkeypatch.undo()
-    for kept in service.engine.scheduler.cache._nodes.values():
+    for kept in service.scheduler_thread.scheduler.cache._nodes.values():
         assert bool(torch.isfinite(kept.state.logits).all())
         assert all(bool(torch.isfinite(layer.wkv).all()) for layer in kept.state.layers)
     assert client.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
@@ -80,7 +80,7 @@ def test_no_numbers_after_a_prompt_are_told_and_not_kept(fresh, demo, monkeypatc
     spoil(monkeypatch, demo, [0])
     answer = client.post(CHAT, json=DRAWN)
     assert answer.status_code == 500
-    assert len(service.engine.scheduler.cache) == 0
+    assert len(service.scheduler_thread.scheduler.cache) == 0
     answer = client.post("/v1/states", json={"prompt": "Once upon a time"})
     assert answer.status_code == 500, answer.text
     assert client.get("/v1/states").json()["data"] == []
@@ -117,7 +117,7 @@ def test_a_model_that_raises_ends_each_stream_with_an_error(fresh, demo, monkeyp
     client, service = fresh
     slow(monkeypatch, demo, 0.02)
     streams = [Background(stream, client, **DRAWN | {"seed": seed}) for seed in range(3)]
-    until(lambda: service.engine.load.running == 3)
+    until(lambda: service.scheduler_thread.load.running == 3)
     fail_once(monkeypatch, demo, "forward", RuntimeError("boom"))
     for one in streams:
         chunks = one.result(20)
@@ -129,7 +129,7 @@ def test_a_model_that_raises_ends_each_stream_with_an_error(fresh, demo, monkeyp
 @pytest.mark.parametrize("where", ["find", "put"])
 def test_a_cache_that_raises_leaves_nobody_waiting(fresh, monkeypatch, where):
     client, service = fresh
-    fail_once(monkeypatch, service.engine.scheduler.cache, where, RuntimeError("damaged"))
+    fail_once(monkeypatch, service.scheduler_thread.scheduler.cache, where, RuntimeError("damaged"))
     answer = Background(client.post, CHAT, json=DRAWN).result(20)
     assert answer.status_code in (200, 500)
     assert client.post(CHAT, json=DRAWN).status_code == 200
@@ -137,7 +137,9 @@ def test_a_cache_that_raises_leaves_nobody_waiting(fresh, monkeypatch, where):
 
 def test_a_writer_that_cannot_begin_leaves_nobody_waiting(fresh, monkeypatch):
     client, service = fresh
-    fail_once(monkeypatch, service.engine.scheduler._decode, "add", RuntimeError("damaged"))
+    fail_once(
+        monkeypatch, service.scheduler_thread.scheduler._decode, "add", RuntimeError("damaged")
+    )
     answer = Background(client.post, CHAT, json=DRAWN).result(20)
     assert answer.status_code == 500
     assert client.post(CHAT, json=DRAWN).status_code == 200
@@ -148,7 +150,7 @@ def test_an_embedding_that_fails_is_told_and_fails_nobody_else(fresh, demo, monk
     alone = text_of(stream(client, **DRAWN))
     slow(monkeypatch, demo, 0.01)
     neighbor = Background(stream, client, **DRAWN)
-    until(lambda: service.engine.load.running == 1)
+    until(lambda: service.scheduler_thread.load.running == 1)
     fail_once(monkeypatch, demo, "hidden", RuntimeError("boom"))
     answer = client.post("/v1/embeddings", json={"input": "Hello"})
     assert answer.status_code == 500
@@ -178,9 +180,9 @@ def test_an_engine_that_has_died_is_told_by_health(serve, demo, monkeypatch):
         httpx.Client(base_url=address, timeout=20) as client,
     ):
         assert client.get("/health").status_code == 200
-        service.engine._ends = True
-        service.engine.scheduler.wake()
-        until(lambda: not service.engine.is_alive)
+        service.scheduler_thread._ends = True
+        service.scheduler_thread.scheduler.wake()
+        until(lambda: not service.scheduler_thread.is_alive)
         assert client.get("/health").status_code == 503
 
 
@@ -189,7 +191,7 @@ def test_an_engine_that_is_thrown_at_goes_on(serve, demo):
         """What a library in another language may throw."""
 
     with serve(demo) as (address, service), httpx.Client(base_url=address, timeout=30) as client:
-        scheduler = service.engine.scheduler
+        scheduler = service.scheduler_thread.scheduler
         step = scheduler.step
 
         def throws():

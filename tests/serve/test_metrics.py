@@ -85,9 +85,9 @@ def test_what_goes_on_and_what_is_refused_is_counted(fresh):
     address = str(client.base_url)
     with Caller(address) as one, Caller(address) as two:
         one.send(CHAT, ENDLESS | {"n": 2})
-        until(lambda: service.engine.load.running == 2)
+        until(lambda: service.scheduler_thread.load.running == 2)
         two.send(CHAT, ENDLESS)
-        until(lambda: service.engine.load.queued == 1)
+        until(lambda: service.scheduler_thread.load.queued == 1)
         assert client.post(CHAT, json={"messages": HELLO}).status_code == 429
         now = counted(client)
         assert now["wkv_sequences_writing"] == 2

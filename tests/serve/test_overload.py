@@ -54,7 +54,7 @@ def test_ten_times_the_slots_are_answered_or_refused(crowded, streams):
             assert int(answer.headers["retry-after"]) > 0
             assert seconds < 2  # some 0.1 s, and 40 threads on the machine
     until(lambda: is_idle(service))
-    assert service.engine.scheduler.cache.n_bytes <= 2**22
+    assert service.scheduler_thread.scheduler.cache.n_bytes <= 2**22
     client.close()
     until(lambda: psutil.Process().num_fds() <= files + 2)
     until(lambda: threading.active_count() <= threads + 40)  # Starlette's pool keeps its threads
@@ -64,9 +64,9 @@ def test_who_is_refused_hears_it_at_once(crowded):
     client, service = crowded
     fill = BODY | {"max_tokens": 100, "ignore_eos": True, "n": SLOTS}
     one = Background(client.post, CHAT, json=fill)
-    until(lambda: service.engine.load.running == SLOTS)
+    until(lambda: service.scheduler_thread.load.running == SLOTS)
     waiting = [Background(client.post, CHAT, json=BODY) for _ in range(4)]
-    until(lambda: service.engine.load.queued == 4)
+    until(lambda: service.scheduler_thread.load.queued == 4)
     times = []
     for _ in range(20):
         begun = time.monotonic()
@@ -115,7 +115,7 @@ def test_a_cache_without_room_changes_no_answer(serve, demo, client):
     ):
         for _ in range(2):
             assert other.post(CHAT, json=BODY).json()["choices"] == want
-        assert service.engine.scheduler.cache.n_bytes == 0
+        assert service.scheduler_thread.scheduler.cache.n_bytes == 0
 
 
 def test_more_choices_than_slots_are_told(crowded):
@@ -157,8 +157,8 @@ def test_a_list_of_prompts_ends_when_the_server_does(serve, demo, monkeypatch, s
             one = Background(stream, client, "/v1/completions", **body)
         else:
             one = Background(client.post, "/v1/completions", json=body)
-        until(lambda: service.engine.load.running == 2)
-        service.engine.is_closing = True
+        until(lambda: service.scheduler_thread.load.running == 2)
+        service.scheduler_thread.is_closing = True
         told = one.result(15)
         if streams:
             assert "error" in told[-1] or len(told[-1]["choices"]) == 1

@@ -15,7 +15,7 @@ DRAWN = {"messages": HELLO, "seed": 7, "temperature": 1.5, "top_p": 1, "max_toke
 
 def passes(service):
     """Tokens written so far, by all sequences that go on."""
-    rows = service.engine.scheduler._decode
+    rows = service.scheduler_thread.scheduler._decode
     return sum(len(choice.token_ids) for choice in (*rows.batch.sequences, *rows.paused))
 
 
@@ -34,7 +34,7 @@ def test_what_waits_for_a_slow_reader_is_bounded_and_others_go_on(demo):
         slow = [Caller(address, buffer=2**14) for _ in range(4)]
         for caller in slow:
             caller.send("/v1/chat/completions", LOUD)
-        until(lambda: service.engine.load.running == 4)
+        until(lambda: service.scheduler_thread.load.running == 4)
         written = stalls(service)
         assert 0 < written < 4 * 1000  # not the 100 000 that were asked for
         resident = psutil.Process().memory_info().rss
@@ -57,7 +57,7 @@ def test_a_reader_who_takes_nothing_is_given_up(demo):
         Caller(address, buffer=2**12) as caller,
     ):
         caller.send("/v1/chat/completions", LOUD)
-        until(lambda: service.engine.load.running == 1)
+        until(lambda: service.scheduler_thread.load.running == 1)
         stalls(service, 0.2)
         assert until(lambda: is_idle(service)) < 10
         assert text_of(stream(client, **DRAWN))
@@ -67,7 +67,7 @@ def test_a_reader_who_pauses_for_less_loses_nothing(demo):
     body = LOUD | {"max_tokens": 1000, "seed": 1}
     with narrow(demo, idle_seconds=10) as (address, service), Caller(address, 2**14) as caller:
         caller.send("/v1/chat/completions", body)
-        until(lambda: service.engine.load.running == 1)
+        until(lambda: service.scheduler_thread.load.running == 1)
         assert stalls(service) < 1000
         data = caller.read_until(b"data: [DONE]\n\n", 2**30)
         assert data.count(b'"finish_reason":"length"') == 1
@@ -77,9 +77,9 @@ def test_a_reader_who_pauses_for_less_loses_nothing(demo):
 def test_an_answer_of_several_choices_is_set_aside_as_one(demo):
     with narrow(demo) as (address, service), Caller(address, 2**14) as caller:
         caller.send("/v1/chat/completions", LOUD | {"n": 4})
-        until(lambda: service.engine.load.running == 4)
+        until(lambda: service.scheduler_thread.load.running == 4)
         stalls(service)
-        rows = service.engine.scheduler._decode
+        rows = service.scheduler_thread.scheduler._decode
         assert len(rows.paused) == 4
         assert not rows.batch.sequences
     until(lambda: is_idle(service))
@@ -89,7 +89,7 @@ def test_a_slow_reader_of_several_prompts_is_bounded(demo):
     body = {"prompt": ["a", "b", "c"], "max_tokens": 100_000, "ignore_eos": True, "stream": True}
     with narrow(demo) as (address, service), Caller(address, 2**14) as caller:
         caller.send("/v1/completions", body | {"logprobs": 20})
-        until(lambda: service.engine.load.running == 3)
+        until(lambda: service.scheduler_thread.load.running == 3)
         assert stalls(service) < 3 * 1000
     until(lambda: is_idle(service))
 

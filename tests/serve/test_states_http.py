@@ -336,7 +336,7 @@ def test_a_state_that_was_made_up_harms_nobody_else(client, served, demo, monkey
     alone = text_of(stream(client, **drawn))
     slow(monkeypatch, demo, 0.01)
     neighbor = Background(stream, client, **drawn)
-    until(lambda: served[1].engine.load.running == 1)
+    until(lambda: served[1].scheduler_thread.load.running == 1)
     for number, file in enumerate(forged):
         answer = upload(client, file)
         assert answer.status_code in (201, 400), (number, answer.text)

@@ -81,7 +81,7 @@ def until(happens, seconds=15):
 
 
 def is_idle(service):
-    load = service.engine.load
+    load = service.scheduler_thread.load
     return not (load.running or load.prefilling or load.queued)
 
 

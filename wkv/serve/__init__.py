@@ -9,7 +9,7 @@ Needs `pip install 'wkv[serve]'`. A request passes through one file for each sta
     build_constraints   response formats, tools and biases to a grammar and logits processors
     chat_messages       messages of a request to those of the prompt
     render_prompt       messages to token ids
-    engine              submit the request to the scheduler, and receive its events
+    scheduler_thread    submit the request to the scheduler, and receive its events
     parse_reply         text to content, reasoning and tool calls
     stream_reply        send server-sent events, or one JSON body
 

@@ -1,4 +1,4 @@
-"""The ASGI application: a model with its engine, the middleware and the routes."""
+"""The ASGI application: a model with its scheduler, the middleware and the routes."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +16,6 @@ from wkv.constraints.grammar import Grammars
 from wkv.inference.model import Model
 from wkv.prompting.presets import preset_for
 from wkv.prompting.template import template_for
-from wkv.serve.engine import Engine
 from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
 from wkv.serve.middleware import (
@@ -41,6 +40,7 @@ from wkv.serve.routes import (
     server_info,
     states,
 )
+from wkv.serve.scheduler_thread import SchedulerThread
 from wkv.serve.service import Limits, ServerSettings, Service
 from wkv.serve.user_states import UserStates
 from wkv.version import __version__
@@ -94,7 +94,7 @@ class Application(FastAPI):
 
 
 def create_app(model: Model, settings: ServerSettings, limits: Limits | None = None) -> FastAPI:
-    """Return an application that serves a model. Its engine stops with the application's lifespan.
+    """Return an application that serves a model. Its scheduler stops with its lifespan.
 
     Raises:
         StateError: if the folder for states cannot be used.
@@ -121,7 +121,7 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
     memory = ReplyMemory(values, vocabulary_identity(model))
     service = Service(
         model=model,
-        engine=Engine(scheduler, Metrics()),
+        scheduler_thread=SchedulerThread(scheduler, Metrics()),
         renderer=PromptRenderer(model, template_for(model), memory),
         states=UserStates(folder / "kept", model, limits.disk_bytes),
         values=values,
@@ -133,7 +133,7 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         yield
-        service.engine.close()
+        service.scheduler_thread.close()
         values.close()
         if temporary is not None:
             temporary.cleanup()

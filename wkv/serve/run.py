@@ -87,7 +87,7 @@ def run(
     try:
         Server(config, service, on_ready, notify).run([listening])
     finally:  # after a second signal, the application's lifespan does not end by itself
-        service.engine.close()
+        service.scheduler_thread.close()
 
 
 def _address_error(host: str, port: int, error: Exception) -> InputError:
@@ -98,7 +98,7 @@ def _address_error(host: str, port: int, error: Exception) -> InputError:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which drains the engine before it stops, and then exits with 0."""
+    """Uvicorn's server, which drains the scheduler before it stops, and then exits with 0."""
 
     def __init__(
         self,
@@ -148,11 +148,11 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         # From now on, /health returns 503 and new requests are refused.
-        self._service.engine.is_closing = True
+        self._service.scheduler_thread.is_closing = True
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        engine, load = self._service.engine, self._service.engine.load
+        thread, load = self._service.scheduler_thread, self._service.scheduler_thread.load
         if not load.is_idle:
             seconds = self._service.settings.drain_seconds
             requests = load.running + load.prefilling + load.queued + load.tasks
@@ -160,10 +160,10 @@ class Server(uvicorn.Server):
                 f"waiting up to {seconds:g} s for {requests} running requests; "
                 "press Ctrl-C again to stop at once"
             )
-            await engine.drain(seconds)
-        if not engine.load.is_idle:
+            await thread.drain(seconds)
+        if not thread.load.is_idle:
             self._notify("some requests did not finish in time; they end with an error")
-            engine.abort()
-            await engine.drain(ABORT_SECONDS)
+            thread.abort()
+            await thread.drain(ABORT_SECONDS)
         self._limit.close_waiting()
         self.should_exit = True

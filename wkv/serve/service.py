@@ -1,4 +1,4 @@
-"""The objects that all routes share: the model, its engine, and the stored states and values."""
+"""The objects that all routes share: the model, its scheduler, and the stored states and values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from wkv.constraints.grammar import Grammars
 from wkv.inference.model import Model
 from wkv.prompting.presets import Preset, ends_at_blank_line
 from wkv.prompting.template import SEPARATOR, Thinking
-from wkv.serve.engine import Engine
 from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.render_prompt import ConversationStart, PromptRenderer
+from wkv.serve.scheduler_thread import SchedulerThread
 from wkv.serve.user_states import UserStates
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
@@ -67,7 +67,7 @@ class Service:
 
     Attributes:
         model: the model.
-        engine: the scheduler in its thread.
+        scheduler_thread: the scheduler in its thread.
         renderer: renders prompts, and remembers replies.
         states: the states that users save.
         values: stored responses and remembered replies.
@@ -77,7 +77,7 @@ class Service:
     """
 
     model: Model
-    engine: Engine
+    scheduler_thread: SchedulerThread
     renderer: PromptRenderer
     states: UserStates
     values: KeyValueStore
@@ -94,7 +94,7 @@ class Service:
     @property
     def metrics(self) -> Metrics:
         """Counters and histograms."""
-        return self.engine.metrics
+        return self.scheduler_thread.metrics
 
     def turn_stops(self, thinking: Thinking) -> tuple[str, ...]:
         """Return the strings that end a turn; reasoning may contain blank lines."""

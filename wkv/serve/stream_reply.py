@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from wkv.errors import WKVError
-from wkv.serve.engine import EventStream
 from wkv.serve.protocol.errors import ApiError, as_api_error
+from wkv.serve.scheduler_thread import EventStream
 
 Json = dict[str, Any]
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.2
 
 
 class Exchange(Protocol):
-    """A request and its replies, which turns the engine's events into response bodies."""
+    """A request and its replies, which turns the scheduler's events into response bodies."""
 
     def chunks(self, events: EventStream) -> AsyncGenerator[Json, None]:
         """Yield the chunks of a streamed response."""
@@ -103,8 +103,8 @@ class EventStreamResponse(StreamingResponse):
     """A response of server-sent events.
 
     sse-starlette would not shorten this: it changes the headers, formats each event again, and
-    patches uvicorn's signal handler, while the error event, the last event and closing the engine's
-    events would remain our code.
+    patches uvicorn's signal handler, while the error event, the last event and closing the
+    scheduler's events would remain our code.
     """
 
     media_type = "text/event-stream"

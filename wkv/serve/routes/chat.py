@@ -15,7 +15,6 @@ from wkv.batching import ChoiceDone, PrefillDone, Request, TextEvent
 from wkv.prompting.template import EFFORTS, Thinking
 from wkv.serve.build_constraints import logits_processors_of, reply_format_of
 from wkv.serve.chat_messages import messages_of
-from wkv.serve.engine import EventStream
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser, logprobs_body
 from wkv.serve.protocol.errors import ApiError
@@ -23,6 +22,7 @@ from wkv.serve.protocol.requests import ChatRequest
 from wkv.serve.protocol.responses import ChatCompletion, ChatCompletionChunk, now, usage_body
 from wkv.serve.read_body import BodyRoute
 from wkv.serve.render_prompt import ChatPrompt, ConversationStart
+from wkv.serve.scheduler_thread import EventStream
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import send_reply, stream_documentation
 
@@ -39,7 +39,7 @@ def routes(service: Service) -> APIRouter:
         """Reply to a conversation."""
         service.check_model(body.model)
         chat, request = await run_in_threadpool(prepare, service, body, tenant_of(http))
-        events = service.engine.submit(request)
+        events = service.scheduler_thread.submit(request)
         return await send_reply(http, chat, events, stream=body.stream)
 
     return router

@@ -18,7 +18,6 @@ from wkv.inference.prefill import Prompt, prompt_ids
 from wkv.inference.sampling import Sampling
 from wkv.models.state import State
 from wkv.serve.build_constraints import logits_processors_of
-from wkv.serve.engine import EventStream
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import MIN_LOGPROB
 from wkv.serve.prompt_logprobs import PromptLogprob, prompt_logprobs
@@ -26,6 +25,7 @@ from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import MAX_CHARACTERS, CompletionRequest
 from wkv.serve.protocol.responses import TextCompletion, now, usage_body
 from wkv.serve.read_body import BodyRoute
+from wkv.serve.scheduler_thread import EventStream
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import send_reply, stream_documentation, until_disconnect
 from wkv.tokenizers import Tokenizer
@@ -48,8 +48,10 @@ def routes(service: Service) -> APIRouter:
         exchange = await run_in_threadpool(prepare, service, body, tenant_of(http))
         if body.echo and body.logprobs is not None:
             task = prompt_logprobs(service.model, exchange.prompts)
-            exchange.add_prompts(await until_disconnect(http, service.engine.run_task(task)))
-        events = service.engine.submit(*exchange.prompts)
+            exchange.add_prompts(
+                await until_disconnect(http, service.scheduler_thread.run_task(task))
+            )
+        events = service.scheduler_thread.submit(*exchange.prompts)
         return await send_reply(http, exchange, events, stream=body.stream)
 
     return router
@@ -142,7 +144,7 @@ class CompletionExchange:
     Attributes:
         service: the served model.
         request: the request.
-        prompts: a request to the engine for each prompt.
+        prompts: a request to the scheduler for each prompt.
         texts: the texts of the prompts.
         choices: the choices of all prompts.
         cached: number of prompt tokens whose state came from the cache.

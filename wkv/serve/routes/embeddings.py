@@ -41,8 +41,8 @@ def routes(service: Service) -> APIRouter:
             message = f"dimensions is {body.dimensions}, but the model's vectors have {width}"
             raise ApiError(400, f"{message}; leave the field out", param="dimensions")
         inputs = await run_in_threadpool(_ids, service.model, body)
-        chunk = service.engine.scheduler.prefill_chunk
-        work = service.engine.run_task(pooled(service.model, inputs, chunk))
+        chunk = service.scheduler_thread.scheduler.prefill_chunk
+        work = service.scheduler_thread.run_task(pooled(service.model, inputs, chunk))
         vectors = await until_disconnect(http, work)
         prompt_tokens = sum(map(len, inputs))
         service.metrics.prompt_tokens.inc(prompt_tokens)

@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Request
 from wkv.errors import StateError
-from wkv.serve.engine import EventStream
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.errors import ApiError
@@ -26,6 +25,7 @@ from wkv.serve.protocol.responses import Deleted, now
 from wkv.serve.read_body import BodyRoute
 from wkv.serve.response_items import ItemEvents, chat_request, items_of
 from wkv.serve.routes.chat import ChatExchange, prepare
+from wkv.serve.scheduler_thread import EventStream
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import send_reply, stream_documentation
 
@@ -42,7 +42,7 @@ def routes(service: Service) -> APIRouter:
         """Reply to a conversation, and store it."""
         service.check_model(body.model)
         exchange, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
-        events = service.engine.submit(request)
+        events = service.scheduler_thread.submit(request)
         try:
             await run_in_threadpool(exchange.reserve)
         except BaseException:

@@ -60,10 +60,10 @@ def routes(service: Service) -> APIRouter:
     @router.get("/health", response_model=Health)
     async def health() -> Response:
         """Return whether the server accepts requests, and its load."""
-        engine = service.engine
-        ok = engine.is_alive and not engine.is_closing
-        status = "ok" if ok else "closing" if engine.is_closing else "failed"
-        load = engine.load
+        thread = service.scheduler_thread
+        ok = thread.is_alive and not thread.is_closing
+        status = "ok" if ok else "closing" if thread.is_closing else "failed"
+        load = thread.load
         body = {
             "status": status,
             "writing": load.running,
@@ -79,9 +79,9 @@ def routes(service: Service) -> APIRouter:
         """Return metrics in Prometheus' text format; with API keys, only for the first one."""
         if METRICS not in http.auth.scopes:  # they tell what all other keys do
             raise ApiError(403, "only the first API key of the server may read the metrics")
-        engine = service.engine
-        cache = engine.scheduler.cache
-        text = service.metrics.text(engine.load, CacheSize(len(cache), cache.n_bytes))
+        thread = service.scheduler_thread
+        cache = thread.scheduler.cache
+        text = service.metrics.text(thread.load, CacheSize(len(cache), cache.n_bytes))
         return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
     @router.post("/tokenize", response_model=Tokens)

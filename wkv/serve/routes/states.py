@@ -95,7 +95,7 @@ def _name_of(http: HttpRequest) -> str:
 
 
 def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request, str]:
-    """Return the request to the engine, and the text that it reads after the last message.
+    """Return the request to the scheduler, and the text that it reads after the last message.
 
     Raises:
         ApiError, InputError: if the request is invalid.
@@ -130,7 +130,7 @@ async def _read(service: Service, request: Request) -> State:
     Raises:
         ApiError: if the model returns NaN or infinite logits.
     """
-    events = service.engine.submit(request)
+    events = service.scheduler_thread.submit(request)
     try:
         async for _, event in events:
             if isinstance(event, ChoiceDone):

@@ -42,14 +42,14 @@ class EventStream:
     must call `close`, which cancels all of them.
     """
 
-    def __init__(self, engine: "Engine", requests: Sequence[Request]) -> None:
+    def __init__(self, thread: "SchedulerThread", requests: Sequence[Request]) -> None:
         """Submit the first requests.
 
         Raises:
             InputError: if the first request is invalid.
             BusyError: if the queue is too full for the first request.
         """
-        self._engine = engine
+        self._thread = thread
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._waiting = deque(enumerate(requests))
@@ -77,10 +77,10 @@ class EventStream:
         was_behind = handle.is_behind
         handle.acknowledge()
         if was_behind and not handle.is_behind:
-            self._engine.scheduler.wake()
+            self._thread.scheduler.wake()
         if isinstance(event, RequestFailed):
             del self._running[number]
-            self._engine.metrics.failed.inc()
+            self._thread.metrics.failed.inc()
             raise event.error
         if isinstance(event, ChoiceDone):
             self._running[number] = handle, choices_left - 1
@@ -95,28 +95,28 @@ class EventStream:
         for handle, _ in self._running.values():
             handle.cancel()
         if self._running:
-            self._engine.scheduler.wake()
+            self._thread.scheduler.wake()
 
     def _fill_slots(self) -> None:
         """Submit at most as many requests as there are slots, to leave the queue to others."""
         with suppress(BusyError):
-            while self._waiting and len(self._running) < self._engine.scheduler.slots:
+            while self._waiting and len(self._running) < self._thread.scheduler.slots:
                 self._submit_next()
 
     def _submit_next(self) -> None:
         number, request = self._waiting[0]
-        timer = RequestTimer(self._engine.metrics, request.choices)
+        timer = RequestTimer(self._thread.metrics, request.choices)
 
         def deliver(event: Event) -> None:
             timer.observe(event)
-            self._engine.outbox.add(self._loop, partial(self._queue.put_nowait, (number, event)))
+            self._thread.outbox.add(self._loop, partial(self._queue.put_nowait, (number, event)))
 
-        handle = self._engine.scheduler.submit(request, deliver)
+        handle = self._thread.scheduler.submit(request, deliver)
         self._waiting.popleft()
         self._running[number] = handle, request.choices
 
 
-class Engine:
+class SchedulerThread:
     """A scheduler that runs in a thread of its own.
 
     Attributes:
@@ -133,7 +133,7 @@ class Engine:
         self.outbox = Outbox()
         scheduler.flush = self.outbox.send
         self._ends = self._aborts = False
-        self._thread = threading.Thread(target=self._run, name="wkv-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="wkv-scheduler", daemon=True)
         self._thread.start()
 
     @property
@@ -209,7 +209,7 @@ class Engine:
             try:
                 worked = self.scheduler.step()
             except BaseException as error:  # libraries in other languages may raise anything
-                self.scheduler.fail_all(WKVError(f"the engine failed: {error!r}"))
+                self.scheduler.fail_all(WKVError(f"the scheduler failed: {error!r}"))
                 worked = True
             if not worked:
                 self.scheduler.wait(IDLE_SECONDS)
