@@ -116,7 +116,7 @@ def _build(args: argparse.Namespace) -> FastAPI:
 
 def _run_on_ray(args: argparse.Namespace) -> int:
     """Serve with several replicas that share their states in a folder."""
-    from wkv.serve.ray_cluster import Cluster, run
+    from wkv.serve.ray_cluster import Cluster, require_token, run
 
     if args.cache_dir is None:
         args.cache_dir = Path.home() / ".wkv" / "serve"
@@ -131,6 +131,7 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         args.adapter = str(Path(args.adapter).expanduser().absolute())
     find_model(args.model)  # download it once, before every replica tries to
     args.threads = args.threads or max(1, round(args.replica_cpus))
+    is_new = not os.environ.get("RAY_ADDRESS")
     cluster = Cluster(
         replicas=args.replicas,
         slots=args.slots,
@@ -140,6 +141,8 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         host=args.host,
         port=args.port,
         drain_seconds=args.drain_seconds,
+        is_new=is_new,
+        has_token=is_new and require_token(os.environ, Path.home()),
     )
     args.usage_error = None  # a method of the parser, which Ray cannot serialize
     name = args.name or "a model"

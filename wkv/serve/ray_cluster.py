@@ -8,7 +8,6 @@ Needs `pip install 'wkv[ray]'`.
 """
 
 import logging
-import os
 import secrets
 import signal
 import threading
@@ -49,6 +48,8 @@ class Cluster:
         host: address that the cluster listens on.
         port: port that the cluster listens on.
         drain_seconds: time that requests have to finish when a replica stops.
+        is_new: whether to start a cluster of Ray, or to join the one that RAY_ADDRESS names.
+        has_token: whether a new cluster accepts only programs with a token; see `require_token`.
     """
 
     replicas: int
@@ -59,6 +60,8 @@ class Cluster:
     host: str
     port: int
     drain_seconds: float
+    is_new: bool
+    has_token: bool
 
 
 def run(
@@ -78,9 +81,6 @@ def run(
     Raises:
         MissingExtraError: if Ray is not installed.
     """
-    is_local = not os.environ.get("RAY_ADDRESS")
-    if is_local:
-        require_token(os.environ, Path.home() / TOKEN_FILE)  # Ray reads it when it is imported
     try:
         import ray
         from ray import serve
@@ -104,11 +104,11 @@ def run(
     stopped = threading.Event()
     # Ray logs many details of its own. It joins the cluster that RAY_ADDRESS names.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    address = "local" if is_local else None
+    address = "local" if cluster.is_new else None
     ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
-    if is_local:
+    if cluster.is_new:
         gcs = ray.get_runtime_context().gcs_address
-        notify(ports_notice([gcs.rpartition(":")[2]], ray.nodes()[0], os.environ))
+        notify(ports_notice([gcs.rpartition(":")[2]], ray.nodes()[0], cluster.has_token))
     serve.start(
         logging_config=QUIET,
         http_options=HTTPOptions(host=cluster.host, port=cluster.port),
@@ -124,44 +124,48 @@ def run(
         ray.shutdown()
 
 
-def require_token(environment: MutableMapping[str, str], path: Path) -> None:
-    """Let a new cluster accept only programs that know a token.
+def require_token(environment: MutableMapping[str, str], home: Path) -> bool:
+    """Let a new cluster accept only programs that know a token; call this before `run`.
 
     Ray listens on all network interfaces, and whoever reaches its ports can run any code. A token
     or a mode that the user has set is kept. Ray itself would create a file that all users can read.
 
     Args:
         environment: the environment variables of this process.
-        path: the file of the token; it is created if necessary, for its owner only.
+        home: the home directory; the file of the token is created there if necessary.
+
+    Returns:
+        whether a token is needed; the user may have turned this off.
 
     Raises:
         StateError: if the file cannot be written.
     """
-    environment.setdefault(MODE, "token")
+    if environment.setdefault(MODE, "token") != "token":
+        return False
     if environment.get(TOKEN) or environment.get(TOKEN_PATH):
-        return
-    if path.is_file():
-        path.chmod(0o600)
-        return
+        return True
+    path = home / TOKEN_FILE
     with write_errors(path, StateError):
+        if path.is_file():
+            path.chmod(0o600)
+            return True
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     token = secrets.token_hex(32)
     atomic_write(path, lambda file: file.write_text(token), private=True, error_type=StateError)
+    return True
 
 
-def ports_notice(
-    ports: Sequence[str], node: Mapping[str, Any], environment: Mapping[str, str]
-) -> str:
+def ports_notice(ports: Sequence[str], node: Mapping[str, Any], has_token: bool) -> str:
     """Return a notice about the ports that Ray has opened, and who can use them.
 
     Args:
         ports: ports that the description of the node does not contain.
         node: Ray's description of this machine.
-        environment: the environment variables of this process.
+        has_token: whether programs need a token.
     """
     found = {int(value) for name, value in node.items() if name.endswith("Port") and value}
     listed = ", ".join(map(str, sorted(found | set(map(int, ports)))))
     text = f"Ray listens on all network interfaces, on the ports {listed} and others of its workers"
-    if environment.get(MODE) != "token":
+    if not has_token:
         return f"{text}; everybody who reaches them can run code here, because {MODE} is not token"
     return f"{text}; it accepts only programs with its token, but encrypts nothing: use a firewall"
