@@ -13,10 +13,8 @@ BODY = {"input": "Hello", "max_output_tokens": 3}
 
 @pytest.fixture
 def stored(serve, demo, tmp_path):
-    """Give a client, and the folder of its server, which existed before."""
+    """Give a client, and the folder of its server."""
     folder = tmp_path / "cache"
-    folder.mkdir()
-    folder.chmod(0o755)
     room = Limits(cache_bytes=2**24, folder=folder)
     with (
         serve(demo, room) as (address, _),
@@ -59,11 +57,16 @@ def test_a_response_that_was_interrupted_is_no_history(served, client):
     assert client.post("/v1/responses", json=follow).status_code == 404
 
 
-def test_all_files_and_folders_are_private(stored):
-    client, folder = stored
-    assert client.post("/v1/responses", json=BODY).status_code == 200
-    name = client.post("/v1/states", json={"messages": HELLO}).json()["id"]
-    assert stream(client, messages=HELLO, state=name, max_tokens=3)
+def test_all_files_and_folders_are_private(serve, demo, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o755)
+    room = Limits(cache_bytes=2**24, folder=folder)
+    with serve(demo, room) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+        assert client.post("/v1/responses", json=BODY).status_code == 200
+        name = client.post("/v1/states", json={"messages": HELLO}).json()["id"]
+        assert stream(client, messages=HELLO, state=name, max_tokens=3)
+    # The server has ended, so that no file is still being written.
     paths = list(folder.rglob("*"))
     assert {path.name for path in folder.iterdir()} == {"cache", "notes", "kept"}
     assert len(paths) > 6
