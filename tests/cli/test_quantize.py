@@ -95,7 +95,7 @@ def test_a_text_of_ones_own_and_a_model_without_a_tokenizer(
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--text", "nowhere.txt"], "the text cannot be read"),
+        (["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["--tokenizer", "x"], "x is not a tokenizer"),
     ],
 )

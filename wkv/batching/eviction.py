@@ -99,11 +99,19 @@ class Eviction(Generic[Key]):
         if not owned.groups:
             del self._owners[weight.owner]
 
-    def next(self) -> Key:
-        """Return the state to evict next; there must be one."""
+    def next(self, owner: str = "", n_bytes: int = 0) -> Key:
+        """Return the state to evict next; there must be one.
+
+        Args:
+            owner: whose state needs the space.
+            n_bytes: the size of this state; it counts as stored.
+        """
         now = self._clock()
 
-        def pressure(owned: Owned[Key]) -> float:
+        def pressure(name: str) -> float:
+            owned = self._owners[name]
+            if name == owner:
+                return eviction_pressure(owned.n_bytes + n_bytes, 0.0)
             return eviction_pressure(owned.n_bytes, now - owned.last_used)
 
         def value(key: Key) -> float:
@@ -111,5 +119,5 @@ class Eviction(Generic[Key]):
             used = owned.groups[weight.group][key]
             return weight.saved_tokens / (1 + now - used)
 
-        owned = max(self._owners.values(), key=pressure)
+        owned = self._owners[max(self._owners, key=pressure)]
         return min((next(iter(group)) for group in owned.groups.values()), key=value)

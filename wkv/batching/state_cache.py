@@ -130,7 +130,7 @@ class StateCache:
             self._evict(before)
             before = tree.match(ids).node
         while self._nodes and self.n_bytes + size > self.limit:
-            self._evict(self._eviction.next())
+            self._evict(self._eviction.next(owner_of(tenant), size))
         # Looked up again, because evicting the tree's last state removes the tree.
         tree = self._trees.setdefault(tenant, RadixTree[CachedState]())
         saved_tokens = len(ids) - (before.depth if before is not None else 0)

@@ -110,14 +110,14 @@ def low_rank(
 ) -> Tensor:
     """Compute activation(x down) up; the result is float32 at least.
 
-    The inner product stays in the dtype of the factors, to which it would be rounded anyway.
+    The inner product is rounded to the dtype of `down`, and the activation to that of `up`.
 
     Args:
         x: (..., n_in) of any dtype.
         down, up: (n_in, rank) and (rank, n_out).
         activation: an elementwise function.
     """
-    inner = x.to(down.dtype) @ down
+    inner = (x.to(down.dtype) @ down).to(up.dtype)
     return matmul(inner if activation is None else activation(inner), up)
 
 
