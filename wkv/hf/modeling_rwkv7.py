@@ -125,18 +125,17 @@ class RWKV7TimeMix(nn.Module):
         """
         heads = (*x.shape[:2], *self.heads)
         p, last = token_shift(x, last, padding)
-        d = p - x
-        r = linear(self.r_proj, torch.addcmul(x, d, widen(self.x_r))).view(heads)
-        k = linear(self.k_proj, torch.addcmul(x, d, widen(self.x_k)))
-        x_v = torch.addcmul(x, d, widen(self.x_v))
+        r = linear(self.r_proj, torch.lerp(x, p, widen(self.x_r))).view(heads)
+        k = linear(self.k_proj, torch.lerp(x, p, widen(self.x_k)))
+        x_v = torch.lerp(x, p, widen(self.x_v))
         v = linear(self.v_proj, x_v)
-        log_decay = -DECAY_SCALE * torch.sigmoid(self.w_lora(torch.addcmul(x, d, widen(self.x_w))))
-        a = torch.sigmoid(self.a_lora(torch.addcmul(x, d, widen(self.x_a))))
-        g = self.g_lora(torch.addcmul(x, d, widen(self.x_g)))
+        log_decay = -DECAY_SCALE * torch.sigmoid(self.w_lora(torch.lerp(x, p, widen(self.x_w))))
+        a = torch.sigmoid(self.a_lora(torch.lerp(x, p, widen(self.x_a))))
+        g = self.g_lora(torch.lerp(x, p, widen(self.x_g)))
 
         kappa = (k * self.k_k).view(heads)
         kappa = F.normalize(kappa, dim=-1, eps=KAPPA_NORM_FLOOR)
-        k = (k * (1 + (a - 1) * self.k_a)).view(heads)
+        k = torch.lerp(k, k * a, widen(self.k_a)).view(heads)
         if v_first is None:
             v_first = v
         else:
@@ -172,7 +171,7 @@ class RWKV7ChannelMix(nn.Module):
     def forward(self, x: Tensor, last: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) to (B, T, D), and return it with the new shift state."""
         p, last = token_shift(x, last, padding)
-        k = linear(self.key, torch.addcmul(x, p - x, widen(self.x_k)))
+        k = linear(self.key, torch.lerp(x, p, widen(self.x_k)))
         return linear(self.value, torch.relu(k).square()), last
 
 

@@ -62,7 +62,7 @@ class RWKV7aChannelMix(nn.Module):
         `ids` are (B, T), and `embedded` is their embedding after pre_norm, (B, T, D).
         """
         p, last = token_shift(x, last, padding)
-        h = torch.relu(linear(self.key, torch.addcmul(x, p - x, widen(self.x_k)))).square()
+        h = torch.relu(linear(self.key, torch.lerp(x, p, widen(self.x_k)))).square()
         E = widen(self.s_emb(ids)) + linear(self.s_emb_x, embedded)
         E = E.view(*E.shape[:-1], self.rank, self.rank)
         scale = (factor_product(x, self.s1).unsqueeze(-2) @ E.to(x.dtype)).squeeze(-2).to(x.dtype)
