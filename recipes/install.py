@@ -74,7 +74,7 @@ def main() -> int:
         "--all-levels", action="store_true", help="compile the kernels of all CPUs, not of this one"
     )
     args = parser.parse_args()
-    pip = [str(args.environment / "bin/python"), "-m", "pip", "--disable-pip-version-check"]
+    pip = [str(args.environment / "bin/python"), "-u", "-m", "pip", "--disable-pip-version-check"]
     # Python compiles a module when it is first imported; compiling all of PyTorch's takes longer.
     options = ["--progress-bar", "off", "--no-compile", "-c", "constraints.txt"]
     if args.all_levels:
