@@ -16,9 +16,10 @@ SECONDS = 4.0
 """Time between two lines of progress."""
 
 PHASES = {
+    "Installing build dependencies": "downloading the build tools",
+    "Preparing ": "compiling the native engine",
     "Collecting ": "downloading {}",
     "Downloading ": "downloading {}",
-    "Building ": "compiling the native engine",
     "Installing collected packages": "unpacking the packages; PyTorch is the largest",
     "Successfully installed": "done",
 }
