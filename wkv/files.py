@@ -29,12 +29,8 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: if the file cannot be read, or its encoding is unknown.
     """
-    try:
-        data = path.expanduser().read_bytes()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
-    return decode_text(data, str(path))
+    with _read_errors(path):
+        return decode_text(path.expanduser().read_bytes(), str(path))
 
 
 def read_lines(path: Path, most: int) -> Iterator[str]:
@@ -50,11 +46,10 @@ def read_lines(path: Path, most: int) -> Iterator[str]:
         InputError: if the file cannot be read, its encoding is unknown, or a line is too long.
     """
     number = 1
-    try:
-        with path.expanduser().open("rb") as file:
-            marks = (mark for mark in BYTE_ORDER_MARKS if file.peek(4).startswith(mark))
-            encoding = BYTE_ORDER_MARKS[mark] if (mark := next(marks, None)) else "utf-8"
-            text = io.TextIOWrapper(file, encoding)
+    with _read_errors(path), path.expanduser().open("rb") as file:
+        encoding = _encoding(file.peek(4))
+        text = io.TextIOWrapper(file, encoding)
+        try:
             while line := text.readline(most + 1):
                 if len(line) > most:
                     raise InputError(
@@ -63,16 +58,9 @@ def read_lines(path: Path, most: int) -> Iterator[str]:
                     )
                 yield line.removesuffix("\n")
                 number += 1
-    except WKVError:
-        raise
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not {encoding.removesuffix('-sig').upper()} text (after line {number - 1}: "
-            f"{error.reason}); convert it to UTF-8, for example with `iconv -f ENCODING -t UTF-8`"
-        ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
+        except UnicodeDecodeError as error:
+            where = f"after line {number - 1}: {error.reason}"
+            raise _wrong_encoding(str(path), encoding, where) from error
 
 
 def decode_text(data: bytes, name: str) -> str:
@@ -87,18 +75,40 @@ def decode_text(data: bytes, name: str) -> str:
     Raises:
         InputError: if the text has another encoding.
     """
-    marks = (mark for mark in BYTE_ORDER_MARKS if data.startswith(mark))
-    encoding = BYTE_ORDER_MARKS[mark] if (mark := next(marks, None)) else "utf-8"
+    encoding = _encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{name} is not {encoding.removesuffix('-sig').upper()} text (line {line}: byte "
-            f"{error.start} is {data[error.start]:#04x}); convert it to UTF-8, for example with "
-            "`iconv -f ENCODING -t UTF-8`"
-        ) from error
+        where = f"line {line}: byte {error.start} is {data[error.start]:#04x}"
+        raise _wrong_encoding(name, encoding, where) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _encoding(beginning: bytes) -> str:
+    """Return the encoding of a text by its byte order mark; UTF-8 without one."""
+    marks = (mark for mark in BYTE_ORDER_MARKS if beginning.startswith(mark))
+    return BYTE_ORDER_MARKS[mark] if (mark := next(marks, None)) else "utf-8"
+
+
+def _wrong_encoding(name: str, encoding: str, where: str) -> InputError:
+    """Return the error for a text that does not have its encoding."""
+    return InputError(
+        f"{name} is not {encoding.removesuffix('-sig').upper()} text ({where}); convert it to "
+        "UTF-8, for example with `iconv -f ENCODING -t UTF-8`"
+    )
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Convert errors that occur while a file is read to InputError."""
+    try:
+        yield
+    except WKVError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
 
 
 def checked_destination(wanted: str | Path) -> Path:

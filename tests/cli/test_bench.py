@@ -179,13 +179,13 @@ def test_every_mark_of_the_plot_has_a_label_that_covers_nothing(tmp_path, monkey
         seconds = task.all_tokens / (speeds[task.kind] * ratio**number)
         place = 0.5 * task.rows if task.kind == "decode" else min(task.tokens, 512) / 2
         results.append(Result(task, (seconds,), 1e7, place, (1e10,)))
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
     costs = Costs(**dict.fromkeys(Costs.__dataclass_fields__, 7_000_000))
     monkeypatch.setattr("wkv.bench.roofline.atomic_write", lambda path, write, **_: write(path))
     draw(Measured(costs, "", (1e10,), tuple(results)), tmp_path / "a.png", title="", subtitle="")
-    drawn[0].draw_without_rendering()
-    axes = drawn[0].axes[0]
+    figures[0].draw_without_rendering()
+    axes = figures[0].axes[0]
     labels = [text for text in axes.texts if "tok/s" in text.get_text()]
     assert len({label.get_text() for label in labels}) == len(results)
     boxes = [label.get_window_extent() for label in labels]

@@ -1,4 +1,4 @@
-"""What the user sees while something takes long."""
+"""Commands show what they are doing when it takes long."""
 
 import io
 import sys

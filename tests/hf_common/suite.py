@@ -30,7 +30,7 @@ MODELS = {config: (model, language_model) for config, model, language_model in w
 
 
 class Inputs:
-    """What the common tests ask about a model: a config and inputs for it."""
+    """Provides the config and the inputs that the common tests request for a model."""
 
     is_training = True
     batch_size, seq_length = 3, 7

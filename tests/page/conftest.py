@@ -92,7 +92,7 @@ class Visit:
         (button.last if last else button.first).click()
 
     def said(self):
-        """What is in view, message by message."""
+        """Return the visible text of each message."""
         return self.page.locator(".message .body").all_inner_texts()
 
     def module(self, name, code, argument=None):

@@ -53,7 +53,7 @@ MODEL = {
 
 @dataclass
 class Answer:
-    """What is answered to one request.
+    """The response to one request.
 
     Attributes:
         text: what is said, in pieces of a few letters.

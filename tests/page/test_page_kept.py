@@ -1,4 +1,4 @@
-"""What the browser keeps, exports and imports."""
+"""The browser stores conversations, and exports and imports them."""
 
 import json
 

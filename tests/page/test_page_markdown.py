@@ -1,4 +1,4 @@
-"""What a model may say: Markdown, formulas, code, hostile text, every direction."""
+"""The page shows Markdown, formulas, code, hostile text, and text of both directions."""
 
 from itertools import pairwise
 
@@ -60,9 +60,9 @@ RENDER = """argument.map((source) => {
 
 def test_markdown(visit):
     sources = [source for source, _ in MARKDOWN]
-    drawn = visit.module("markdown.js", RENDER, sources)
+    rendered = visit.module("markdown.js", RENDER, sources)
     wanted = [MARKDOWN_LONG.get(n, html) for n, (_, html) in enumerate(MARKDOWN)]
-    assert drawn == wanted
+    assert rendered == wanted
 
 
 def test_markdown_that_grows_is_drawn_like_markdown_at_once(visit):

@@ -1,4 +1,4 @@
-"""What can go wrong, and what the page says about it."""
+"""The page reports problems of the server and of the connection."""
 
 import pytest
 

@@ -1,8 +1,6 @@
 """A server of the built-in model in a thread, and clients for it."""
 
 import socket
-import threading
-import time
 from contextlib import contextmanager
 
 import httpx
@@ -11,23 +9,16 @@ import pytest
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
+from tests.serve import wire  # noqa: E402
+
 
 @contextmanager
 def running(app):
     """Serve an application on a free port; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
+        with wire.running(config, listening) as address:
+            yield address
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,13 @@
 
 import errno
 import socket
-import threading
 from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from tests.serve.test_shutdown import CHAT, Process, process
-from tests.serve.wire import ENDLESS, HELLO, Caller, is_idle, until
+from tests.serve.wire import ENDLESS, HELLO, Caller, is_idle, running, until
 from wkv.errors import InputError
 from wkv.serve import connections
 from wkv.serve.app import create_app
@@ -54,15 +52,8 @@ def limited(demo, largest=100):
     app = create_app(demo, ServerSettings("test"), Limits(cache_bytes=2**26))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = LimitedConfig(app, ConnectionLimit(largest), log_level="error")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.service
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
+        with running(config, listening) as address:
+            yield address, app.state.service
 
 
 @pytest.mark.parametrize("beginning", [b"", HALF_HEAD, HALF_BODY], ids=["silent", "head", "body"])

@@ -169,7 +169,8 @@ def write(grammars, tokenizer, vocab_size, logits_processor, seed, max_tokens=60
         tokenizer, Sampling(temperature=0), max_tokens, grammars.stops, logits_processor
     )
     while writer.finish_reason is None:
-        logits = writer.processed(torch.randn(vocab_size, generator=random))
+        logits = torch.randn(vocab_size, generator=random)
+        logits = writer.logits_processor(logits, writer.token_ids)
         (token,) = sample_batch(logits[None], [writer.sampler])
         if isinstance(token, Exception):
             raise token

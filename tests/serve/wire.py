@@ -139,18 +139,26 @@ def stream(client, path="/v1/chat/completions", **body):
 
 
 @contextmanager
+def running(config, listening):
+    """Run a server in a thread on a socket that listens; gives its address."""
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    until(lambda: server.started or not thread.is_alive(), seconds=60)
+    assert thread.is_alive()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+@contextmanager
 def narrow(model, **settings):
     """Serve a model over connections with small buffers, which are full soon."""
     app = create_app(model, ServerSettings("test", **settings), Limits(cache_bytes=2**26))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.service
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
+        with running(config, listening) as address:
+            yield address, app.state.service

@@ -1,4 +1,4 @@
-"""What a GPU would do, tested on the meta device, or with replaced functions of CUDA."""
+"""The code for GPUs, tested on the meta device or with replaced functions of CUDA."""
 
 from contextlib import contextmanager
 from dataclasses import replace

@@ -25,7 +25,8 @@ from torch import Tensor
 from wkv.adapters.changes import Bat, Change, LowRank, Miss, Replaced
 from wkv.adapters.names import WRAPPERS, Target, find_target
 from wkv.adapters.scaling import Scaling, read_scaling, with_alpha
-from wkv.checkpoint import FLOATS, open_checkpoint
+from wkv.adapters.values import float_values
+from wkv.checkpoint import open_checkpoint
 from wkv.errors import CheckpointError, MissingExtraError, install_command
 
 IN_FOLDERS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
@@ -116,9 +117,8 @@ def _read(path: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scaling]:
     opened = open_checkpoint(file)
     if "emb.weight" in opened and not any(PART.fullmatch(name) for name in opened):
         raise CheckpointError(f"{file}: this is a model, expected an adapter for one")
-    return {name: _values(file, name, opened[name]) for name in opened}, read_scaling(
-        opened.path, alpha
-    )
+    values = {name: float_values(file, name, opened[name], CheckpointError) for name in opened}
+    return values, read_scaling(opened.path, alpha)
 
 
 def _read_gguf(file: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scaling]:
@@ -149,19 +149,8 @@ def _read_gguf(file: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scal
         raise CheckpointError(f"{file}: this GGUF file is not a LoRA adapter, but a model")
     stored = float(fields.get("adapter.lora.alpha", 0))
     scaling = Scaling(file, alpha=stored) if stored else Scaling(file, factor=1.0)
-    return {name: _values(file, name, tensor) for name, tensor in tensors.items()}, with_alpha(
-        scaling, alpha
-    )
-
-
-def _values(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor as float32, after checking its dtype and values."""
-    if tensor.dtype not in FLOATS or not bool(tensor.isfinite().all()):
-        raise CheckpointError(
-            f"{path}: {name} is {tensor.dtype} with NaN, infinity or whole numbers, expected "
-            "finite floating-point values; take an earlier file of the training"
-        )
-    return tensor.float()
+    values = {name: float_values(file, name, one, CheckpointError) for name, one in tensors.items()}
+    return values, with_alpha(scaling, alpha)
 
 
 def _target(path: Path, name: str, shown: str, known: Collection[str]) -> Target:

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
+from wkv.adapters.values import float_values
+from wkv.checkpoint import Checkpoint, open_checkpoint
 from wkv.checkpoint.layouts import official
 from wkv.errors import CheckpointError, StateError
 from wkv.files import atomic_write, checked_destination
@@ -162,13 +163,7 @@ def _other_size(
 
 def _values(file: Checkpoint, name: str) -> Tensor:
     """Return a tensor as float32, after checking its dtype and values."""
-    tensor = file[name]
-    if tensor.dtype not in FLOATS or not bool(tensor.isfinite().all()):
-        raise StateError(
-            f"{file.path}: {name} is {tensor.dtype} with NaN, infinity or whole numbers, expected "
-            "finite floating-point values; take an earlier file of the training"
-        )
-    return tensor.float()
+    return float_values(file.path, name, file[name], StateError)
 
 
 def write_tuned_state(state: State, path: str | Path, to: str = "pth-state") -> Path:

@@ -90,7 +90,7 @@ class DecodeQueue:
         return choices
 
     def start(self, choices: Sequence[ChoiceSequence]) -> None:
-        """Run choices that wait; all at once: without free rows, the whole batch is copied."""
+        """Run choices that wait; all at once, because a batch without free rows is copied."""
         if choices:
             self.batch.add(choices, [self.waiting.pop(choice) for choice in choices])
 

@@ -61,8 +61,8 @@ class Owned(Generic[Key]):
 class Eviction(Generic[Key]):
     """Chooses the next state to evict, in a time that does not depend on the number of states.
 
-    The owner under the most pressure is chosen first: the one whose states take the most bytes, or
-    fewer that nobody has used for long. So nobody's use of the cache evicts all states of others.
+    The owner under the most pressure is chosen first. Many bytes and long disuse raise an owner's
+    pressure. So nobody's use of the cache evicts all states of others.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -17,7 +17,7 @@ MIN_CACHED_TOKENS = 64
 """A state is cached only if it is this many tokens beyond the last cached one."""
 
 MIN_SHARED_TOKENS = 32
-"""A prompt waits for another one that reads at least this many tokens of it."""
+"""A prompt waits if another prompt will read at least this many of its tokens."""
 
 
 @dataclass(eq=False)

@@ -63,7 +63,7 @@ class Scheduler:
         model: the model that answers.
         cache: states that were reached before.
         slots: sequences that are read or generated at once.
-        queue: choices of each owner that may wait in addition.
+        queue: the number of choices that each owner may have waiting for a slot.
         queue_tokens: tokens of prompts that may wait to be read; one owner may use half of it.
         prefill_chunk: tokens of prompts that are read between two decode steps.
         flush: called once in each step, after its events were delivered and before the model runs.

@@ -5,9 +5,9 @@ A slot holds a prompt that is read, or one choice that is generated. These rules
 1. A free slot goes to the owner that holds the fewest slots; among equals, they take turns.
 2. The requests of an owner take turns, in the order in which they came. A request takes one slot in
    each round, so one with many choices does not keep others from starting.
-3. If no slot is free, an owner that holds fewer slots than another one, by two or more, takes over
-   a slot at once. Otherwise a slot changes hands after a turn of `turn_steps` steps, to the same
-   owner or to one that holds a slot less.
+3. If no slot is free, an owner that holds at least two slots fewer than another one takes a slot
+   from it at once. Otherwise work keeps its slot for a turn of `turn_steps` steps. Then other work
+   of the same owner, or of an owner that holds one slot less, takes it.
 
 Work that loses its slot waits as the last of its owner and continues later. So all work advances,
 after a number of steps that depends only on the amount of work that waits.
@@ -85,7 +85,7 @@ class SlotQueue(Generic[AnyWork]):
                 yield from works
 
     def push(self, work: AnyWork) -> None:
-        """Let work wait. It comes after the requests of its owner that wait already."""
+        """Let work wait, after the requests of its owner; a request that waits keeps its place."""
         requests = self._owners.setdefault(work.handle.request.owner, OrderedDict())
         requests.setdefault(work.handle, deque()).append(work)
 
@@ -147,7 +147,7 @@ class SlotQueue(Generic[AnyWork]):
                 self._gained[owner] = self._gains
 
     def _next_owner(self, held: Mapping[str, int], blocked: set[str]) -> str | None:
-        """Return the owner that holds the fewest slots; of equals, the first that gained one."""
+        """Return the owner with the fewest slots; of equals, the one that gained one first."""
         owners = (owner for owner in self._owners if owner not in blocked)
         return min(owners, key=lambda owner: (held[owner], self._gained[owner]), default=None)
 

@@ -1,7 +1,7 @@
 """Prepare the tensors of a checkpoint for the engine that runs the model.
 
-`Weights` is the only place where a stored tensor becomes the argument of a kernel. Both engines and
-`wkv quantize` read tensors with it, so that they agree on every bit:
+Only `Weights` converts stored tensors. Both engines and `wkv quantize` read tensors with it, so
+that they agree on every bit:
 
     packed            a matrix for the native engine, in one of the formats of `packing`
     vector            a vector for the native engine
@@ -27,7 +27,7 @@ from wkv.models.strategy import Placement, Strategy
 from wkv.models.strategy.products import factor_for
 
 TABLE = ".s_emb.weight"
-"""Suffix of 7a's tables of a matrix per token. They are large and stay on the CPU."""
+"""Suffix of 7a's tables, which contain a matrix for each token. They stay on the CPU."""
 
 SPARSE_INPUTS = "ffn.value.weight"
 """Suffix of the names of matrices whose input is a squared ReLU, which is mostly zero."""

@@ -6,7 +6,7 @@ import argparse
 import locale
 import sys
 import warnings
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from wkv.cli.options import (
     token_limit,
 )
 from wkv.errors import InputError
-from wkv.files import decode_text
+from wkv.files import BYTE_ORDER_MARKS, decode_text
 
 if TYPE_CHECKING:
     from wkv.chat import Conversation, Session
@@ -36,8 +36,8 @@ PRESETS = ("chat", "chatrwkv", "creative", "precise", "reason", "exact")
 LOCALE_VARIABLES = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 """The variables that determine the language of messages, by priority."""
 
-WIDE_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE, BOM_UTF32_BE)
-"""Byte order marks of UTF-16 and UTF-32; that of UTF-32-LE begins with that of UTF-16-LE."""
+WIDE_MARKS = tuple(mark for mark in BYTE_ORDER_MARKS if mark != BOM_UTF8)
+"""Byte order marks of UTF-16 and UTF-32."""
 
 LANGUAGES = {"en": "en", "zh": "zh", "ja": "ja", "english": "en", "chinese": "zh", "japanese": "ja"}
 

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from wkv.inference.model import Model
     from wkv.inference.sampling import Sampling
 
-NO_LIMIT = 2**62
-"""A number of tokens that is never reached."""
-
 # These are the defaults of Sampling, repeated here because importing it would import torch.
 SAMPLING = {
     "temperature": (float, "randomness: 0 always takes the most likely token", 1.0),
@@ -101,9 +98,14 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
 def token_limit(text: str) -> int:
     """Parse a number of tokens; -1 means no limit. Used by argparse."""
     try:
-        return NO_LIMIT if int(text) == -1 else int(text)
+        number = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number == -1:
+        from wkv.chat.settings import NO_LIMIT  # it imports PyTorch
+
+        return NO_LIMIT
+    return number
 
 
 def load_model(args: argparse.Namespace) -> Model:

@@ -25,7 +25,7 @@ from wkv.convert.checkpoint_file import (
 )
 from wkv.convert.gguf.export import write_gguf
 from wkv.convert.huggingface.export import ExportOptions, export
-from wkv.convert.verify import LIMIT, N_TOKENS, check_equal
+from wkv.convert.verify import LIMIT, arbitrary_ids, check_equal
 from wkv.errors import CheckpointError, InputError, StateError
 from wkv.files import checked_destination, move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, adapter_for, describe, with_adapter
@@ -257,9 +257,8 @@ def _reloaded(path: Path, tensors: Mapping[str, Tensor]) -> Model:
 
 
 def _logits(model: Model, state: State | None = None) -> Tensor:
-    """Return the logits after each of N_TOKENS arbitrary tokens."""
-    ids = [(7 * i + 1) % model.config.vocab_size for i in range(N_TOKENS)]
-    return model.forward(ids, state, all_logits=True)[0]
+    """Return the logits after each of some arbitrary tokens."""
+    return model.forward(arbitrary_ids(model), state, all_logits=True)[0]
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:

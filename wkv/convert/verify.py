@@ -65,7 +65,7 @@ def verify(
     model = build_model(description, strategy, tokenizer, engine=original.engine)
     check_equal(written, _differing_tensors(original, model, packed))
     differences = []
-    ids = ids or [(7 * i + 1) % original.config.vocab_size for i in range(N_TOKENS)]
+    ids = ids or arbitrary_ids(original)
     for pieces in ([ids], [[token] for token in ids] if one_by_one else []):
         state = other_state = None
         for piece in pieces:
@@ -79,6 +79,11 @@ def verify(
                 )
             differences.append(by)
     return model, max(differences)
+
+
+def arbitrary_ids(model: Model) -> list[int]:
+    """Return N_TOKENS ids of the vocabulary of a model, always the same."""
+    return [(7 * i + 1) % model.config.vocab_size for i in range(N_TOKENS)]
 
 
 def check_equal(written: Path, differing: Sequence[str], kind: str = "tensors") -> None:

@@ -17,7 +17,7 @@ class Rwkv5Config(PretrainedConfig):
         head_size_divisor: number by which training divides the output of a head before its norm.
         intermediate_size: F, width of the channel mix; by default 3.5 D, rounded down to a
             multiple of 32.
-        rwkv_generation: "5.0", "5.1" or "5.2", see the docstring of this module.
+        rwkv_generation: "5.0", "5.1" or "5.2", which the model file describes.
         context_length: the maximum length that other programs assume; it limits nothing here.
         layer_norm_epsilon: eps of the layer norms; that of the norm per head is
             layer_norm_epsilon * head_size_divisor^2.

@@ -130,13 +130,14 @@ def _processed(
     logits: Tensor, sequences: Sequence[RunningSequence]
 ) -> tuple[Tensor, dict[int, Exception]]:
     """Return logits (R, V) after the logits processors, and the errors of processors by row."""
-    rows = [row for row, sequence in enumerate(sequences) if sequence.has_processor]
-    if not rows:
-        return logits, {}
-    processed, errors = logits.clone(), dict[int, Exception]()
-    for row in rows:
+    processed, errors = logits, dict[int, Exception]()
+    for row, sequence in enumerate(sequences):
+        if sequence.logits_processor is None:
+            continue
+        if processed is logits:
+            processed = logits.clone()
         try:
-            processed[row] = sequences[row].processed(logits[row])
+            processed[row] = sequence.logits_processor(logits[row], sequence.token_ids)
         except Exception as error:  # an error is that sequence's alone
             errors[row] = error
     return processed, errors

@@ -1,4 +1,4 @@
-"""Sample tokens with random numbers that depend on a seed, a choice, a position and an id alone.
+"""Sample tokens with random numbers that depend only on a seed, a choice, a position and an id.
 
     r = word (id mod 4) of Philox4x32-10, key = seed, counter = (id div 4, position, choice, 0)
     E = -log1p(-(r + 1/2) / 2^32)              exponentially distributed

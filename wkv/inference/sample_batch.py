@@ -52,17 +52,17 @@ def _sample_rows(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | Inpu
     logits = with_bans(penalized(logits, samplers), samplers)
     largest, tokens = logits.max(-1)
     is_finite = torch.isfinite(largest).tolist()
-    drawn = [
+    random_rows = [
         row
         for row, sampler in enumerate(samplers)
         if sampler.sampling.temperature > 0 and is_finite[row]
     ]
-    if drawn:
-        chosen = [samplers[row] for row in drawn]
-        if len(drawn) < len(samplers):
-            logits, largest = logits[drawn], largest[drawn]
+    if random_rows:
+        chosen = [samplers[row] for row in random_rows]
+        if len(random_rows) < len(samplers):
+            logits, largest = logits[random_rows], largest[random_rows]
         weights = filtered(logits, largest, [sampler.sampling for sampler in chosen])
-        tokens[drawn] = race(weights, [sampler.noise_key for sampler in chosen])
+        tokens[random_rows] = race(weights, [sampler.noise_key for sampler in chosen])
     return [
         _error(sampler, vocab, is_finite=finite) or token
         for sampler, token, finite in zip(samplers, tokens.tolist(), is_finite, strict=True)

@@ -5,9 +5,11 @@
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wkv.errors import InputError
@@ -133,10 +135,15 @@ class Sampler:
         self.counts = TokenCounts(self.sampling.penalty_decay)
 
     @property
+    def seed(self) -> int:
+        """The seed in use."""
+        assert self.sampling.seed is not None
+        return self.sampling.seed
+
+    @property
     def noise_key(self) -> NoiseKey:
         """The key of the random numbers of the next token."""
-        assert self.sampling.seed is not None
-        return NoiseKey(self.sampling.seed % 2**64, self.choice, self.position)
+        return NoiseKey(self.seed % 2**64, self.choice, self.position)
 
     def record(self, token: int, text: str) -> None:
         """Count a sampled token.
@@ -166,9 +173,12 @@ class SampledToken:
     top_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-def with_logprobs(logits: Tensor, token: int, count: int) -> SampledToken:
-    """Return the logprob of a token and the `count` most probable tokens, from logits (V,)."""
+def with_logprobs(logits: Tensor, tokens: Sequence[int], count: int) -> list[SampledToken]:
+    """Return the logprob of each of T tokens, and the `count` most probable ones, from (T, V)."""
     logprobs = logits.float().log_softmax(-1)
-    values, ids = logprobs.topk(count)
-    top = tuple(map(TokenLogprob, ids.tolist(), values.tolist()))
-    return SampledToken(token, float(logprobs[token]), top)
+    chosen = logprobs[torch.arange(len(tokens)), torch.tensor(tokens, dtype=torch.long)].tolist()
+    values, ids = (part.tolist() for part in logprobs.topk(count))
+    return [
+        SampledToken(token, logprob, tuple(map(TokenLogprob, top, value)))
+        for token, logprob, top, value in zip(tokens, chosen, ids, values, strict=True)
+    ]

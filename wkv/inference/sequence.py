@@ -68,6 +68,7 @@ class RunningSequence:
         finish_reason: "stop", "length", "interrupted", or None while it is running.
         tokens_before: tokens that the state had seen when generation began.
         sampler: the sampling parameters with the seed in use, and the counts for penalties.
+        logits_processor: changes the logits before penalties and sampling; None changes nothing.
     """
 
     def __init__(
@@ -98,23 +99,12 @@ class RunningSequence:
         self._tokenizer = tokenizer
         self.sampler = Sampler(sampling, choice)
         self._max_tokens = max_tokens
-        self._logits_processor = logits_processor
+        self.logits_processor = logits_processor
         self._top_logprobs = top_logprobs
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
         if max_tokens == 0:
             self.finish("length")
-
-    def processed(self, logits: Tensor) -> Tensor:
-        """Return logits (V,) as the logits processor changes them."""
-        if self._logits_processor is None:
-            return logits
-        return self._logits_processor(logits, self.token_ids)
-
-    @property
-    def has_processor(self) -> bool:
-        """Whether `processed` changes the logits."""
-        return self._logits_processor is not None
 
     def accept(self, token: int) -> str:
         """Add a sampled token; returns the text that it completes.
@@ -137,7 +127,7 @@ class RunningSequence:
         """Return the logprobs of the last token, from the logits (V,) of the model, if wanted."""
         if self._top_logprobs is None:
             return None
-        return with_logprobs(logits, self.token_ids[-1], self._top_logprobs)
+        return with_logprobs(logits[None], self.token_ids[-1:], self._top_logprobs)[0]
 
     def unread(self, tokens_seen: int) -> list[int]:
         """Return the sampled ids that a state which has seen `tokens_seen` tokens lacks."""

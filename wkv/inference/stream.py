@@ -89,9 +89,7 @@ class Stream(Iterator[str]):
     @property
     def seed(self) -> int:
         """The seed in use; with it in `Sampling`, the text can be generated again."""
-        seed = self._sequence.sampler.sampling.seed
-        assert seed is not None
-        return seed
+        return self._sequence.sampler.seed
 
     def interrupt(self, reason: str = "interrupted") -> str:
         """End the generation here; returns the text that was held back until now."""

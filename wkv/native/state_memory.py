@@ -17,7 +17,7 @@ MAX_SIZES = 4
 """Sizes for which free blocks are kept; blocks of other sizes are freed."""
 
 SHARED_BITS = 2
-"""Sizes are rounded up to this many bits after the first: at most a quarter is unused."""
+"""Sizes are rounded up to numbers with this many bits after the first; a quarter may be unused."""
 
 Block = np.ndarray[tuple[int], np.dtype[np.float32]]
 

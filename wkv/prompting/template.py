@@ -6,10 +6,10 @@
 
     Assistant: {reply}
 
-A blank line separates turns, so messages of users contain none, and in a reply no speaker's name
-follows one. The prompt ends with `Assistant:` without a space, because the model writes the space.
-The chat, the server and the evaluation render with this module. `chat_template.jinja` is the same
-format in Jinja, and a test compares both.
+A blank line separates turns. So the message of a user contains no blank line, and in a reply no
+speaker's name follows a blank line. The prompt ends with `Assistant:` without a space, because the
+model writes the space. The chat, the server and the evaluation render with this module.
+`chat_template.jinja` is the same format in Jinja, and a test compares both.
 Source: RWKV-LM, RWKV7-G1x-templates.txt; ChatRWKV, chat.py.
 """
 

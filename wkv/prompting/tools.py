@@ -18,7 +18,6 @@ speaker's name or a blank line, because a blank line ends a turn.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,8 +27,13 @@ from wkv.prompting.tool_types import Call, Tool, ToolChoice
 
 MAX_TYPE_LENGTH = 120
 
-ESCAPED = re.compile(r"[\x85\u2028\u2029]")
-"""Line ends that JSON allows inside of strings."""
+LINE_ENDS = {0x85: r"\u0085", 0x2028: r"\u2028", 0x2029: r"\u2029"}
+"""Line ends that JSON allows inside of strings, and their JSON escapes."""
+
+
+def escape_line_ends(text: str) -> str:
+    """Escape the line ends in the strings of a JSON text, at which some readers divide it."""
+    return text.translate(LINE_ENDS)
 
 
 def tools_system(tools: Sequence[Tool], *, may_answer: bool = False, parallel: bool = False) -> str:
@@ -113,7 +117,7 @@ def _arguments(call: Call) -> str:
     except (ValueError, RecursionError):
         is_object = False
     text = text if is_object else json.dumps(text, ensure_ascii=False)
-    return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return escape_line_ends(text)
 
 
 def result_text(content: str) -> str:

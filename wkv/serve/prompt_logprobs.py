@@ -10,7 +10,7 @@ import torch
 
 from wkv.batching import Request
 from wkv.inference.model import Model
-from wkv.inference.sampling import SampledToken, TokenLogprob
+from wkv.inference.sampling import SampledToken, with_logprobs
 
 PromptLogprob = tuple[int, SampledToken | None]
 """A token, and its logprobs; None for a first token that nothing precedes."""
@@ -35,19 +35,9 @@ def prompt_logprobs(
                 found.append((ids[0], None))
                 ids = ids[1:]
             before = logits[:-1] if last is None else torch.cat([last.to(logits), logits[:-1]])
-            found += _sampled(before, ids, request.top_logprobs or 0)
+            sampled = with_logprobs(before, ids, request.top_logprobs or 0)
+            found += zip(ids, sampled, strict=True)
             last = logits[-1:]
             yield
         prompts.append(found)
     return prompts
-
-
-def _sampled(logits: torch.Tensor, ids: Sequence[int], count: int) -> list[PromptLogprob]:
-    """Return the logprobs of ids, and the `count` most probable ones, from logits (T, V)."""
-    logprobs = logits.float().log_softmax(-1)
-    chosen = logprobs[torch.arange(len(ids)), torch.tensor(ids, dtype=torch.long)].tolist()
-    values, tops = (part.tolist() for part in logprobs.topk(count))
-    return [
-        (token, SampledToken(token, logprob, tuple(map(TokenLogprob, top, value))))
-        for token, logprob, top, value in zip(ids, chosen, tops, values, strict=True)
-    ]

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from wkv.errors import WKVError
+from wkv.prompting.tools import escape_line_ends
 from wkv.serve.protocol.errors import ApiError, as_api_error
 from wkv.serve.scheduler_thread import EventStream
 
@@ -24,9 +25,6 @@ CLIENT_CLOSED_REQUEST = 499
 
 LONG_LIST = 128
 """Longer lists are encoded in pieces of this length."""
-
-LINE_ENDS = {0x85: r"\u0085", 0x2028: r"\u2028", 0x2029: r"\u2029"}
-"""Line ends for Python, at which some clients divide a stream, as JSON escapes."""
 
 POLL_SECONDS = 0.2
 """Time between two checks whether the client is still connected."""
@@ -161,7 +159,7 @@ def _format_event(chunk: Json) -> str:
     """Return a chunk as a server-sent event. The type of a chunk is the name of its event."""
     kind = chunk.get("type")
     name = f"event: {kind}\n" if isinstance(kind, str) else ""
-    return f"{name}data: {_json(chunk).translate(LINE_ENDS)}\n\n"
+    return f"{name}data: {escape_line_ends(_json(chunk))}\n\n"
 
 
 async def until_disconnect(http: HttpRequest, work: Coroutine[Any, Any, Result]) -> Result:

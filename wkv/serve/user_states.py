@@ -8,7 +8,7 @@ import stat
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -99,7 +99,7 @@ class UserStates:
             folder.remove_unfinished()
             with folder.unfinished(UNNAMED) as path:
                 state.save(path, metadata)
-                return self._keep(tenant, folder, path)
+                return self._keep(folder, path)
         except StateError as error:
             raise _write_error() from error
 
@@ -206,20 +206,23 @@ class UserStates:
         except StateError as error:
             raise StateError(str(error).replace(f"{path}: ", "")) from error
 
-    def _keep(self, tenant: str, folder: OwnedFolder, unfinished: Path) -> UserState:
-        """Move a complete file to the id of its content."""
-        name = f"state-{read_header(unfinished).digest[:32]}{SUFFIX}"
-        n_bytes = unfinished.stat().st_size
+    def _keep(self, folder: OwnedFolder, unfinished: Path) -> UserState:
+        """Move a complete file to the id of its content.
+
+        It is described before, because another request may delete it at once.
+        """
+        state_id = f"state-{read_header(unfinished).digest[:32]}"
+        name = f"{state_id}{SUFFIX}"
+        state = _describe(unfinished)
+        if state is None:
+            raise StateError("the unfinished file disappeared; try again")
         with self._lock:  # two states that are saved at once must not exceed the limit together
             others = sum(file.n_bytes for file in folder.files() if file.name != name)
-            if others + n_bytes > self._limit:
+            if others + state.n_bytes > self._limit:
                 message = f"your states take {others} of {self._limit} bytes; delete some"
                 raise ApiError(413, message, code="too_many_states")
             folder.keep(unfinished, name)
-        state = _describe(folder.path / name)
-        if state is None:
-            raise StateError("the file disappeared while it was saved; try again")
-        return state
+        return replace(state, id=state_id)
 
     def _files(self, tenant: str) -> Sequence[OwnedFile]:
         if not self._tenant_folder(tenant).is_dir():

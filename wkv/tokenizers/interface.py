@@ -61,6 +61,13 @@ def text_to_bytes(text: str | bytes) -> bytes:
         ) from error
 
 
+def unknown_id(token: int, vocab_size: int) -> TokenizerError:
+    """Return the error for an id that is not in the vocabulary."""
+    return TokenizerError(
+        f"id {token} is not in the vocabulary; valid ids are 0 to {vocab_size - 1}"
+    )
+
+
 def bytes_of_ids(ids: Iterable[int], table: Sequence[bytes]) -> bytes:
     """Join the bytes that a table contains for each id.
 
@@ -70,9 +77,7 @@ def bytes_of_ids(ids: Iterable[int], table: Sequence[bytes]) -> bytes:
     pieces = []
     for token in ids:
         if not 0 <= token < len(table):
-            raise TokenizerError(
-                f"id {token} is not in the vocabulary; valid ids are 0 to {len(table) - 1}"
-            )
+            raise unknown_id(token, len(table))
         pieces.append(table[token])
     return b"".join(pieces)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wkv.errors import InputError, TokenizerError
 from wkv.files import read_text
-from wkv.tokenizers.interface import text_to_bytes
+from wkv.tokenizers.interface import text_to_bytes, unknown_id
 
 if TYPE_CHECKING:
     import tokenizers
@@ -95,9 +95,7 @@ class LibraryTokenizer:
         known = list(ids)
         for token in known:
             if not 0 <= token < self.vocab_size:
-                raise TokenizerError(
-                    f"id {token} is not in the vocabulary; valid ids are 0 to {self.vocab_size - 1}"
-                )
+                raise unknown_id(token, self.vocab_size)
         shown = [token for token in known if token != self.end_of_text]
         text: str = self._tokenizer.decode(shown, skip_special_tokens=False)
         return text

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wkv.convert.checkpoint_file import mapped_strategy
 from wkv.convert.huggingface.target import Target
-from wkv.convert.verify import N_TOKENS, TEXT, check_logits, check_tokens, verify
+from wkv.convert.verify import N_TOKENS, TEXT, arbitrary_ids, check_logits, check_tokens, verify
 from wkv.errors import TokenizerError, install_command
 from wkv.inference.describe import Description, describe
 from wkv.inference.load import build_model
@@ -87,7 +87,7 @@ def _ids(model: Model) -> list[int]:
     try:
         ids = model.tokenizer.encode(TEXT)
     except TokenizerError:
-        ids = [(7 * i + 1) % model.config.vocab_size for i in range(N_TOKENS)]
+        ids = arbitrary_ids(model)
     return ids[:N_TOKENS]
 
 
