@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,6 +63,14 @@ def test_a_folder_of_somebody_else_is_refused_and_not_changed(tmp_path, stranger
         OwnedFolder(tmp_path, NAMES)
     assert os.listdir(tmp_path) == [stranger]
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_many_open_a_new_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(100):
+            path = tmp_path / str(number)
+            opened = pool.map(lambda _, path=path: OwnedFolder(path, NAMES).files(), range(8))
+            assert list(opened) == [[]] * 8
 
 
 def test_a_folder_of_an_earlier_version_is_used_further(tmp_path):

@@ -166,7 +166,7 @@ class OwnedFolder:
     def _claim(self) -> None:
         """Mark a folder that is empty, or that an earlier version filled."""
         names = sorted(name for name, _ in self._entries())
-        strangers = [n for n in names if not (self._names.fullmatch(n) or LEFTOVER.fullmatch(n))]
+        strangers = [name for name in names if not self._is_own(name)]
         if strangers:
             raise StateError(
                 f"{self.path}: this folder has files that wkv did not write, such as "
@@ -174,6 +174,10 @@ class OwnedFolder:
             )
         (self.path / MARKER).touch(mode=0o600)
         (self.path / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
+
+    def _is_own(self, name: str) -> bool:
+        """Return whether wkv wrote a file; another thread or process may just write the marker."""
+        return name == MARKER or any(p.fullmatch(name) for p in (self._names, LEFTOVER))
 
 
 def eviction_pressure(n_bytes: int, idle_seconds: float) -> float:
