@@ -13,6 +13,7 @@ import torch
 from wkv import demo
 from wkv.adapters.apply import adapted_view
 from wkv.adapters.open import Adapter, open_adapter
+from wkv.adapters.peft_folder import base_identity
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
 from wkv.checkpoint.weights import check_finite
@@ -135,7 +136,18 @@ def describe_as(checkpoint: Checkpoint, config: Config) -> Description:
 
 
 def adapter_for(description: Description, path: str | Path, alpha: float | None = None) -> Adapter:
-    """Open an adapter for a model; see `wkv.adapters.open.open_adapter`."""
+    """Open an adapter for a model; see `wkv.adapters.open.open_adapter`.
+
+    Raises:
+        CheckpointError: also if wkv tuned the adapter for another model.
+    """
+    tuned_for = base_identity(Path(path).expanduser())
+    if tuned_for not in (None, identity(description)):
+        raise CheckpointError(
+            f"{path}: the adapter was tuned for the model {tuned_for}, and "
+            f"{description.checkpoint.path} is {identity(description)}; give the model that it was "
+            "tuned for"
+        )
     stored = description.checkpoint.shapes
     return open_adapter(path, {name: stored[name] for name in description.shapes}, alpha)
 
