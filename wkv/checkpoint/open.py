@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from wkv import hub
+from wkv.checkpoint.gguf import open_gguf
+from wkv.checkpoint.gguf_header import MAGIC
 from wkv.checkpoint.pth import open_pth
 from wkv.checkpoint.safetensors import open_safetensors
 from wkv.checkpoint.sharded import SHARD, index_of_shard, open_sharded
@@ -32,13 +34,14 @@ IN_FOLDERS = (
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint: a `.pth`, `.safetensors` or `.bin` file, a shard index, or a folder.
+    """Open a checkpoint: a file of any format, a shard index, or a folder.
 
+    Formats are `.pth`, `.safetensors`, `.bin` and `.gguf`.
     Names of the catalog, such as `g1:0.1b`, stand for their downloaded files; a file or folder of
     the same name is preferred.
     The content of a file decides its format, not its extension. A missing `.pth` or
     `.safetensors` extension is added. In a folder, the Hugging Face checkpoint is opened if there
-    is one, otherwise `rwkv-final.pth`, otherwise the newest `.pth`.
+    is one, otherwise `rwkv-final.pth`, otherwise the newest `.pth`, otherwise the only `.gguf`.
 
     Raises:
         CheckpointError: if the path has no checkpoint, or it cannot be read.
@@ -58,6 +61,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return open_sharded(index_of_shard(path))
     if head[:4] == b"PK\x03\x04":
         return open_pth(path)
+    if head[:4] == MAGIC:
+        return open_gguf(path)
     if len(head) > 8 and head[8:9] == b"{":
         return open_safetensors(path)
     if head[:1] == b"\x80":  # a bare pickle, the format that torch.save wrote before 2020
@@ -114,6 +119,8 @@ def _find_inside(folder: Path) -> Path:
     if newest is not None:
         return newest
     others = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
+    if len(others) == 1 and others[0].suffix == ".gguf":
+        return others[0]
     twins = [
         file for ending in (".pth", ".safetensors") if (file := Path(f"{folder}{ending}")).is_file()
     ]
@@ -134,12 +141,10 @@ def _what_is(head: bytes) -> str:
         return "this is a git-lfs pointer to a file that was not downloaded; run: git lfs pull"
     if head[:4] in (b"fmgg", b"lmgg", b"tjgg"):
         return f"this is an rwkv.cpp file, which wkv cannot read; {GIVE_ORIGINAL}"
-    if head[:4] == b"GGUF":
-        return f"this is a GGUF file for llama.cpp, which wkv cannot read; {GIVE_ORIGINAL}"
     try:
         text = head.decode("utf-8", "strict" if len(head) < 500 else "ignore")
     except UnicodeDecodeError:
         text = "\0"
     if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         return f"this is text (it begins with {' '.join(text.split())[:40]!r}); {again}"
-    return f"the file begins with the bytes {head[:8].hex(' ')}, which is neither format; {again}"
+    return f"the file begins with the bytes {head[:8].hex(' ')}, which is no such format; {again}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from wkv.checkpoint.packing import Packed
 from wkv.errors import CheckpointError
 
-EXPECTED = "expected a .pth or .safetensors checkpoint, or a Hugging Face directory"
+EXPECTED = "expected a .pth, .safetensors or .gguf checkpoint, or a Hugging Face directory"
 
 CHATRWKV_KEY, STRATEGY_KEY, PACKED_KEY = "_strategy", "_wkv_strategy", "_wkv_packed"
 """Metadata keys of files that ChatRWKV converted, that wkv converted, and that wkv quantized."""
@@ -49,6 +49,8 @@ class Checkpoint(Mapping[str, Tensor]):
             matrix is not packed.
         identity: identity of the model that a packed file was made from, which the packed model
             shares; None for other files.
+        stored_types: names of the number formats of the matrices of a GGUF file, such as "Q4_K".
+        auto_dtypes: the dtypes that decide the strategy `auto`; None: those of all matrices.
     """
 
     path: Path
@@ -61,6 +63,8 @@ class Checkpoint(Mapping[str, Tensor]):
     shards: tuple[Path, ...] = ()
     read_packed: Callable[[str], Packed | None] = nothing_packed
     identity: str | None = None
+    stored_types: tuple[str, ...] = ()
+    auto_dtypes: frozenset[torch.dtype] | None = None
 
     @property
     def is_packed(self) -> bool:

@@ -70,9 +70,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dtypes(description: "Description") -> str:
-    """Return the dtypes of the matrices in the file; for packed matrices, their format."""
-    names = {str(dtype).split(".")[1] for dtype in description.dtypes}
+    """Return the dtypes of the matrices in the file; their formats if they are quantized."""
     checkpoint = description.checkpoint
+    if checkpoint.stored_types:
+        return ", ".join(checkpoint.stored_types)
+    names = {str(dtype).split(".")[1] for dtype in description.dtypes}
     if checkpoint.is_packed and checkpoint.strategy is not None:
         names = names - {"float32"} | {checkpoint.strategy.split()[-1]}
     return ", ".join(sorted(names))

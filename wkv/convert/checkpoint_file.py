@@ -6,6 +6,7 @@ mapped to the file. Unless it contains int8 matrices, it is still an ordinary ch
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from wkv.checkpoint import Checkpoint
 from wkv.checkpoint.layouts import is_folded
 from wkv.convert.verify import verify
-from wkv.errors import InputError, StrategyError
+from wkv.errors import InputError, StrategyError, TokenizerError
 from wkv.files import checked_destination, move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe
 from wkv.inference.load import build_model, strategy_for
@@ -23,8 +24,8 @@ from wkv.inference.model import Model
 from wkv.models.strategy import Segment, Strategy
 from wkv.models.strategy.language import DTYPES
 from wkv.models.strategy.placement import place
-from wkv.tokenizers import open_tokenizer
-from wkv.tokenizers.choose import tokenizer_file_of, vocabulary_file_of
+from wkv.tokenizers import Tokenizer, open_tokenizer
+from wkv.tokenizers.choose import name_for, tokenizer_file_of, vocabulary_file_of
 from wkv.tokenizers.world import WorldTokenizer, write_vocabulary
 
 SUFFIXES = {"pth": ".pth", "safetensors": ".safetensors"}
@@ -104,7 +105,7 @@ def convert(
         _, difference = verify(model, partial)
         with write_errors(path):
             move_into_place(partial, path)
-            write_vocabulary_beside(path, description.checkpoint.path)
+            write_vocabulary_beside(path, description)
     dropped = tuple(sorted(set(description.checkpoint) - set(tensors)))
     return Conversion(path, path.stat().st_size, made_for, difference, dropped)
 
@@ -190,12 +191,18 @@ def mapped_strategy(description: Description) -> Strategy:
     return place([Segment("cpu", dtype)], description.config.n_layer)
 
 
-def write_vocabulary_beside(path: Path, source: Path) -> None:
-    """Copy the source's vocabulary file to `NAME.vocab.txt`, or remove that if there is none."""
+def write_vocabulary_beside(path: Path, description: Description) -> None:
+    """Write the vocabulary of a source that has its own to `NAME.vocab.txt`; else remove that."""
+    source = description.checkpoint.path
     target, beside = vocabulary_file_of(path), tokenizer_file_of(source)
     if beside is not None and beside.absolute() == target:
         return
     target.unlink(missing_ok=True)
-    tokenizer = None if beside is None else open_tokenizer(beside)
+    tokenizer: Tokenizer | None = None
+    if beside is not None:
+        tokenizer = open_tokenizer(beside)
+    elif name_for(description.config.vocab_size) is None:  # a GGUF file may contain one
+        with suppress(TokenizerError):
+            tokenizer = description.tokenizer()
     if isinstance(tokenizer, WorldTokenizer):
         write_vocabulary(tokenizer.entries, target)

@@ -149,7 +149,7 @@ def merge(
         partial = folder / f"{path.stem}{SUFFIXES.get(to, '.safetensors')}"
         with write_errors(path):
             write_tensors(partial, partial.suffix[1:], tensors, {})
-            write_vocabulary_beside(partial, description.checkpoint.path)
+            write_vocabulary_beside(partial, description)
         difference = _difference(expected, _logits(_reloaded(partial, tensors)))
         if not math.isfinite(difference):
             raise CheckpointError(
@@ -159,7 +159,7 @@ def merge(
         if to in SUFFIXES:
             with write_errors(path):
                 move_into_place(partial, path)
-                write_vocabulary_beside(path, description.checkpoint.path)
+                write_vocabulary_beside(path, description)
         elif to == "gguf":
             path = write_gguf(partial, path, overwrite=options.overwrite).path
         else:

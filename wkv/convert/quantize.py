@@ -112,7 +112,7 @@ def quantize(
             on_packed(done, len(names))
         with write_errors(path):
             _write(partial, description, matrices, str(strategy))
-            write_vocabulary_beside(partial, description.checkpoint.path)
+            write_vocabulary_beside(partial, description)
         in_memory = replace(
             description, checkpoint=replace(description.checkpoint, read_packed=matrices.get)
         )
@@ -124,7 +124,7 @@ def quantize(
         if is_accepted:
             with write_errors(path):
                 move_into_place(partial, path)
-                write_vocabulary_beside(path, description.checkpoint.path)
+                write_vocabulary_beside(path, description)
     return Quantization(path, n_bytes, str(strategy), is_accepted)
 
 

@@ -15,6 +15,8 @@ from wkv.adapters.apply import adapted_view
 from wkv.adapters.open import Adapter, open_adapter
 from wkv.adapters.peft_folder import base_identity
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
+from wkv.checkpoint.gguf import LAYOUT as GGUF
+from wkv.checkpoint.gguf import vocabulary_of
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded, official, with_config_file
 from wkv.checkpoint.weights import check_finite
 from wkv.errors import CheckpointError
@@ -22,6 +24,9 @@ from wkv.models import GENERATIONS, Config, read_config
 from wkv.models.int8 import OUTPUT_PARTS, PARTS, SCALE
 from wkv.models.parts import Shapes, is_matrix
 from wkv.native.network import unsupported_reason
+from wkv.tokenizers import Tokenizer, choose_tokenizer
+from wkv.tokenizers.choose import tokenizer_file_of
+from wkv.tokenizers.gguf_vocabulary import gguf_tokenizer
 
 MAX_LISTED = 4
 """Number of wrong tensors that an error names; further ones are only counted."""
@@ -69,6 +74,21 @@ class Description:
             return "the file has ChatRWKV's int8 matrices"
         return unsupported_reason(self.config)
 
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer: that in a GGUF file, or the usual one for the vocabulary's size.
+
+        A vocabulary beside the file is preferred; see `wkv.tokenizers.choose_tokenizer`.
+
+        Raises:
+            TokenizerError: if no tokenizer is known, or that of the file does not fit.
+        """
+        path, vocab_size = self.checkpoint.path, self.config.vocab_size
+        if self.checkpoint.layout == GGUF and tokenizer_file_of(path) is None:
+            vocabulary = vocabulary_of(path)
+            if vocabulary is not None:
+                return gguf_tokenizer(path, *vocabulary, vocab_size)
+        return choose_tokenizer(vocab_size, path)
+
     @property
     def state_bytes(self) -> int:
         """The size of one row's state in bytes."""
@@ -87,7 +107,9 @@ class Description:
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
-        """The dtypes of the matrices in the file, including int8."""
+        """The dtypes of the matrices in the file, including int8; fp16 for quantized GGUF files."""
+        if self.checkpoint.auto_dtypes is not None:
+            return self.checkpoint.auto_dtypes
         shapes, dtypes = self.checkpoint.shapes, self.checkpoint.dtypes
         return frozenset(dtypes[name] for name in shapes if is_matrix(name, shapes[name]))
 

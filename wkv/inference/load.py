@@ -23,7 +23,7 @@ from wkv.inference.torch_weights import gpu_bytes, load_torch_network
 from wkv.models.parts import Skeleton
 from wkv.models.strategy import Strategy, choose_strategy
 from wkv.native import network as native
-from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
+from wkv.tokenizers import Tokenizer, open_tokenizer
 
 ENGINES = ("auto", "native", "torch")
 MAX_THREADS = 1024
@@ -43,8 +43,9 @@ def load(
     """Load a model.
 
     Args:
-        path: a `.pth` or `.safetensors` file, the index of a sharded checkpoint, a Hugging Face
-            directory, or a catalog name whose file is on this machine. None is the built-in model.
+        path: a `.pth`, `.safetensors` or `.gguf` file, the index of a sharded checkpoint, a Hugging
+            Face directory, or a catalog name whose file is on this machine. None is the built-in
+            model.
         strategy: "auto" (never lossy), or ChatRWKV's strategy string such as "cpu fp32"; see
             `wkv.models.strategy.language`.
         tokenizer: "world", "20b", "bytes", a file, or a tokenizer. None chooses one by the size of
@@ -128,16 +129,15 @@ def build_model(
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise InputError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
-    config, checkpoint = description.config, description.checkpoint
-    file, name = checkpoint.path, identity(description)
+    checkpoint = description.checkpoint
     network = _network(description, strategy, threads, engine)
     return Model(
         network,
         strategy=strategy,
-        path=file,
-        identity=name,
+        path=checkpoint.path,
+        identity=identity(description),
         layout=checkpoint.layout,
-        make_tokenizer=lambda: tokenizer or choose_tokenizer(config.vocab_size, file),
+        make_tokenizer=lambda: tokenizer or description.tokenizer(),
         initial_wkv=_initial_wkv(description, strategy),
         threads=threads,
     )

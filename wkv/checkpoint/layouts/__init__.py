@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from wkv.checkpoint import Checkpoint
+from wkv.checkpoint.gguf import LAYOUT as GGUF
 from wkv.checkpoint.layouts.chatrwkv import chatrwkv_to_official
 from wkv.checkpoint.layouts.config_file import read_config_file, with_config_file
 from wkv.checkpoint.layouts.fla import FLA7, fla6_to_official, fla7_to_official
+from wkv.checkpoint.layouts.gguf import gguf_to_official
 from wkv.checkpoint.layouts.hub import HUB, OFFICIAL_2026
 from wkv.checkpoint.layouts.packed import unpacked_view
 from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
@@ -73,6 +75,8 @@ def _official(checkpoint: Checkpoint) -> Checkpoint:
         return chatrwkv_to_official(checkpoint)
     if PACKED_KEY in checkpoint.metadata:
         return unpacked_view(checkpoint)
+    if checkpoint.layout == GGUF:
+        return gguf_to_official(checkpoint)
     checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get(STRATEGY_KEY))
     checkpoint = _without_wrappers(checkpoint)
     if is_web_rwkv(checkpoint):

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wkv.checkpoint.layouts.gguf import RULES
 from wkv.convert.checkpoint_file import new_file
 from wkv.convert.checks import check_publishable
-from wkv.convert.gguf.target import KINDS, RULES, gguf_tensors, kind_of, metadata
+from wkv.convert.gguf.target import KINDS, gguf_tensors, kind_of, metadata
 from wkv.convert.gguf.verify import check_file, compare_with_llama
 from wkv.errors import InputError, MissingExtraError, TokenizerError, install_command
 from wkv.files import move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, describe
-from wkv.tokenizers import choose_tokenizer, open_tokenizer
+from wkv.tokenizers import open_tokenizer
 from wkv.tokenizers.choose import IN_DIRECTORIES
 from wkv.tokenizers.world import WorldTokenizer
 
@@ -146,7 +147,7 @@ def _tokenizer_of(description: Description, chosen: Path | None) -> WorldTokeniz
         tokenizer = open_tokenizer(chosen, vocab_size)
     else:
         try:
-            tokenizer = choose_tokenizer(vocab_size, path)
+            tokenizer = description.tokenizer()
         except TokenizerError as error:
             raise InputError(
                 f"{path}: no World vocabulary is known for {vocab_size} ids, and a GGUF file of "

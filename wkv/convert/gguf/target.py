@@ -1,17 +1,18 @@
-"""Contents of a GGUF file of RWKV-6 and 7: tensor names and shapes, dtypes and metadata.
+"""Contents of a GGUF file of RWKV-6 and 7: tensors, their dtypes, and metadata.
 
-Sources: llama.cpp, conversion/rwkv.py, src/models/rwkv6.cpp and rwkv7.cpp, src/llama-quant.cpp;
-the keys and names of the gguf package.
+`wkv.checkpoint.layouts.gguf` has the names and shapes, with which files are read as well.
+Sources: llama.cpp, conversion/rwkv.py and src/llama-quant.cpp; the keys of the gguf package.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.layouts.rules import FLAT, TRANSPOSED, Conversion, Rule, foreign_tensors
+from wkv.checkpoint.layouts.gguf import RULES, SHIFTS
+from wkv.checkpoint.layouts.rules import foreign_tensors
 from wkv.convert.huggingface.target import LAYER_NORM_EPS, generation_file
 from wkv.convert.huggingface.tokenizer_files import START_OF_TEXT, chat_template_text
 from wkv.errors import InputError
@@ -33,70 +34,11 @@ ENDLESS = 2**20
 NORMAL, CONTROL, UNUSED = 1, 3, 5
 """GGUF's token types."""
 
-STACKED = Conversion(
-    lambda shape: (shape[0], shape[2], shape[1]), *2 * (lambda t: t.transpose(1, 2),)
-)
-"""Shape (5, M, D) in official files, (5, D, M) in GGUF."""
-
-_SKELETON = (
-    Rule("emb.weight", "token_embd.weight"),
-    Rule("blocks.0.ln0.*", "token_embd_norm.*"),
-    Rule("ln_out.*", "output_norm.*"),
-    Rule("head.weight", "output.weight"),
-    Rule("blocks.N.ln1.*", "blk.N.attn_norm.*"),
-    Rule("blocks.N.ln2.*", "blk.N.attn_norm_2.*"),
-    Rule("blocks.N.att.ln_x.*", "blk.N.time_mix_ln.*"),
-    *(
-        Rule(f"blocks.N.att.{part}.weight", f"blk.N.time_mix_{part}.weight")
-        for part in ("receptance", "key", "value", "gate", "output")
-    ),
-    *(
-        Rule(f"blocks.N.ffn.{part}.weight", f"blk.N.channel_mix_{part}.weight")
-        for part in ("key", "value", "receptance")
-    ),
-)
-
-GGUF6 = (
-    *_SKELETON,
-    Rule("blocks.N.att.time_maa_x", "blk.N.time_mix_lerp_x.weight", FLAT),
-    Rule("blocks.N.att.time_maa_w1", "blk.N.time_mix_w1.weight", TRANSPOSED),
-    Rule("blocks.N.att.time_maa_w2", "blk.N.time_mix_w2.weight", STACKED),
-    Rule("blocks.N.att.time_decay", "blk.N.time_mix_decay.weight", FLAT),
-    Rule("blocks.N.att.time_decay_w1", "blk.N.time_mix_decay_w1.weight", TRANSPOSED),
-    Rule("blocks.N.att.time_decay_w2", "blk.N.time_mix_decay_w2.weight", TRANSPOSED),
-    Rule("blocks.N.att.time_faaaa", "blk.N.time_mix_first.weight"),
-    Rule("blocks.N.ffn.time_maa_*", "blk.N.channel_mix_lerp_*.weight", FLAT),
-)
-
-GGUF7 = (
-    *_SKELETON,
-    *(
-        Rule(f"blocks.N.att.{low_rank}{part}", f"blk.N.time_mix_{low_rank}{part}.weight", form)
-        for low_rank in "wavg"
-        for part, form in enumerate((FLAT, TRANSPOSED, TRANSPOSED))
-    ),
-    *(
-        Rule(f"blocks.N.att.{name}", f"blk.N.time_mix_{name}.weight", FLAT)
-        for name in ("k_k", "k_a", "r_k")
-    ),
-    Rule("blocks.N.ffn.x_k", "blk.N.channel_mix_lerp_k.weight", FLAT),
-)
-
-RULES = {"6": GGUF6, "7": GGUF7}
-
-SHIFTS = {"6": ("time_maa_", "wkvrg"), "7": ("x_", "rwkvag")}
-"""Prefix and suffixes of the token shifts that llama.cpp stacks into one tensor, in its order."""
-
-FUSED = re.compile(r"blk\.(\d+)\.time_mix_lerp_fused\.weight")
-
 IN_FLOAT32 = re.compile(r".*\.time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight")
 """Tensors that llama.cpp only reads in float32, in addition to all tensors with one axis."""
 
 LOW_RANK = re.compile(r".*\.time_mix_[avg][12]\.weight")
 """Tensors that llama.cpp never quantizes."""
-
-NOT_USED = re.compile(r"blk\.0\.time_mix_v[012]\.weight")
-"""Tensors that llama.cpp requires, in the shapes of a0 to a2, but does not use."""
 
 
 def gguf_tensors(generation: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,21 +61,6 @@ def gguf_tensors(generation: str, tensors: Mapping[str, Tensor]) -> dict[str, Te
         for part in "012":
             named[f"blk.0.time_mix_v{part}.weight"] = named[f"blk.0.time_mix_a{part}.weight"]
     return named | stacks
-
-
-def official_tensors(generation: str, name: str, values: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the official names and values of one tensor of a GGUF file: none, one or several."""
-    fused = FUSED.fullmatch(name)
-    if fused is not None:
-        prefix, letters = SHIFTS[generation]
-        for letter, row in zip(letters, values, strict=True):
-            yield f"blocks.{fused[1]}.att.{prefix}{letter}", row
-    elif generation == "6" or NOT_USED.fullmatch(name) is None:
-        for rule in RULES[generation]:
-            official = rule.to_official(name)
-            if official is not None:
-                yield official, rule.conversion.transform(values)
-                return
 
 
 def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> str:

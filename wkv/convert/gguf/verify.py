@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wkv.convert.gguf.target import BLOCK, official_tensors
+from wkv.checkpoint.layouts.gguf import official_tensors
+from wkv.convert.gguf.target import BLOCK
 from wkv.convert.verify import TEXT, check_equal, check_logits, check_tokens
 from wkv.inference.describe import Description
 from wkv.inference.load import build_model, strategy_for

@@ -10,7 +10,7 @@ from wkv.convert.huggingface.tokenizer_files import (
 )
 from wkv.errors import TokenizerError
 from wkv.inference.describe import Description
-from wkv.tokenizers import Tokenizer, choose_tokenizer, open_tokenizer
+from wkv.tokenizers import Tokenizer, open_tokenizer
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.tokenizer_json import padding_id
 from wkv.tokenizers.world import WorldTokenizer
@@ -72,7 +72,7 @@ def tokenizer_of(
     if chosen is not None:
         return open_tokenizer(chosen, vocab_size)
     try:
-        return choose_tokenizer(vocab_size, description.checkpoint.path)
+        return description.tokenizer()
     except TokenizerError as error:
         notice(f"no tokenizer was written: {error}")
         return None
