@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wkv.adapters.tuned_state import read_tuned_state
 from wkv.errors import InputError, StateError
+from wkv.inference.rewind import RewindablePass, run_rewindable
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import LayerState, State
 from wkv.models.strategy import Strategy
@@ -221,6 +222,35 @@ class Model:
                 after = logits.clone()  # the caller may change the logits; the state must not
         new_state = State(layers, seen, state.generation, state.identity, after)
         return (logits[0] if single else logits), new_state
+
+    def forward_rewindable(
+        self,
+        ids: Ids,
+        state: State | None = None,
+        *,
+        lengths: Sequence[int] | Tensor | None = None,
+    ) -> RewindablePass:
+        """Read tokens in one pass, and keep what is needed to take the last of them back.
+
+        Arguments and errors are those of `forward`; the pass is not divided, so give few tokens.
+
+        Returns:
+            The logits after each token, the new state, and `rewind`, which returns the state after
+            the first tokens of each row. See `wkv.inference.rewind`.
+        """
+        tokens, _ = self._check_ids(ids)
+        counts = self._check_lengths(lengths, tokens)
+        state = self._check_state(state, len(tokens))
+        with self._settings(tokens.numel()):
+            X, layers, again = run_rewindable(self.network, tokens, state.layers, counts)
+            logits = self.network.logits(X)
+
+        def layers_after(taken: Tensor) -> tuple[LayerState, ...]:
+            with self._settings(tokens.numel()):
+                return again(taken)
+
+        added = [tokens.shape[1]] * len(tokens) if counts is None else counts.tolist()
+        return RewindablePass(logits, state, layers, added, layers_after)
 
     def hidden(self, ids: Ids, state: State | None = None) -> tuple[Tensor, State]:
         """Return the residual stream after each token, before the head.

@@ -69,13 +69,21 @@ class CompiledPlan:
         """Set whether the weights of zero inputs are skipped if there is a single row."""
         self._library.wkv_skip_zeros(self._pointer, int(skip))
 
-    def body(self, tokens: Tensor, X: Tensor, state: Tensor, new_state: Tensor) -> None:
+    def body(
+        self,
+        tokens: Tensor,
+        X: Tensor,
+        state: Tensor,
+        new_state: Tensor,
+        kept: Tensor | None = None,
+    ) -> None:
         """Pass rows through the layers.
 
         Args:
             tokens: (sequences,) int32, the number of rows of each sequence.
             X: (rows, D) float32, the embeddings; replaced by the residual stream.
             state, new_state: (L, 3) int64, the address of each `StatePart` of each layer.
+            kept: the same for what `rewind` needs, which is written for each row if given.
         """
         result = self._library.wkv_body(
             self._pointer,
@@ -84,6 +92,28 @@ class CompiledPlan:
             X.data_ptr(),
             state.data_ptr(),
             new_state.data_ptr(),
+            None if kept is None else kept.data_ptr(),
+        )
+        self._check(result)
+
+    def rewind(
+        self, tokens: Tensor, counts: Tensor, state: Tensor, new_state: Tensor, kept: Tensor
+    ) -> None:
+        """Compute the states after the first `counts` tokens of each sequence of an earlier pass.
+
+        Args:
+            tokens, state, kept: those of the pass.
+            counts: (sequences,) int32.
+            new_state: (L, 3) int64, the addresses to write.
+        """
+        result = self._library.wkv_rewind(
+            self._pointer,
+            len(tokens),
+            tokens.data_ptr(),
+            counts.data_ptr(),
+            state.data_ptr(),
+            new_state.data_ptr(),
+            kept.data_ptr(),
         )
         self._check(result)
 

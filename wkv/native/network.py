@@ -1,6 +1,5 @@
 """A network that runs on the native engine, with the interface of the networks of `wkv.models`."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -8,12 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wkv.checkpoint.weights import Weights
-from wkv.errors import StateError
 from wkv.models.parts import Config
 from wkv.models.state import LayerState
 from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
 from wkv.native.compiled_plan import CompiledPlan
+from wkv.native.layers import Parts, StackedLayers, addresses, allocate, allocate_kept, readable
 from wkv.native.plan import Plan
+from wkv.native.rewind import Rewind
 from wkv.native.state_memory import StateMemory
 from wkv.ops.torch_settings import unlimited_threads
 from wkv.ops.wkv4 import MINUS_INFINITY
@@ -43,23 +43,6 @@ def unsupported_reason(config: Config) -> str | None:
     if max(4 * config.n_embd, config.dim_ffn, config.dim_att, *ranks) > MAX_ROW_SIZE:
         return f"rows of more than {MAX_ROW_SIZE} numbers are not supported"
     return library.missing_reason()
-
-
-class StackedLayers(tuple[LayerState, ...]):
-    """The layers of a state whose parts are contiguous tensors, as the engine writes them.
-
-    Attributes:
-        parts: att_shift (L, B, D), wkv (L, B, ...), ffn_shift (L, B, D).
-    """
-
-    parts: tuple[Tensor, Tensor, Tensor]
-
-    @staticmethod
-    def of(parts: tuple[Tensor, Tensor, Tensor]) -> "StackedLayers":
-        """Build the layers from parts whose first axis is the layer."""
-        layers = StackedLayers(map(LayerState, *(part.unbind(0) for part in parts)))
-        layers.parts = parts
-        return layers
 
 
 class NativeNetwork:
@@ -117,17 +100,32 @@ class NativeNetwork:
         batch, tokens = ids.shape
         if lengths is None:
             X = self._embed(ids.flatten())
-            counts = torch.full((batch,), tokens, dtype=torch.int32)
-            return X.view(batch, tokens, -1), self._body(counts, X, layers)
+            new_layers, _ = self._body(_all(tokens, batch), X, layers)
+            return X.view(batch, tokens, -1), new_layers
         # Padding does not become rows.
         real = torch.arange(tokens) < lengths[:, None]
         if not bool(real.any()):
             return torch.zeros(batch, tokens, self.config.n_embd), tuple(layers)
         X = self._embed(ids[real])
-        new_layers = self._body(lengths.to(torch.int32), X, layers)
+        new_layers, _ = self._body(lengths.to(torch.int32), X, layers)
         padded = X.new_zeros(batch, tokens, X.shape[1])
         padded[real] = X
         return padded, new_layers
+
+    def rewindable(
+        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[LayerState, ...], Rewind]:
+        """Run the layers and keep what a rewind needs; see `wkv.inference.rewind`."""
+        batch, tokens = ids.shape
+        if lengths is None:
+            counts, flat = _all(tokens, batch), ids.flatten()
+        else:
+            counts = lengths.to(torch.int32)
+            flat = ids[torch.arange(tokens) < lengths[:, None]]
+        X = self._embed(flat)
+        new_layers, rewind = self._body(counts, X, layers, keep=True)
+        assert rewind is not None
+        return X, new_layers, rewind
 
     def logits(self, X: Tensor) -> Tensor:
         """Compute logits (..., V) float32 from the residual stream (..., D)."""
@@ -152,62 +150,25 @@ class NativeNetwork:
         found = F.embedding(ids, self.embedding).to(self._embedding_dtype)
         return found.to(torch.float32, copy=True)
 
-    def _body(self, counts: Tensor, X: Tensor, layers: Sequence[LayerState]) -> StackedLayers:
-        """Pass rows through the layers; X is overwritten."""
+    def _body(
+        self, counts: Tensor, X: Tensor, layers: Sequence[LayerState], *, keep: bool = False
+    ) -> tuple[StackedLayers, Rewind | None]:
+        """Pass rows through the layers, and keep what a rewind needs; X is overwritten."""
         new = self._allocate(len(counts))
-        copies: list[Tensor] = []
-        if isinstance(layers, StackedLayers) and _shapes(layers.parts) == _shapes(new):
-            old = _addresses(layers.parts)
-        else:
-            self._check(layers, new)
-            copies = [
-                part.to(torch.float32).contiguous()
-                for layer in layers
-                for part in (layer.att_shift, layer.wkv, layer.ffn_shift)
-            ]
-            old = torch.tensor([part.data_ptr() for part in copies])
-        self._plan.body(counts, X, old, _addresses(new))
-        return StackedLayers.of(new)
+        old = readable(layers, new)
+        kept = allocate_kept(self._memory, self.config, len(X)) if keep else None
+        self._plan.body(
+            counts, X, old.addresses, addresses(new), None if kept is None else addresses(kept)
+        )
+        if kept is None:
+            return StackedLayers.of(new), None
+        return StackedLayers.of(new), Rewind(self._plan, self._allocate, counts, old, kept)
 
-    def _check(self, layers: Sequence[LayerState], like: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Raise StateError unless a state has the shapes that the engine reads."""
-        shapes = [part.shape[1:] for part in like]
-        if len(layers) != self.config.n_layer:
-            raise StateError(
-                f"the state has {len(layers)} layers, this model has {self.config.n_layer}"
-            )
-        for layer in layers:
-            parts = layer.att_shift, layer.wkv, layer.ffn_shift
-            if [part.shape for part in parts] != shapes or any(
-                p.device.type != "cpu" for p in parts
-            ):
-                found = ", ".join(f"{tuple(part.shape)} on {part.device}" for part in parts)
-                wanted = ", ".join(str(tuple(shape)) for shape in shapes)
-                raise StateError(
-                    f"a layer of the state is {found}; expected {wanted} on cpu: select rows "
-                    "with state.rows, join states with State.stack"
-                )
-
-    def _allocate(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Allocate the parts of a state in one block of memory."""
-        config = self.config
-        if config.n_head is None or config.head_size is None:
-            shape: tuple[int, ...] = (3, config.dim_att)
-        else:
-            shape = (config.n_head, config.head_size, config.head_size)
-        shift, wkv = (config.n_layer, batch, config.n_embd), (config.n_layer, batch, *shape)
-        sizes = [math.prod(shift), math.prod(wkv), math.prod(shift)]
-        att_shift, recurrence, ffn_shift = torch.split(self._memory.take(sum(sizes)), sizes)
-        return att_shift.view(shift), recurrence.view(wkv), ffn_shift.view(shift)
+    def _allocate(self, batch: int) -> Parts:
+        """Return memory for the state of a number of rows."""
+        return allocate(self._memory, self.config, batch)
 
 
-def _shapes(parts: tuple[Tensor, Tensor, Tensor]) -> list[torch.Size]:
-    return [part.shape for part in parts]
-
-
-def _addresses(parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Return the address of each part of each layer, (L, 3) int64."""
-    n_layer = len(parts[0])
-    begins = torch.tensor([part.data_ptr() for part in parts])
-    steps = torch.tensor([part.stride(0) * part.element_size() for part in parts])
-    return begins + steps * torch.arange(n_layer)[:, None]
+def _all(tokens: int, batch: int) -> Tensor:
+    """Return the number of tokens of each row without padding."""
+    return torch.full((batch,), tokens, dtype=torch.int32)

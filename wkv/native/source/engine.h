@@ -76,6 +76,9 @@ struct Kernels {
     void (*wkv4)(const struct Wkv4&, int first, int last);
     void (*wkv6)(const struct Wkv6&, int head, float* work);
     void (*wkv7)(const struct Wkv7&, int head, float* work);
+    // Advance the state of one head by tokens whose vectors an earlier run kept.
+    void (*replay6)(const struct Replay&, int head);
+    void (*replay7)(const struct Replay&, int head);
     // Run one head of the training recurrence; `head` counts over the whole batch.
     void (*train_forward)(const struct TrainingForward&, int64_t head, float* scratch);
     void (*train_backward)(const struct TrainingBackward&, int64_t head, float* scratch);
@@ -86,6 +89,13 @@ struct Kernels {
 constexpr size_t SCRATCH_BYTES = 256 * 1024;  // per thread
 constexpr int WKV4_STATE_ROWS = 3;            // numerator, denominator, largest exponent
 
+// The vectors of a token that a run keeps, so that the state after any token can be computed later:
+//   RWKV-4   the state itself, WKV4_STATE_ROWS vectors
+//   RWKV-5   k, v
+//   RWKV-6   k, v, decay
+//   RWKV-7   k, v, decay, kappa, b
+constexpr int KEPT5 = 2, KEPT6 = 3, KEPT7 = 5;
+
 // Operands of a recurrence for one sequence. Vectors of consecutive tokens are `width` floats apart. The
 // state is read from `state` and written to `new_state`.
 struct Wkv4 {
@@ -94,6 +104,7 @@ struct Wkv4 {
     const float *log_decay, *bonus;         // (width)
     const float* state;                     // (WKV4_STATE_ROWS, width)
     float *new_state, *y;                   // y = sigmoid(receptance) wkv
+    float* kept;                            // (tokens, WKV4_STATE_ROWS, width) or null
 };
 
 struct Wkv6 {
@@ -106,6 +117,7 @@ struct Wkv6 {
     float eps;
     const float* state;                            // (heads, value, key)
     float *new_state, *y;
+    float* kept;                                   // (tokens, KEPT5 or KEPT6, width) or null
 };
 
 struct Wkv7 {
@@ -117,6 +129,15 @@ struct Wkv7 {
     float eps;
     const float* state;                      // (heads, value, key)
     float *new_state, *y;
+    float* kept;                             // (tokens, KEPT7, width) or null
+};
+
+struct Replay {
+    int tokens, width, size;
+    const float* kept;   // (tokens, KEPT5, KEPT6 or KEPT7, width)
+    const float* decay;  // (width) if the decay is constant (RWKV-5), else null
+    const float* state;  // (heads, value, key)
+    float* new_state;
 };
 
 }  // namespace wkv

@@ -8,7 +8,7 @@
 
 using namespace wkv;
 
-constexpr int VERSION = 3;  // of this interface, equal to VERSION in library.py
+constexpr int VERSION = 4;  // of this interface, equal to VERSION in library.py
 
 WKV_PUBLIC int wkv_version() { return VERSION; }
 WKV_PUBLIC const char* wkv_kernels() { return available_kernels(); }
@@ -59,12 +59,23 @@ static int run(Plan* plan, StepList list, int rows, float* x, float* logits, con
     return OK;
 }
 
-// Pass the tokens of sequences through the layers; `x` is (rows, channels) and is replaced.
+// Pass the tokens of sequences through the layers; `x` is (rows, channels) and is replaced. `kept` may be null.
 WKV_PUBLIC int wkv_body(Plan* plan, int n_sequences, const int32_t* tokens, float* x,
-                        const float* const* state, float* const* new_state) {
+                        const float* const* state, float* const* new_state, float* const* kept) {
     int rows = 0;
     for (int s = 0; s < n_sequences; s++) rows += tokens[s];
-    return run(plan, BODY, rows, x, nullptr, {n_sequences, tokens, state, new_state});
+    return run(plan, BODY, rows, x, nullptr, {n_sequences, tokens, state, new_state, kept});
+}
+
+// Compute the states after the first `counts` tokens of each sequence of a pass, from its state and what it kept.
+WKV_PUBLIC int wkv_rewind(Plan* plan, int n_sequences, const int32_t* tokens, const int32_t* counts,
+                          const float* const* state, float* const* new_state, float* const* kept) {
+    try {
+        plan->rewind({n_sequences, tokens, state, new_state, kept}, counts);
+    } catch (...) {
+        return FAILED;
+    }
+    return OK;
 }
 
 // Compute the logits of rows of the residual stream.

@@ -70,8 +70,8 @@ uint64_t stream(const uint8_t* memory, size_t bytes) { return stream64(memory, b
 extern const Kernels WKV_TABLE;
 const Kernels WKV_TABLE = {
     WKV_NAME, LANES, {AS_FP32, AS_FP32, BF16_FORM, AS_INT8, AS_INT8},
-    product,  prepare, layer_norm, mix, squared_relu, sigmoid, add_gated, wkv4, wkv6, wkv7, train_forward, train_backward,
-    stream,
+    product,  prepare, layer_norm, mix, squared_relu, sigmoid, add_gated, wkv4, wkv6, wkv7, replay6, replay7,
+    train_forward, train_backward, stream,
 };
 
 }  // namespace wkv

@@ -128,16 +128,20 @@ void Plan::allocate(int rows) {
 void Plan::start_run(int rows, float* x, float* logits, const Run& run) {
     allocate(rows);
     rows_ = rows;
-    run_ = run;
     buffers_[X_BUFFER].data = x;
     buffers_[LOGITS_BUFFER].data = logits;
+    start_sequences(run);
+    for (Inputs& inputs : inputs_) inputs.single_row = rows == 1;
+}
+
+void Plan::start_sequences(const Run& run) {
+    run_ = run;
     starts_.clear();
     sequence_of_.clear();
     for (int s = 0; s < run.n_sequences; s++) {
         starts_.push_back((int)sequence_of_.size());
         sequence_of_.insert(sequence_of_.end(), run.tokens[s], s);
     }
-    for (Inputs& inputs : inputs_) inputs.single_row = rows == 1;
 }
 
 void Plan::schedule(const std::vector<Step>& steps) {

@@ -19,6 +19,9 @@ struct Run {
     const int32_t* tokens = nullptr;        // number of tokens of each sequence
     const float* const* state = nullptr;    // layer * STATE_PARTS + part: (sequences, ...)
     float* const* new_state = nullptr;
+    // Null, or layer * STATE_PARTS + part: (tokens of all sequences, ...), what is kept for a rewind: the
+    // shifts after each token, and the vectors that engine.h lists.
+    float* const* kept = nullptr;
 };
 
 class Plan {
@@ -35,6 +38,10 @@ public:
 
     // Pass rows through the steps of a list. `x` and `logits` become the caller's two buffers.
     void run(StepList list, int rows, float* x, float* logits, const Run& run);
+
+    // Write to `run.new_state` the states after the first `counts` tokens of each sequence of an earlier run
+    // of the BODY, from its `state` and what it kept.
+    void rewind(const Run& run, const int32_t* counts);
 
     bool is_of_this_process() const;
     bool skip_zeros = true;
@@ -56,6 +63,7 @@ private:
     bool fits_scratch(const Step& step) const;
     void allocate(int rows);
     void start_run(int rows, float* x, float* logits, const Run& run);
+    void start_sequences(const Run& run);
     void schedule(const std::vector<Step>& steps);
     int task_count(const Step& step) const;
     int rows_per_task() const;
@@ -73,6 +81,13 @@ private:
     void wkv4(const Wkv4Step&, int index);
     void wkv6(const Wkv6Step&, int index, float* scratch);
     void wkv7(const Wkv7Step&, int index, float* scratch);
+    int rewind_task_count(const Step& step) const;
+    void rewind_task(const Step& step, int index, const int32_t* counts);
+    void rewind_rows(int state_index, size_t width, int sequence, int count);
+    void rewind_head(int layer, int heads, int size, int n_kept, const float* decay, int index, const int32_t* counts);
+    float* kept(int state_index, size_t width, int sequence) const {
+        return run_.kept ? run_.kept[state_index] + starts_[sequence] * width : nullptr;
+    }
     const Kernels& kernels_for_heads(int size) const;
     // Copy the state of one head if its sequence has no tokens; return whether it was copied.
     bool copied_empty(int sequence, size_t offset, int state_index, int size);

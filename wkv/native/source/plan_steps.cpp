@@ -10,7 +10,6 @@ namespace wkv {
 namespace {
 
 void copy(float* to, const float* from, size_t n) { memcpy(to, from, n * sizeof(float)); }
-int state_index(int layer, int part) { return layer * STATE_PARTS + part; }
 
 }  // namespace
 
@@ -43,6 +42,7 @@ void Plan::shift(const ShiftStep& step, int begin, int end, int task, float* scr
             kernels_.prepare(mixed, inputs_[step.inputs[i]], r);
         }
         if (last && writes_rest) copy(run_.new_state[state] + offset, normed, n);
+        if (run_.kept && writes_rest) copy(run_.kept[state] + (size_t)r * n, normed, n);
         std::swap(normed, previous);
     }
     if (begin == 0 && writes_rest) keep_shift_of_empty_sequences(state, n);
@@ -111,6 +111,7 @@ void Plan::wkv4(const Wkv4Step& step, int index) {
     task.state = run_.state[state] + offset;
     task.new_state = run_.new_state[state] + offset;
     task.y = first_row(step.y, s);
+    task.kept = kept(state, (size_t)WKV4_STATE_ROWS * channels, s);
     kernels_.wkv4(task, first, std::min(channels, first + CHANNELS_PER_TASK));
 }
 
@@ -146,6 +147,7 @@ void Plan::wkv6(const Wkv6Step& step, int index, float* scratch) {
     task.state = run_.state[state] + offset;
     task.new_state = run_.new_state[state] + offset;
     task.y = first_row(step.y, s);
+    task.kept = kept(state, (size_t)(task.decay_change ? KEPT6 : KEPT5) * task.width, s);
     kernels_for_heads(size).wkv6(task, index % heads, scratch);
 }
 
@@ -178,6 +180,7 @@ void Plan::wkv7(const Wkv7Step& step, int index, float* scratch) {
     task.state = run_.state[state] + offset;
     task.new_state = run_.new_state[state] + offset;
     task.y = first_row(step.y, s);
+    task.kept = kept(state, (size_t)KEPT7 * task.width, s);
     kernels_for_heads(size).wkv7(task, index % heads, scratch);
 }
 

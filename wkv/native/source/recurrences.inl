@@ -30,6 +30,9 @@ static void wkv4(const Wkv4& task, int first, int last) {
             b[i] = keep * b[i] + take;
             p[i] = next;
         }
+        for (int part = 0; s.kept && part < WKV4_STATE_ROWS; part++)
+            memcpy(s.kept + ((size_t)t * WKV4_STATE_ROWS + part) * width + first,
+                   s.new_state + (size_t)part * width + first, (last - first) * sizeof(float));
     }
 }
 
@@ -46,23 +49,31 @@ static inline bool should_stream(int tokens, const float* state) {
     return tokens == 1 && reinterpret_cast<uintptr_t>(state) % 64 == 0;
 }
 
-// Updates four rows (values) of the state: y = S r ;  S <- S diag(w) + v k^T.
-template <int SIZE, bool STREAMING>
+// Copies vectors of one head to those that a run keeps of a token; `to` has `width` floats per vector.
+static inline void keep(std::initializer_list<const float*> vectors, float* to, int width, int size) {
+    for (const float* vector : vectors) {
+        memcpy(to, vector, size * sizeof(float));
+        to += width;
+    }
+}
+
+// Updates four rows (values) of the state: y = S r ;  S <- S diag(w) + v k^T. Without OUTPUT, y and r are unused.
+template <int SIZE, bool STREAMING, bool OUTPUT = true>
 static inline void four_rows6(const float* old, float* S, int size, const float* w, const float* k,
                               const float* r, const float* v, float* y) {
     const int N = SIZE ? SIZE : size;
     Floats sums[4] = {zero(), zero(), zero(), zero()};
     for (int n = 0; n < N; n += LANES) {
-        const Floats wn = load(w + n), kn = load(k + n), rn = load(r + n);
+        const Floats wn = load(w + n), kn = load(k + n), rn = OUTPUT ? load(r + n) : zero();
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             const Floats here = load(old + j * N + n);
-            sums[j] = multiply_add(here, rn, sums[j]);
+            if (OUTPUT) sums[j] = multiply_add(here, rn, sums[j]);
             const Floats next = multiply_add(here, wn, multiply(splat(v[j]), kn));
             STREAMING ? store_streaming(S + j * N + n, next) : store(S + j * N + n, next);
         }
     }
-    sum4(sums[0], sums[1], sums[2], sums[3], y);
+    if (OUTPUT) sum4(sums[0], sums[1], sums[2], sums[3], y);
 }
 
 // y = S r + v (r . u k) ;  S <- S diag(w) + v k^T ;  also RWKV-5, with constant w. SIZE is the head
@@ -88,6 +99,10 @@ static void wkv6_sized(const Wkv6& task, int head, float* work) {
             for (int i = 0; i < N; i++)
                 w[i] = exponential(-exponential(s.decay[from + i] + s.decay_change[at + i]));
         }
+        if (s.kept && s.decay_change)
+            keep({k, v, w}, s.kept + (size_t)t * KEPT6 * s.width + from, s.width, N);
+        else if (s.kept)
+            keep({k, v}, s.kept + (size_t)t * KEPT5 * s.width + from, s.width, N);
         const float now = dot_product(r, s.bonus + from, k, N);
         for (int i = 0; i < N; i += 4)
             streaming ? four_rows6<SIZE, true>(state + i * N, S + i * N, N, w, k, r, v + i, y + i)
@@ -107,8 +122,26 @@ static void wkv6(const Wkv6& task, int head, float* work) {
     streaming_fence();
 }
 
+template <int SIZE>
+static void replay6_sized(const Replay& s, int head) {
+    const int N = SIZE ? SIZE : s.size, from = head * N, kept = s.decay ? KEPT5 : KEPT6;
+    const float* state = s.state + (size_t)from * N;
+    float* S = s.new_state + (size_t)from * N;
+    for (int t = 0; t < s.tokens; t++, state = S) {
+        const float *k = s.kept + (size_t)t * kept * s.width + from, *v = k + s.width;
+        const float* w = s.decay ? s.decay + from : v + s.width;
+        for (int i = 0; i < N; i += 4)
+            four_rows6<SIZE, false, false>(state + i * N, S + i * N, N, w, k, nullptr, v + i, nullptr);
+    }
+}
+
+static void replay6(const Replay& task, int head) {
+    task.size == 64 && LANES > 1 ? replay6_sized<64>(task, head) : replay6_sized<0>(task, head);
+}
+
 // Updates four rows (values) of the state, in registers: S <- S diag(w) + (S kappa) b^T + v k^T ;  y = S r.
-template <int SIZE, bool STREAMING>
+// Without OUTPUT, y and r are unused.
+template <int SIZE, bool STREAMING, bool OUTPUT = true>
 static inline void four_rows7(const float* old, float* S, int size, const float* w, const float* kappa,
                               const float* b, const float* k, const float* r, const float* v, float* y) {
     constexpr int VECTORS = (SIZE ? SIZE : LANES) / LANES;  // per row
@@ -125,16 +158,16 @@ static inline void four_rows7(const float* old, float* S, int size, const float*
     sum4(sums[0], sums[1], sums[2], sums[3], removed);
     for (auto& sum : sums) sum = zero();
     for (int n = 0; n < N; n += LANES) {
-        const Floats wn = load(w + n), bn = load(b + n), kn = load(k + n), rn = load(r + n);
+        const Floats wn = load(w + n), bn = load(b + n), kn = load(k + n), rn = OUTPUT ? load(r + n) : zero();
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             Floats next = multiply(SIZE ? cached[j][SIZE ? n / LANES : 0] : load(old + j * N + n), wn);
             next = multiply_add(splat(removed[j]), bn, multiply_add(splat(v[j]), kn, next));
             STREAMING ? store_streaming(S + j * N + n, next) : store(S + j * N + n, next);
-            sums[j] = multiply_add(next, rn, sums[j]);
+            if (OUTPUT) sums[j] = multiply_add(next, rn, sums[j]);
         }
     }
-    sum4(sums[0], sums[1], sums[2], sums[3], y);
+    if (OUTPUT) sum4(sums[0], sums[1], sums[2], sums[3], y);
 }
 
 // S <- S diag(w) - (S kappa) (kappa a)^T + v k^T ;  y = S r.  SIZE is the head size, or 0.
@@ -183,6 +216,7 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
             memcpy(v, s.value + at, N * sizeof(float));
             memcpy(s.value_first + at, v, N * sizeof(float));
         }
+        if (s.kept) keep({k, v, w, kappa, b}, s.kept + (size_t)t * KEPT7 * s.width + from, s.width, N);
         for (int i = 0; i < N; i += 4)
             streaming ? four_rows7<SIZE, true>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i)
                  : four_rows7<SIZE, false>(state + i * N, S + i * N, N, w, kappa, b, k, r, v + i, y + i);
@@ -197,4 +231,21 @@ static void wkv7_sized(const Wkv7& task, int head, float* work) {
 static void wkv7(const Wkv7& task, int head, float* work) {
     task.size == 64 && LANES > 1 ? wkv7_sized<64>(task, head, work) : wkv7_sized<0>(task, head, work);
     streaming_fence();
+}
+
+template <int SIZE>
+static void replay7_sized(const Replay& s, int head) {
+    const int N = SIZE ? SIZE : s.size, from = head * N;
+    const float* state = s.state + (size_t)from * N;
+    float* S = s.new_state + (size_t)from * N;
+    for (int t = 0; t < s.tokens; t++, state = S) {
+        const float *k = s.kept + (size_t)t * KEPT7 * s.width + from, *v = k + s.width, *w = v + s.width,
+                    *kappa = w + s.width, *b = kappa + s.width;
+        for (int i = 0; i < N; i += 4)
+            four_rows7<SIZE, false, false>(state + i * N, S + i * N, N, w, kappa, b, k, nullptr, v + i, nullptr);
+    }
+}
+
+static void replay7(const Replay& task, int head) {
+    task.size == 64 && LANES > 1 ? replay7_sized<64>(task, head) : replay7_sized<0>(task, head);
 }

@@ -19,6 +19,8 @@ enum StatePart : int32_t { ATT_SHIFT = 0, WKV_STATE = 1, FFN_SHIFT = 2, STATE_PA
 // The two step lists of a plan: the layers, and the output head.
 enum StepList : int32_t { BODY = 0, HEAD = 1, STEP_LISTS = 2 };
 
+inline int state_index(int layer, int part) { return layer * STATE_PARTS + part; }
+
 constexpr int32_t NONE = -1;      // the index of an optional operand that is absent
 constexpr int32_t MAX_MIXES = 8;  // mixes of one token shift
 
