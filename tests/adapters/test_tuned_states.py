@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 import wkv
 from tests.checkpoints import random_checkpoint
 from tests.oracles import oracle
-from wkv.adapters.tuned_state import is_tuned_state, write_tuned_state
+from wkv.adapters.tuned_state import is_tuned_state
+from wkv.adapters.write_state import state_tensors, write_tuned_state
 from wkv.cli import main
 
 IDS = [5, 250, 17, 3, 99]
@@ -107,7 +108,7 @@ def test_a_tuned_state_starts_the_float64_model(models, tmp_path, generation):
 @pytest.mark.parametrize("generation", ["5.2", "7"])
 def test_states_are_written_for_other_programs_and_read_again(models, tmp_path, generation, to):
     model, tuned = models[generation], matrices(1)
-    path = write_tuned_state(started(model, tuned), tmp_path / "tuned", to)
+    path = write_tuned_state(state_tensors(started(model, tuned)), tmp_path / "tuned", to)
     stored = torch.load(path) if to == "pth-state" else load_file(path)
     assert list(stored) == [f"blocks.{l}.att.time_state" for l in range(3)]
     first = stored["blocks.0.att.time_state"].float()
@@ -168,12 +169,12 @@ def test_ambiguous_axes_are_refused(models, tmp_path):
 def test_what_other_programs_cannot_read_is_not_written(models, tmp_path):
     seen = models["7"].forward(IDS)[1]
     with pytest.raises(wkv.StateError, match="token shifts"):
-        write_tuned_state(seen, tmp_path / "s.pth")
+        write_tuned_state(state_tensors(seen), tmp_path / "s.pth")
     with pytest.raises(wkv.StateError, match="generation 5 to 7"):
-        write_tuned_state(models["4"].new_state(), tmp_path / "s.pth")
+        write_tuned_state(state_tensors(models["4"].new_state()), tmp_path / "s.pth")
     large = started(models["7"], 1e6 * matrices())
     with pytest.raises(wkv.StateError, match="half precision"):
-        write_tuned_state(large, tmp_path / "s.st", "ai00-state")
+        write_tuned_state(state_tensors(large), tmp_path / "s.st", "ai00-state")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 """Translate the targets of an adapter to the tensors of its base model."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 
 from wkv.checkpoint.layouts import FLA7, HUB, OFFICIAL_2026
@@ -24,6 +24,23 @@ OFFICIAL = (Rule("*", "*"), Rule("*", "model.*"))
 """Official names, and those of models inside a Lightning module."""
 
 
+OFFICIAL_NAME = re.compile(
+    r"(emb|head)\.weight|ln_out\.(weight|bias)"
+    r"|blocks\.\d+\.(ln[012]|att\.ln_x)\.(weight|bias)"
+    r"|blocks\.\d+\.(att|ffn)\.(receptance|key|value|gate|output)\.weight"
+    r"|blocks\.\d+\.(att|ffn)\.([a-z]_[a-z]|[wavg][012]|time_\w+)"
+)
+"""The official names of tensors of all generations."""
+
+
+class AnyModel:
+    """The tensor names of all models, as a container, for adapters without their base model."""
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a model of some generation has a tensor of this name."""
+        return isinstance(name, str) and OFFICIAL_NAME.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class Target:
     """A tensor of the base model.
@@ -42,7 +59,7 @@ class Target:
         return self.conversion is TRANSPOSED
 
 
-def find_target(name: str, known: Collection[str]) -> Target | None:
+def find_target(name: str, known: Container[str]) -> Target | None:
     """Return the tensor that a tensor name of an adapter means, or None.
 
     Args:

@@ -14,7 +14,7 @@ mlx-lm                    folder: MODULE.lora_a (in, r), .lora_b (r, out), .m
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from wkv.adapters.changes import Bat, Change, LowRank, Miss, Replaced
-from wkv.adapters.names import WRAPPERS, Target, find_target
+from wkv.adapters.names import WRAPPERS, AnyModel, Target, find_target
 from wkv.adapters.scaling import Scaling, read_scaling, with_alpha
 from wkv.adapters.values import float_values
 from wkv.checkpoint import open_checkpoint
@@ -64,13 +64,14 @@ class Adapter:
 
 
 def open_adapter(
-    path: str | Path, shapes: Mapping[str, tuple[int, ...]], alpha: float | None = None
+    path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None, alpha: float | None = None
 ) -> Adapter:
     """Open an adapter in any of the formats that this module lists.
 
     Args:
         path: a file, or a folder of peft, rwkvtune or mlx-lm.
-        shapes: official name to shape of the base model's tensors.
+        shapes: official name to shape of the base model's tensors; None: the base model is
+            unknown, so that only names can be checked.
         alpha: the alpha of the training, for files that do not contain it.
 
     Raises:
@@ -79,12 +80,13 @@ def open_adapter(
         MissingExtraError: if the file is GGUF, and the gguf package is not installed.
     """
     tensors, scaling = _read(Path(path).expanduser(), alpha)
+    known: Container[str] = AnyModel() if shapes is None else shapes
     parts: dict[str, dict[str, Tensor]] = {}
     changes: dict[str, Change] = {}
     for name, tensor in tensors.items():
         match = PART.fullmatch(name)
         if match is None or (match["mlx"] and not scaling.is_mlx):
-            target = _target(scaling.path, name, name, shapes)
+            target = _target(scaling.path, name, name, known)
             value = target.conversion.transform(tensor)
             _add(scaling.path, changes, target, name, Replaced(value), shapes)
             continue
@@ -96,7 +98,7 @@ def open_adapter(
             )
         parts[module][kind] = tensor
     for module, found in parts.items():
-        target = _target(scaling.path, f"{module}.weight", module, shapes)
+        target = _target(scaling.path, f"{module}.weight", module, known)
         change = _change(scaling, module, found, is_transposed=target.is_transposed)
         _add(scaling.path, changes, target, module, change, shapes)
     if not parts:
@@ -153,7 +155,7 @@ def _read_gguf(file: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scal
     return values, with_alpha(scaling, alpha)
 
 
-def _target(path: Path, name: str, shown: str, known: Collection[str]) -> Target:
+def _target(path: Path, name: str, shown: str, known: Container[str]) -> Target:
     """Return the tensor of the base model that a name means."""
     target = find_target(name, known)
     if target is None:
@@ -232,11 +234,11 @@ def _add(
     target: Target,
     shown: str,
     change: Change,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]] | None,
 ) -> None:
     """Add a change, after checking that it fits the tensor and is the only one."""
-    shape = shapes[target.name]
-    if not change.fits(shape):
+    shape = None if shapes is None else shapes[target.name]
+    if shape is not None and not change.fits(shape):
         raise CheckpointError(
             f"{path}: {shown} is for a tensor of {change.describe()}, and {target.name} of the "
             f"model is {shape}; give the base model that the adapter was trained for"

@@ -40,7 +40,8 @@ class AdapterBase:
 
     Attributes:
         generation: "4" to "7a".
-        identity: the identity of the base model, see `wkv.inference.describe.identity`.
+        identity: the identity of the base model, see `wkv.inference.describe.identity`; "" if it
+            is unknown.
         name: the path or hub name of the base model's Hugging Face directory, for peft.
         notes: further fields of wkv.json.
     """
@@ -117,19 +118,28 @@ def base_identity(path: Path) -> str | None:
     Raises:
         CheckpointError: if wkv.json is damaged.
     """
-    notes = (path if path.is_dir() else path.parent) / NOTES
-    if not notes.is_file():
-        return None
+    return read_notes(path).get("identity") or None
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """Return the fields of the wkv.json beside an adapter, which are none without the file.
+
+    Raises:
+        CheckpointError: if the file is damaged, or contains no identity.
+    """
+    file = (path if path.is_dir() else path.parent) / NOTES
+    if not file.is_file():
+        return {}
     try:
-        identity = json.loads(read_text(notes))["identity"]
-        if not isinstance(identity, str):
+        notes: dict[str, Any] = json.loads(read_text(file))
+        if not isinstance(notes["identity"], str):
             raise TypeError("the identity is not a text")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{notes}: the file is damaged ({error}); restore it, or remove it to use the adapter "
+            f"{file}: the file is damaged ({error}); restore it, or remove it to use the adapter "
             "without checking its base model"
         ) from error
-    return identity
+    return notes
 
 
 def _foreign(name: str, rules: tuple[Rule, ...]) -> tuple[str, Conversion]:

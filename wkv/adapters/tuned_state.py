@@ -21,9 +21,8 @@ from wkv.adapters.values import float_values
 from wkv.checkpoint import Checkpoint, open_checkpoint
 from wkv.checkpoint.layouts import official
 from wkv.errors import CheckpointError, StateError
-from wkv.files import atomic_write, checked_destination
 from wkv.models.parts import Config
-from wkv.models.state import State
+from wkv.models.state import read_header
 
 NAME = re.compile(r"blocks\.(\d+)\.att\.time_state")
 SHIFT_NAME = re.compile(r"blocks\.\d+\.att\.ts_state")
@@ -56,6 +55,14 @@ def is_tuned_state(path: str | Path) -> bool:
         return False
 
 
+def is_state(path: str | Path) -> bool:
+    """Check whether a file is a tuned state of another program, or a state of wkv."""
+    try:
+        return bool(read_header(path).generation)
+    except StateError:
+        return is_tuned_state(path)
+
+
 def read_tuned_state(path: str | Path, config: Config) -> TunedState | None:
     """Read a tuned state for a model of a given size.
 
@@ -66,18 +73,46 @@ def read_tuned_state(path: str | Path, config: Config) -> TunedState | None:
         StateError: if it belongs to a model of another size or generation, its axes are
             ambiguous, or it contains unknown tensors or values that are not finite.
     """
+    tuned = open_tuned_state(path)
+    if tuned is None:
+        return None
+    if config.n_head is None:
+        raise StateError(
+            f"{path}: this is a tuned state with a matrix for each head, and RWKV-4 has no "
+            "heads; use the model that it was tuned for"
+        )
+    size = config.head_size
+    layers, *shape = tuned.wkv.shape
+    is_metal = tuned.shifts is not None
+    if (layers, *shape) != (config.n_layer, config.n_head, size, size) or (
+        is_metal and not config.generation.startswith("7")
+    ):
+        of = " of RWKV-7" if is_metal else ""
+        raise StateError(
+            f"{path}: this tuned state{of} has {layers} layers of {tuple(shape)}, and the model, "
+            f"RWKV-{config.generation}, needs {config.n_layer} layers of "
+            f"{config.n_head, size, size}; use the model that it was tuned for"
+        )
+    return tuned
+
+
+def open_tuned_state(path: str | Path) -> TunedState | None:
+    """Read a tuned state for a model of any size.
+
+    Returns:
+        The state, or None if the file is not readable or contains something else.
+
+    Raises:
+        StateError: if layers are missing or differ in shape, its axes are ambiguous, or it
+            contains unknown tensors or values that are not finite.
+    """
     try:
         file = official(open_checkpoint(path))
     except CheckpointError:
         return None
     if not _is_tuned(file):
         return None
-    if config.n_head is None:
-        raise StateError(
-            f"{file.path}: this is a tuned state with a matrix for each head, and RWKV-4 has no "
-            "heads; use the model that it was tuned for"
-        )
-    return _read_metal(file, config) if set(file) == METAL else _read_time_states(file, config)
+    return _read_metal(file) if set(file) == METAL else _read_time_states(file)
 
 
 def _is_tuned(file: Checkpoint) -> bool:
@@ -86,10 +121,8 @@ def _is_tuned(file: Checkpoint) -> bool:
     )
 
 
-def _read_time_states(file: Checkpoint, config: Config) -> TunedState:
+def _read_time_states(file: Checkpoint) -> TunedState:
     """Read a file of `blocks.N.att.time_state`."""
-    shape = (config.n_head, config.head_size, config.head_size)
-    names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
     found = [name for name in file if NAME.fullmatch(name)]
     for name in file:
         if SHIFT_NAME.fullmatch(name):
@@ -99,9 +132,15 @@ def _read_time_states(file: Checkpoint, config: Config) -> TunedState:
                 f"{file.path}: {name} does not belong to a tuned state, expected only "
                 "blocks.N.att.time_state; to use an adapter or a model, pass it as such"
             )
-    wrong = next((name for name in found if file.shapes[name] != shape), None)
-    if set(found) != set(names) or wrong is not None:
-        raise _other_size(file, len(found), file.shapes[wrong or found[0]], config)
+    names = [f"blocks.{layer}.att.time_state" for layer in range(len(found))]
+    missing = next((name for name in names if name not in found), None)
+    if missing is not None:
+        raise _damaged(file, f"{len(found)} tensors but no {missing}")
+    shape = file.shapes[names[0]]
+    wrong = next((name for name in names if file.shapes[name] != shape), None)
+    if wrong is not None or len(shape) != 3 or shape[1] != shape[2]:
+        name = wrong or names[0]
+        raise _damaged(file, f"{name} of the shape {file.shapes[name]}, the first has {shape}")
     swaps = file.layout == "safetensors" and _is_swapped(file)
     layers = torch.stack([_values(file, name) for name in names])
     return TunedState(layers.transpose(-1, -2).contiguous() if swaps else layers)
@@ -133,98 +172,29 @@ def _refuse_shift(file: Checkpoint, name: str) -> None:
         )
 
 
-def _read_metal(file: Checkpoint, config: Config) -> TunedState:
+def _read_metal(file: Checkpoint) -> TunedState:
     """Read a file of rwkv-metal."""
-    layers, width, size = config.n_layer, config.n_embd, config.head_size
-    expected = {
-        "wkv": (layers, 1, config.n_head, size, size),
-        "tmix_shift": (layers, 1, 1, width),
-        "cmix_shift": (layers, 1, 1, width),
-    }
-    if file.shapes != expected or not config.generation.startswith("7"):
-        shape = file.shapes["wkv"]
-        raise _other_size(file, shape[0] if shape else 0, shape[2:], config, generation="7")
+    shape = file.shapes["wkv"]
+    layers, one, heads, size = shape[:4] if len(shape) == 5 else (0, 0, 0, 0)
+    width = (layers, 1, 1, heads * size)
+    if one != 1 or file.shapes != {
+        "wkv": (layers, 1, heads, size, size),
+        "tmix_shift": width,
+        "cmix_shift": width,
+    }:
+        raise _damaged(file, f"wkv of the shape {shape}, with shifts of other sizes")
     shifts = torch.stack([_values(file, name)[:, 0, 0] for name in ("tmix_shift", "cmix_shift")])
     return TunedState(_values(file, "wkv")[:, 0], shifts)
 
 
-def _other_size(
-    file: Checkpoint, layers: int, shape: tuple[int, ...], config: Config, generation: str = ""
-) -> StateError:
-    """Return the error for a state that was tuned for another model."""
-    size = config.head_size
-    of = f" of RWKV-{generation}" if generation else ""
+def _damaged(file: Checkpoint, found: str) -> StateError:
+    """Return the error for a file whose tensors do not fit each other."""
     return StateError(
-        f"{file.path}: this tuned state{of} has {layers} layers of {shape}, and the model, "
-        f"RWKV-{config.generation}, needs {config.n_layer} layers of {config.n_head, size, size}; "
-        "use the model that it was tuned for"
+        f"{file.path}: the tuned state has {found}; expected one (heads, size, size) for every "
+        "layer, so the file is incomplete, save it again"
     )
 
 
 def _values(file: Checkpoint, name: str) -> Tensor:
     """Return a tensor as float32, after checking its dtype and values."""
     return float_values(file.path, name, file[name], StateError)
-
-
-def write_tuned_state(state: State, path: str | Path, to: str = "pth-state") -> Path:
-    """Write the matrices of a state for another program.
-
-    Args:
-        state: one row, with zero shifts: no other program has a name for them.
-        path: the file to write; its extension is added if it is missing.
-        to: "pth-state" for RWKV-PEFT, RWKV-LM and RWKV-Runner, in float32 with axes (value, key),
-            as `.pth`; "ai00-state" for web-rwkv and ai00, in half precision with axes (key,
-            value), as `.state` or `.st`.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        StateError: if the state is not one row, has shifts, belongs to RWKV-4, or has values
-            that half precision cannot represent.
-        InputError: if the path cannot be created.
-    """
-    from safetensors.torch import save_file
-
-    endings = {"pth-state": (".pth",), "ai00-state": (".state", ".st")}
-    if to not in endings:
-        raise StateError(f"a state can be written as {' or '.join(endings)}, not as {to!r}")
-    tensors = state_tensors(state)
-    target = checked_destination(path)
-    if target.suffix not in endings[to]:
-        target = target.with_name(target.name + endings[to][0])
-    if to == "pth-state":
-        atomic_write(target, lambda file: torch.save(tensors, file), error_type=StateError)
-        return target
-    halves = {name: wkv.transpose(-1, -2).half().contiguous() for name, wkv in tensors.items()}
-    large = [name for name, wkv in halves.items() if not bool(wkv.isfinite().all())]
-    if large:
-        raise StateError(
-            f"{large[0]} has values beyond {torch.finfo(torch.float16).max:g}, the largest number "
-            "of half precision; write it as pth-state"
-        )
-    atomic_write(target, lambda file: save_file(halves, file), error_type=StateError)
-    return target
-
-
-def state_tensors(state: State) -> dict[str, Tensor]:
-    """Return the matrices of a state by RWKV-PEFT's names, after checking that nothing is lost.
-
-    Raises:
-        StateError: if the state is not one row, has shifts, or belongs to RWKV-4.
-    """
-    layers = state.layers
-    if state.batch_size != 1 or layers[0].wkv.dim() != 4:
-        raise StateError(
-            f"{state!r} cannot be written for other programs; expected one row of a model of "
-            "generation 5 to 7"
-        )
-    if any(bool(shift.any()) for one in layers for shift in (one.att_shift, one.ffn_shift)):
-        raise StateError(
-            "the state has token shifts, because it has seen tokens, and other programs cannot "
-            "read them; save it with state.save, or write a tuned state"
-        )
-    return {
-        f"blocks.{number}.att.time_state": layer.wkv[0].detach().cpu().float().contiguous()
-        for number, layer in enumerate(layers)
-    }

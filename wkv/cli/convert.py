@@ -2,7 +2,9 @@
 
 `--to pth` and `--to safetensors` write one file, optionally prepared for a strategy. `--to hf`
 writes a Hugging Face directory with weights, config, code, tokenizer and model card. `--to gguf`
-writes one file for llama.cpp.
+writes one file for llama.cpp. Adapters and tuned states are converted too: `--to peft`, `pth-lora`
+and `pth-state` (RWKV-PEFT, RWKV-Runner), `ai00-lora` and `ai00-state` (web-rwkv, ai00) and
+`gguf-lora` (llama.cpp).
 """
 
 import argparse
@@ -10,7 +12,7 @@ import time
 from pathlib import Path
 
 from wkv.cli.notices import notice, slow_step
-from wkv.cli.options import find_model
+from wkv.cli.options import add_alpha, find_model
 
 SUMMARY = "convert a checkpoint to another format and verify it"
 
@@ -19,6 +21,12 @@ OPTIONS_OF = {
     "hf": ("layout", "dtype", "shard_size", "license", "context", "tokenizer", "push_to_hub"),
     "pth": ("strategy", "overwrite"),
     "safetensors": ("strategy", "overwrite"),
+    "peft": ("alpha", "base"),
+    "pth-lora": ("alpha", "base", "overwrite"),
+    "ai00-lora": ("alpha", "base", "overwrite"),
+    "gguf-lora": ("alpha", "base", "overwrite"),
+    "pth-state": ("base", "overwrite"),
+    "ai00-state": ("base", "overwrite"),
 }
 """Output formats, and the options that each of them accepts."""
 
@@ -28,7 +36,9 @@ DTYPES = ("fp32", "bf16", "fp16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv convert` to the parser."""
     parser.add_argument(
-        "source", metavar="SRC", help="a checkpoint, a Hugging Face directory, or a catalog name"
+        "source",
+        metavar="SRC",
+        help="a checkpoint, a Hugging Face directory, a catalog name, an adapter, or a tuned state",
     )
     parser.add_argument("destination", metavar="DST", help="the file or directory to write")
     parser.add_argument("--to", choices=tuple(OPTIONS_OF), required=True, help="output format")
@@ -40,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with less memory; `auto` then selects that strategy (default: keep all dtypes)",
     )
     files.add_argument(
-        "--overwrite", action="store_true", help="replace DST if it exists (also for gguf)"
+        "--overwrite", action="store_true", help="replace DST if it exists (also for other files)"
     )
     both = parser.add_argument_group("for hf and gguf")
     both.add_argument(
@@ -55,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="tokenizer file (default: selected by the vocabulary size)",
     )
+    tuned = parser.add_argument_group("for adapters and tuned states")
+    tuned.add_argument(
+        "--base",
+        metavar="MODEL",
+        help="the model that was tuned: SRC is checked against it, and its generation is used for "
+        "the names in DST (default: RWKV-7, unless SRC says or shows another one)",
+    )
+    add_alpha(tuned)
     folders = parser.add_argument_group("for hf")
     folders.add_argument(
         "--layout",
@@ -86,8 +104,11 @@ def run(args: argparse.Namespace) -> int:
     if args.to == "hf" and args.dtype not in (None, *DTYPES):
         args.usage_error(f"--dtype {args.dtype} does not go with --to hf")
     begun = time.perf_counter()
-    source = find_model(args.source) or args.source
-    if args.to == "hf":
+    is_tuned = "base" in OPTIONS_OF[args.to]
+    source = args.source if is_tuned else find_model(args.source) or args.source
+    if is_tuned:
+        _to_tuned(args, source)
+    elif args.to == "hf":
         _to_folder(args, source)
     elif args.to == "gguf":
         _to_gguf(args, source)
@@ -117,6 +138,26 @@ def _to_file(args: argparse.Namespace, source: str | Path) -> None:
         f"verified: the largest difference of logits is {done.largest_difference:g} "
         f"({N_TOKENS} tokens, as one sequence and one by one)"
     )
+
+
+def _to_tuned(args: argparse.Namespace, source: str | Path) -> None:
+    """Write an adapter or a tuned state for another program."""
+    from wkv.convert.tuned import TunedOptions, convert_tuned
+
+    base = find_model(args.base)
+    options = TunedOptions(args.to, args.alpha, base, args.overwrite)
+    done = convert_tuned(source, args.destination, options)
+    print(f"{done.path}: {done.n_tensors} {'layers' if 'state' in args.to else 'tensors'}")
+    print(f"verified: the largest difference of a value is {done.difference:.3g}")
+    if done.alpha is not None:
+        notice(f"this format does not contain alpha: use the file with alpha {done.alpha:g}")
+    if done.generation is not None:
+        notice(
+            f"the names are those of RWKV-{done.generation}, which {source} does not say; if that "
+            "is wrong, name the model that was tuned: --base MODEL"
+        )
+    for name, value in (done.notes or {}).items():
+        notice(f"not in the file: {name} = {value}")
 
 
 def _to_folder(args: argparse.Namespace, source: str | Path) -> None:

@@ -64,7 +64,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_alpha(parser: argparse.ArgumentParser) -> None:
+def add_alpha(parser: argparse._ActionsContainer) -> None:
     """Add --alpha to a parser of a command that reads adapters."""
     parser.add_argument(
         "--alpha",

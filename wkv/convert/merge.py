@@ -14,7 +14,8 @@ from torch import Tensor
 
 from wkv.adapters.changes import Change
 from wkv.adapters.open import Adapter
-from wkv.adapters.tuned_state import is_tuned_state, state_tensors
+from wkv.adapters.tuned_state import is_state
+from wkv.adapters.write_state import state_tensors
 from wkv.checkpoint.layouts import FOLDER_LAYOUTS, is_folded
 from wkv.convert.checkpoint_file import (
     SUFFIXES,
@@ -26,14 +27,14 @@ from wkv.convert.checkpoint_file import (
 from wkv.convert.gguf.export import write_gguf
 from wkv.convert.huggingface.export import ExportOptions, export
 from wkv.convert.verify import LIMIT, arbitrary_ids, check_equal
-from wkv.errors import CheckpointError, InputError, StateError
+from wkv.errors import CheckpointError, InputError
 from wkv.files import checked_destination, move_into_place, temporary_folder, write_errors
 from wkv.inference.describe import Description, adapter_for, describe, with_adapter
 from wkv.inference.load import build_model, strategy_for
 from wkv.inference.model import Model
 from wkv.models import GENERATIONS
 from wkv.models.parts import Linear
-from wkv.models.state import State, read_header
+from wkv.models.state import State
 from wkv.models.strategy.language import DTYPES
 
 TARGETS = (*SUFFIXES, "hf", "gguf")
@@ -129,7 +130,7 @@ def merge(
         path = checked_destination(destination)
     strategy = strategy_for(description, "cpu fp32")
     start: State | None = None
-    if _is_state(change):
+    if is_state(change):
         if options.alpha is not None:
             raise InputError(f"alpha is {options.alpha:g} and {change} is a state, which has none")
         model = build_model(description, strategy, engine="torch")
@@ -190,14 +191,6 @@ def _target(description: Description, destination: str | Path, options: MergeOpt
     if checkpoint.layout in FOLDER_LAYOUTS:
         return "hf"
     return "pth" if checkpoint.path.suffix in (".pth", ".bin") else "safetensors"
-
-
-def _is_state(path: str | Path) -> bool:
-    """Check whether a file is a tuned state of another program, or a saved state."""
-    try:
-        return bool(read_header(path).generation)
-    except StateError:
-        return is_tuned_state(path)
 
 
 def _beside(description: Description, adapter: Adapter) -> Model:

@@ -326,6 +326,28 @@ def read_header(path: str | Path) -> StateHeader:
         return StateHeader(generation, identity, metadata, digest)
 
 
+def read_layers(path: str | Path) -> tuple[LayerState, ...]:
+    """Read the layers of a state file, of whatever model it is.
+
+    Raises:
+        StateError: if the file is missing, damaged or not a state, or has values that are NaN,
+            infinite, or not float32.
+    """
+    path = Path(path).expanduser()
+    header, tensors = _read(path)
+    rows = len(_tokens_seen(path, header))
+
+    def checked(layer: int, name: str) -> Tensor:
+        name = f"layers.{layer}.{name}"
+        found = tensors.get(name)
+        shape = (rows, *found.shape[1:]) if found is not None else (rows,)
+        return _checked(path, tensors, name, shape)
+
+    count = sum(name.endswith(".wkv") for name in tensors)
+    parts = ("att_shift", "wkv", "ffn_shift")
+    return tuple(LayerState(*(checked(layer, part) for part in parts)) for layer in range(count))
+
+
 def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
     """Return the SHA-256 of the metadata and of all names and values, ordered by name."""
     digest = hashlib.sha256(metadata.encode())
