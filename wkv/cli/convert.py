@@ -41,7 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint, a Hugging Face directory, a catalog name, an adapter, or a tuned state",
     )
     parser.add_argument("destination", metavar="DST", help="the file or directory to write")
-    parser.add_argument("--to", choices=tuple(OPTIONS_OF), required=True, help="output format")
+    parser.add_argument(
+        "--to",
+        choices=tuple(OPTIONS_OF),
+        metavar="FORMAT",
+        required=True,
+        help=f"output format: {', '.join(OPTIONS_OF)}",
+    )
     files = parser.add_argument_group("for pth and safetensors")
     files.add_argument(
         "--strategy",
