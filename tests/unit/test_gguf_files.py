@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import random_checkpoint, save_pth
-from wkv.checkpoint.gguf import decode_q4_0, decode_q8_0
+from wkv.checkpoint.blocks import SIZES as OWN
+from wkv.checkpoint.blocks import decode
 from wkv.checkpoint.gguf_header import BLOCK_TYPES
 from wkv.cli import main
 from wkv.convert.gguf.export import write_gguf
@@ -109,12 +110,11 @@ def test_quantized_matrices_have_the_values_of_llama_cpp(sources, tmp_path, gene
 @settings(max_examples=30)
 @given(data=st.binary(min_size=5 * 34, max_size=5 * 34))
 def test_own_decoders_equal_those_of_the_package(data):
-    for kind, decode in ((Type.Q8_0, decode_q8_0), (Type.Q4_0, decode_q4_0)):
-        size = gguf.GGML_QUANT_SIZES[kind][1]
-        blocks = np.frombuffer(data, np.uint8)[: 5 * 32 // 32 * size].copy().reshape(5, size)
-        blocks[:, 1] &= 0x7B  # a finite scale
-        expected = gguf.quants.dequantize(blocks, kind)
-        found = decode(blocks.reshape(-1)).numpy()
+    for name, size in OWN.items():
+        blocks = np.frombuffer(data, np.uint8)[: 5 * size].copy().reshape(5, size)
+        blocks[:, [1, 3]] &= 0x7B  # finite scales and minimums
+        expected = gguf.quants.dequantize(blocks, Type[name])
+        found = decode(name, blocks.reshape(-1)).numpy()
         assert np.array_equal(found.reshape(-1), expected.reshape(-1))
 
 

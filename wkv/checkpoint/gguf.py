@@ -4,7 +4,6 @@
 are read, so they have exactly the values that llama.cpp uses.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wkv.checkpoint.blocks import FLOATS, SIZES, decode
 from wkv.checkpoint.gguf_header import GGUFHeader, GGUFTensor, read_header
 from wkv.checkpoint.tensors import Checkpoint
 from wkv.errors import CheckpointError, MissingExtraError, install_command
 
 LAYOUT = "gguf"
-
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""The types that are not quantized."""
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -84,35 +81,10 @@ def _read(header: GGUFHeader, name: str) -> Tensor:
         raise CheckpointError(
             f"{header.path}: {name} cannot be read ({error}); the file changed after it was opened"
         ) from error
-    return _decoder(tensor)(data).reshape(tensor.shape)
-
-
-def _decoder(tensor: GGUFTensor) -> Callable[[np.ndarray], Tensor]:
-    """Return the function that decodes the bytes of a tensor."""
     kind = tensor.type.name
-    if kind in FLOATS:
-        return lambda data: torch.from_numpy(data).view(FLOATS[kind])
-    own = {"Q8_0": decode_q8_0, "Q4_0": decode_q4_0}
-    return own.get(kind) or partial(_decode_with_package, tensor)
-
-
-def decode_q8_0(data: np.ndarray) -> Tensor:
-    """Decode blocks of 32 values: a scale d in fp16, then 32 integers q in int8; w = d q."""
-    blocks = torch.from_numpy(data).view(-1, 34)
-    scales = blocks[:, :2].contiguous().view(torch.float16).float()
-    return blocks[:, 2:].view(torch.int8).float().mul_(scales)
-
-
-def decode_q4_0(data: np.ndarray) -> Tensor:
-    """Decode blocks of 32 values: a scale d in fp16, then 16 bytes; w = d (q - 8).
-
-    The low halves of the bytes are the first 16 values, the high halves the others.
-    """
-    blocks = torch.from_numpy(data).view(-1, 18)
-    scales = blocks[:, :2].contiguous().view(torch.float16).float()
-    pairs = blocks[:, 2:]
-    q = torch.cat([pairs & 15, pairs >> 4], dim=1)
-    return q.float().sub_(8).mul_(scales)
+    known = kind in FLOATS or kind in SIZES
+    values = decode(kind, data) if known else _decode_with_package(tensor, data)
+    return values.reshape(tensor.shape)
 
 
 def _decode_with_package(tensor: GGUFTensor, data: np.ndarray) -> Tensor:

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from wkv import hub
+from wkv.checkpoint import gguf_header, rwkvcpp
 from wkv.checkpoint.gguf import open_gguf
-from wkv.checkpoint.gguf_header import MAGIC
 from wkv.checkpoint.pth import open_pth
+from wkv.checkpoint.rwkvcpp import OTHER_MAGICS, open_rwkvcpp
 from wkv.checkpoint.safetensors import open_safetensors
 from wkv.checkpoint.sharded import SHARD, index_of_shard, open_sharded
 from wkv.checkpoint.tensors import EXPECTED, Checkpoint, first_sentence
@@ -36,7 +37,7 @@ IN_FOLDERS = (
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint: a file of any format, a shard index, or a folder.
 
-    Formats are `.pth`, `.safetensors`, `.bin` and `.gguf`.
+    Formats are `.pth`, `.safetensors`, `.bin`, `.gguf`, and the `.bin` of rwkv.cpp.
     Names of the catalog, such as `g1:0.1b`, stand for their downloaded files; a file or folder of
     the same name is preferred.
     The content of a file decides its format, not its extension. A missing `.pth` or
@@ -61,8 +62,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return open_sharded(index_of_shard(path))
     if head[:4] == b"PK\x03\x04":
         return open_pth(path)
-    if head[:4] == MAGIC:
+    if head[:4] == gguf_header.MAGIC:
         return open_gguf(path)
+    if head[:4] == rwkvcpp.MAGIC:
+        return open_rwkvcpp(path)
     if len(head) > 8 and head[8:9] == b"{":
         return open_safetensors(path)
     if head[:1] == b"\x80":  # a bare pickle, the format that torch.save wrote before 2020
@@ -139,8 +142,8 @@ def _what_is(head: bytes) -> str:
         return f"the file is empty; {again}"
     if head.startswith(b"version https://git-lfs"):
         return "this is a git-lfs pointer to a file that was not downloaded; run: git lfs pull"
-    if head[:4] in (b"fmgg", b"lmgg", b"tjgg"):
-        return f"this is an rwkv.cpp file, which wkv cannot read; {GIVE_ORIGINAL}"
+    if head[:4] in OTHER_MAGICS:
+        return f"this is a file of an early ggml program, which wkv cannot read; {GIVE_ORIGINAL}"
     try:
         text = head.decode("utf-8", "strict" if len(head) < 500 else "ignore")
     except UnicodeDecodeError:

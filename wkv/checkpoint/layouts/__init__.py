@@ -13,8 +13,10 @@ from wkv.checkpoint.layouts.gguf import gguf_to_official
 from wkv.checkpoint.layouts.hub import HUB, OFFICIAL_2026
 from wkv.checkpoint.layouts.packed import unpacked_view
 from wkv.checkpoint.layouts.rules import foreign_tensors, official_view
+from wkv.checkpoint.layouts.rwkvcpp import rwkvcpp_to_official
 from wkv.checkpoint.layouts.view import View, view_of
 from wkv.checkpoint.layouts.web_rwkv import is_web_rwkv, web_rwkv_to_official
+from wkv.checkpoint.rwkvcpp import LAYOUT as RWKVCPP
 from wkv.checkpoint.tensors import CHATRWKV_KEY, PACKED_KEY, STRATEGY_KEY
 from wkv.errors import CheckpointError
 
@@ -77,6 +79,8 @@ def _official(checkpoint: Checkpoint) -> Checkpoint:
         return unpacked_view(checkpoint)
     if checkpoint.layout == GGUF:
         return gguf_to_official(checkpoint)
+    if checkpoint.layout == RWKVCPP:
+        return rwkvcpp_to_official(checkpoint)
     checkpoint = replace(checkpoint, strategy=checkpoint.metadata.get(STRATEGY_KEY))
     checkpoint = _without_wrappers(checkpoint)
     if is_web_rwkv(checkpoint):
