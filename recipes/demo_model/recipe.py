@@ -19,9 +19,9 @@ from wkv.errors import TrainingError, WKVError
 from wkv.tokenizers.world import WorldTokenizer
 from wkv.train.data import Mixture, PackedDocuments, Prose
 from wkv.train.initialize import new_config
-from wkv.train.loop import Job, train
 from wkv.train.progress import shown
 from wkv.train.run_folder import RunFolder
+from wkv.train.scratch import Job, train
 from wkv.train.settings import TrainingSettings, choose
 from wkv.train.text import fingerprint
 

@@ -23,6 +23,7 @@ LAYERS = [
     {"prompting"},
     {"constraints", "batching", "convert", "hf"},
     {"compat", "chat", "evaluate", "bench"},
+    {"train"},
     {"serve"},
     {"cli"},
 ]

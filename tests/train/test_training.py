@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from wkv.errors import TrainingError
 from wkv.train.data import Mixture, PackedDocuments, Prose, batch, split_off
-from wkv.train.loop import train
 from wkv.train.optimizer import orthogonal
+from wkv.train.scratch import train
 from wkv.train.settings import TrainingSettings
 from wkv.train.text import text_job
 

@@ -29,8 +29,16 @@ class Change(Protocol):
         """Return the changed tensor in float32; `weight` is float32."""
         ...
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the product (..., out) of inputs (..., in) without merging; all float32."""
+    def product(self, x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the changed product (..., out) of inputs (..., in) without merging.
+
+        It is differentiable with respect to the tensors of the change.
+
+        Args:
+            x: (..., in), of the dtype in which the change is computed.
+            weight: (out, in); unused by `LowRank` without magnitude and `Miss` if `y` is given.
+            y: the product of the weight alone, (..., out), if it was computed already.
+        """
         ...
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -46,6 +54,10 @@ def row_norms(weight: Tensor) -> Tensor:
     """Return the Euclidean norm of each row of (out, in), as (out,)."""
     norms: Tensor = weight.norm(dim=1)
     return norms
+
+
+def _base_product(x: Tensor, weight: Tensor, y: Tensor | None) -> Tensor:
+    return linear(x, weight) if y is None else y
 
 
 @dataclass(frozen=True)
@@ -76,12 +88,19 @@ class LowRank:
             return changed
         return changed * (self.magnitude / row_norms(changed))[:, None]
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return W x + scale B (A x), rescaled if there is a magnitude."""
-        y: Tensor = linear(x, weight) + self.scale * linear(linear(x, self.A), self.B)
+    def product(self, x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return W x + scale B (A x), rescaled if there is a magnitude.
+
+        The norm of a row is constant in the gradient, as in the DoRA paper (arXiv 2402.09353, 4.3).
+        """
+        inner = linear(x, self.A.to(x.dtype))
+        added: Tensor = self.scale * linear(inner, self.B.to(x.dtype))
+        changed = _base_product(x, weight, y) + added
         if self.magnitude is None:
-            return y
-        return y * (self.magnitude / row_norms(weight + self.scale * (self.B @ self.A)))
+            return changed
+        with torch.no_grad():
+            norms = row_norms(weight + self.scale * (self.B @ self.A))
+        return changed * (self.magnitude / norms)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return A, B, the scale and the magnitude."""
@@ -109,12 +128,12 @@ class Miss:
         rows = torch.arange(inputs) % self.D.shape[0]
         return weight + self._full(outputs)[rows].t()
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
         """Return W x plus D times the sum of the blocks of x, padded with zeros."""
         rank = self.D.shape[0]
         blocks = pad(x, (0, -x.shape[-1] % rank)).reshape(*x.shape[:-1], -1, rank)
-        y: Tensor = linear(x, weight) + blocks.sum(-2) @ self._full(weight.shape[0])
-        return y
+        added = blocks.sum(-2) @ self._full(weight.shape[0]).to(x.dtype)
+        return _base_product(x, weight, y) + added
 
     def _full(self, outputs: int) -> Tensor:
         return self.D.repeat(1, outputs // self.D.shape[1])
@@ -155,7 +174,7 @@ class Bat:
         D = self.D[None] if self.of_inputs else self.D[:, None]
         return (blocks + blocks @ D + D).transpose(1, 2).reshape(outputs, inputs)
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the product in blocks, without forming the whole matrix if D is of inputs."""
         if not self.of_inputs:
             return linear(x, self.merged(weight))
@@ -188,7 +207,7 @@ class Replaced:
         """Return the new tensor."""
         return self.value.reshape(weight.shape)
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the product with the new matrix."""
         return linear(x, self.merged(weight))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wkv.train.loop import Job
+    from wkv.train.scratch import Job
 
 SUMMARY = "train a small RWKV-7 model from scratch on text"
 DEFAULTS = {
@@ -90,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train the model and return 0 if the run is complete, or 1 if it was stopped."""
-    from wkv.train.loop import train
     from wkv.train.progress import shown
+    from wkv.train.scratch import train
 
     job = _job(args)
     with shown(sys.stderr) as report:

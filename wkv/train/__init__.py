@@ -1,1 +1,1 @@
-"""Train RWKV-7 from scratch: data, initial weights, optimizer, loop and a fast CPU recurrence."""
+"""Training from scratch and fine-tuning: data, methods, optimizer, loop and proof."""

@@ -21,6 +21,9 @@ HELD_OUT_SHARE = 0.04
 PARAGRAPH_SHARE = 0.3
 """Share of the prose rows that begin with an end-of-text token and the start of a paragraph."""
 
+PAD_TO = 16
+"""Rows of different lengths are padded to a multiple of this number of inputs."""
+
 Segment = tuple[str, float]
 """A part of a document, and the weight of its tokens in the loss: 0 for text that is only input."""
 
@@ -181,12 +184,17 @@ class Mixture:
 
 
 class Batch(NamedTuple):
-    """A batch: inputs, targets and loss weights, (B, T) each, and the source of each row."""
+    """A batch: inputs, targets and loss weights, (B, T) each, and the source of each row.
+
+    Shorter rows are padded on the right with targets of weight 0. `n_tokens` is the number of
+    inputs without padding.
+    """
 
     inputs: Tensor
     targets: Tensor
     weights: Tensor
     sources: list[str]
+    n_tokens: int
 
 
 def split_off(text: np.ndarray, context: int) -> tuple[np.ndarray, list[Row]]:
@@ -210,12 +218,17 @@ def batch(rows: RowSource, first: int, count: int) -> Batch:
 
 
 def stacked(chosen: Sequence[Row]) -> Batch:
-    """Return rows as tensors."""
-    ids = torch.tensor([row.ids for row in chosen])
-    weights = torch.tensor([row.weights for row in chosen])
+    """Return rows as tensors; rows of different lengths are padded to a multiple of PAD_TO."""
+    sizes = [len(row.ids) for row in chosen]
+    width = max(sizes)
+    if min(sizes) < width:
+        width += (1 - width) % PAD_TO
+    ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in chosen])
+    weights = torch.tensor([[*row.weights, *[0.0] * (width - len(row.ids))] for row in chosen])
     return Batch(
         ids[:, :-1].contiguous(),
         ids[:, 1:].contiguous(),
         weights[:, 1:].contiguous(),
         [row.source for row in chosen],
+        sum(sizes) - len(sizes),
     )

@@ -1,7 +1,8 @@
 """The training loop, for one process or several that share the rows of each step.
 
-Several processes add up their gradients. The calling process is number 0: it starts the others,
-writes the files, handles signals and detects divergence, and the others end when it ends.
+The loop is the same for training from scratch and for fine-tuning; a `Task` is what differs. The
+processes add up their gradients. Process 0 writes the files, handles signals and detects
+divergence, and the others end when it ends.
 
 A step depends only on its number and the weights, so a run with a given number of steps can be
 stopped and resumed with the same result. The schedule of a run with a given number of minutes
@@ -14,110 +15,71 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from wkv.errors import TrainingError, install_command
-from wkv.models.rwkv7 import RWKV7, Config
-from wkv.train.data import Batch, RowSource, batch, stacked
-from wkv.train.initialize import initialize
-from wkv.train.optimizer import Optimizer, ProcessGroup
-from wkv.train.processes import start_processes
-from wkv.train.recurrence import recurrence
-from wkv.train.run_folder import RunFolder, can_plot
+from wkv.errors import TrainingError
+from wkv.train.data import Batch, RowSource, batch
+from wkv.train.optimizer import Optimizer, ProcessGroup, Trained
+from wkv.train.run_folder import RunFolder
+from wkv.train.schedule import Schedule
 from wkv.train.settings import TrainingSettings, check_same
-
-Z_LOSS = 1e-4
-"""Weight of the squared log-sum-exp in the loss, which prevents the logits from drifting."""
-
-LAST_RATE = 0.01
-"""The share of its peak to which the learning rate decreases linearly."""
-
-MAX_HELD_OUT = 8
-"""Number of held-out rows whose loss is measured for each line of the log."""
-
-TARGET_STEP = 512
-"""Targets are padded to a multiple of this number, so that only a few shapes are compiled."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """The description of a training run, from which each process creates its part.
-
-    Attributes:
-        config: sizes of the model.
-        make_rows: returns the source of rows. It must be picklable and return equal rows in each
-            process; it is called after the vocabulary file was written.
-        settings: the settings of the run.
-        folder: the folder of the run.
-        resume: whether to continue from the folder's checkpoint.
-        source: origin of the rows and sizes of the model, by option name. A run can be resumed
-            only with equal values.
-        vocabulary: tokens that are written to the folder's vocabulary file when a run starts.
-    """
-
-    config: Config
-    make_rows: Callable[[], RowSource]
-    settings: TrainingSettings
-    folder: RunFolder
-    resume: bool
-    source: Mapping[str, Any] = field(default_factory=dict)
-    vocabulary: Sequence[bytes] = ()
-
 
 Report = Callable[[dict[str, Any], float], None]
 """A callback for each line of the log and the completed share of the run, in [0, 1]."""
 
 
-def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
-    """Train until the run is complete or the process receives SIGINT or SIGTERM.
+class Task(Protocol):
+    """The interface of what is trained: tensors, rows, the loss and the result.
 
-    Afterwards the folder contains the checkpoint and the exported model. A run that fails before
-    its first checkpoint leaves no files, so that it can be started again.
-
-    Args:
-        job: the description of the run.
-        report: called for each line of the log.
-        notify: called with messages for the user.
-
-    Returns:
-        Whether the run is complete.
-
-    Raises:
-        TrainingError: if the folder or the data cannot be used, or the run diverges.
+    Attributes:
+        trained: the tensors, in an order that is the same in every process.
+        rows: the source of rows.
+        schedule: the learning rate over the run.
+        config: sizes that a checkpoint must share with the task.
+        stop_reason: why the run should end early; None as long as it should not.
     """
-    job.folder.prepare(job.resume, job.vocabulary)
-    if not can_plot():
-        command = install_command("train")
-        notify(f"matplotlib is not installed, so there will be no loss.png; run: {command}")
-    threads = torch.get_num_threads()
-    try:
-        with contextlib.ExitStack() as stack:
-            torch.set_num_threads(job.settings.threads)
-            stack.callback(torch.set_num_threads, threads)
-            group = stack.enter_context(
-                start_processes(job.settings.processes, partial(_train_as_helper, job))
-            )
-            stop = stack.enter_context(_stop_signal())
-            return _Trainer(job, group, notify).run(stop, report)
-    except BaseException:
-        if not job.folder.checkpoint.exists():
-            job.folder.clear()
-        raise
 
+    trained: Sequence[Trained]
+    rows: RowSource
+    schedule: Schedule
+    config: Mapping[str, Any]
+    stop_reason: str | None
 
-def _train_as_helper(job: Job, group: ProcessGroup) -> None:
-    """Run the training loop in a helper process."""
-    torch.set_num_threads(job.settings.threads)
-    _Trainer(job, group, lambda message: None).run(threading.Event(), lambda entry, progress: None)
+    def backward(self, rows: Batch, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the gradient of the sum of weighted losses, divided by `total`, to each `.grad`.
+
+        Args:
+            rows: the rows of this process.
+            total: the sum of the weights over all processes.
+
+        Returns:
+            The positions of targets in the flattened rows, their cross entropy and their weight,
+            (K,) each; padding has weight 0.
+        """
+        ...
+
+    def held_out_loss(self, step: int, *, is_last: bool) -> dict[str, float]:
+        """Return mean losses of held-out rows by name, or nothing at this step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint contains besides tensors, optimizer and step."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        ...
+
+    def export(self, folder: RunFolder) -> None:
+        """Write the result to the folder."""
+        ...
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
+def stop_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGINT or SIGTERM sets. Outside the main thread nothing sets it."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -132,61 +94,75 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _Trainer:
-    """The training loop of one process: its model, optimizer and current step."""
+class Loop:
+    """The training loop of one process: its task, optimizer and current step."""
 
-    def __init__(self, job: Job, group: ProcessGroup, notify: Callable[[str], None]) -> None:
-        self.settings, self.folder, self.group = job.settings, job.folder, group
-        self.record = {**job.settings.record(), **job.source}
-        self.rows_each = job.settings.rows // group.size
-        wkv7, notice = recurrence(job.settings.threads)
-        if notice:
-            notify(notice)
-        self.model = RWKV7(job.config, wkv7)
-        initialize(self.model, job.settings.seed)
-        self.gradient = _flat_gradient(self.model)
-        self.optimizer = Optimizer(self.model.named_parameters(), job.settings.optimizer, group)
-        self.step, self.seconds = 0, 0.0
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainingSettings,
+        folder: RunFolder,
+        group: ProcessGroup,
+        *,
+        source: Mapping[str, Any],
+        resume: bool,
+    ) -> None:
+        """Prepare the loop.
+
+        Args:
+            task: what is trained.
+            settings: the settings of the run.
+            folder: the folder of the run.
+            group: the processes that train together.
+            source: further options by name, which a resumed run must share.
+            resume: whether to continue from the folder's checkpoint.
+        """
+        self.task, self.settings, self.folder, self.group = task, settings, folder, group
+        self.record = {**settings.record(), **source}
+        self.rows_each = settings.rows // group.size
+        self.gradient = _flat_gradient(task.trained)
+        self.optimizer = Optimizer(task.trained, settings.optimizer, group)
+        self.step, self.seconds, self.tokens = 0, 0.0, 0
         self.rate = self.norm = 0.0
         self.tally = _Tally()
-        if job.resume:
+        if resume:
             self._load()
-        self.rows = job.make_rows()
-        self.layers = self.model.new_layers(self.rows_each)
-        self.loss = _loss
-        if job.settings.compile and notice is None:
-            self.loss = torch.compile(_loss, dynamic=False)
-            for block in self.model.blocks:
-                block.compile(dynamic=False)
 
     def _load(self) -> None:
         state = self.folder.load()
-        path, config = self.folder.checkpoint, asdict(self.model.config)
+        path, config = self.folder.checkpoint, dict(self.task.config)
         check_same(path, state["plan"], self.record)
         if state["config"] != config:
             raise TrainingError(
                 f"{path} is of a model with {state['config'].get('vocab_size')} ids, but "
                 f"{self.folder.vocabulary} has {config['vocab_size']}; restore that file"
             )
-        self.model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for one in self.task.trained:
+                one.parameter.copy_(state["model"][one.name])
         self.optimizer.load_state(state["optimizer"])
+        self.task.load_state(state.get("task", {}))
         self.step, self.seconds = state["step"], state["seconds"]
+        self.tokens = state.get("tokens", self.step * self.settings.rows * self.settings.context)
         if self.group.rank == 0:
             self.folder.rewind(self.step)
 
     def _save(self) -> None:
         if self.group.rank == 0:
-            if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            if not all(bool(one.parameter.isfinite().all()) for one in self.task.trained):
                 raise self._diverged("the weights are")
             state = {
                 "plan": self.record,
-                "config": asdict(self.model.config),
-                "model": self.model.state_dict(),
+                "config": dict(self.task.config),
+                "model": {one.name: one.parameter.detach() for one in self.task.trained},
                 "optimizer": self.optimizer.state(),
+                "task": self.task.state(),
                 "step": self.step,
                 "seconds": self.seconds,
+                "tokens": self.tokens,
             }
-            self.folder.save(state, self.model)
+            self.folder.save(state)
+            self.task.export(self.folder)
 
     def _diverged(self, cause: str) -> TrainingError:
         checkpoint = self.folder.checkpoint
@@ -204,16 +180,16 @@ class _Trainer:
         return self.step / self.settings.steps
 
     def run(self, stop: threading.Event, report: Report) -> bool:
-        """Train until the run is complete or `stop` is set; see `train`."""
+        """Train until the run is complete or `stop` is set, and return whether it is complete."""
         clock = saved = time.monotonic()
         warming_up = True
         while True:
             progress, should_stop = self._agree(stop)
             if progress >= 1 or should_stop:
                 if self.tally.sums:
-                    self._log(report, progress)
+                    self._log(report, progress, is_last=True)
                 self._save()
-                return progress >= 1
+                return progress >= 1 or self.task.stop_reason is not None
             self._one_step(progress)
             now = time.monotonic()
             if not warming_up:  # the first step compiles, which the schedule does not count
@@ -221,100 +197,58 @@ class _Trainer:
             warming_up = False
             clock = now
             if self.step % self.settings.log_steps == 0:
-                self._log(report, progress)
+                self._log(report, progress, is_last=self.step == self.settings.steps)
             if now - saved > self.settings.save_seconds:
                 self._save()
                 saved = now
 
-    def _log(self, report: Report, progress: float) -> None:
+    def _log(self, report: Report, progress: float, *, is_last: bool) -> None:
         """Append a line to the log and report it."""
-        tokens = self.step * self.settings.rows * self.settings.context
-        entry = self.tally.entry(self.step, tokens, self.seconds, self.rate, self.norm)
+        entry = self.tally.entry(self.step, self.tokens, self.seconds, self.rate, self.norm)
         if self.group.rank == 0:
-            entry["loss"] |= self._held_out_loss()
+            entry["loss"] |= self.task.held_out_loss(self.step, is_last=is_last)
             self.folder.append(entry)
             report(entry, min(progress, 1.0))
-
-    @torch.no_grad()
-    def _held_out_loss(self) -> dict[str, float]:
-        """Return the mean loss of at most MAX_HELD_OUT held-out rows, by the name "held-out"."""
-        held_out = self.rows.held_out
-        if not held_out:
-            return {}
-        rows = stacked(held_out[:: math.ceil(len(held_out) / MAX_HELD_OUT)])
-        targets, weights = rows.targets.flatten(), rows.weights.flatten()
-        with torch.compiler.set_stance("force_eager"):  # another size would be compiled anew
-            with torch.autocast("cpu", torch.bfloat16):
-                X, _ = self.model(rows.inputs, self.model.new_layers(len(rows.inputs)))
-            _, losses = _loss(self.model, X.flatten(0, 1), targets, weights)
-        return {"held-out": round(losses.mean().item(), 4)}
 
     def _agree(self, stop: threading.Event) -> tuple[float, bool]:
         """Return process 0's progress and whether it should stop, the same in every process."""
         message = torch.zeros(2, dtype=torch.float64)
         if self.group.rank == 0:
-            message[0], message[1] = self._progress(), float(stop.is_set())
+            message[0] = self._progress()
+            message[1] = float(stop.is_set() or self.task.stop_reason is not None)
         self.group.all_reduce(message)
         return message[0].item(), bool(message[1])
 
     def _one_step(self, progress: float) -> None:
         """Run one training step: forward pass, backward pass and update of the weights."""
         first = self.step * self.settings.rows + self.group.rank * self.rows_each
-        rows = batch(self.rows, first, self.rows_each)
+        rows = batch(self.task.rows, first, self.rows_each)
         self.gradient.zero_()
-        with torch.autocast("cpu", torch.bfloat16):
-            X, _ = self.model(rows.inputs, self.layers)
-        chosen, targets, weights = _targets(rows)
-        loss, losses = self.loss(
-            self.model, X.flatten(0, 1).index_select(0, chosen), targets, weights
-        )
-        torch.autograd.backward(loss / self.group.size)
+        counts = torch.stack([rows.weights.sum().double(), torch.tensor(float(rows.n_tokens))])
+        self.group.all_reduce(counts)
+        chosen, losses, weights = self.task.backward(rows, counts[0].float())
         self.group.all_reduce(self.gradient)
         warm = min(1.0, (self.step + 1) / self.settings.warmup)
-        self.rate = self.settings.learning_rate * warm * max(LAST_RATE, 1 - progress)
+        self.rate = self.settings.learning_rate * warm * self.task.schedule.share(progress)
         self.norm = self.optimizer.step(self.rate)
         if not math.isfinite(self.norm) and self.group.rank == 0:
             # The helpers have not updated their weights either, and end with process 0.
             raise self._diverged("the gradient is")
         self.step += 1
+        self.tokens += int(counts[1])
         self.tally.add(rows, chosen, losses, weights)
 
 
-def _flat_gradient(model: RWKV7) -> Tensor:
+def _flat_gradient(trained: Sequence[Trained]) -> Tensor:
     """Set each parameter's gradient to a view of one flat tensor, and return that tensor."""
-    parameters = list(model.parameters())
-    flat = torch.zeros(sum(parameter.numel() for parameter in parameters))
+    parameters = [one.parameter for one in trained]
+    device = parameters[0].device
+    flat = torch.zeros(sum(parameter.numel() for parameter in parameters), device=device)
     start = 0
     for parameter in parameters:
         parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
         start += parameter.numel()
     return flat
-
-
-def _targets(rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Select the targets with a weight above 0, padded to a multiple of TARGET_STEP.
-
-    The head is the largest matrix of a small model, so it is computed for these targets only.
-
-    Returns:
-        Positions in the flattened batch, ids, and weights, (K,) each; padding has weight 0.
-    """
-    weights = rows.weights.flatten()
-    chosen = torch.nonzero(weights)[:, 0]
-    chosen = torch.nn.functional.pad(chosen, (0, -len(chosen) % TARGET_STEP))
-    counts = weights[chosen]
-    counts[int((weights > 0).sum()) :] = 0
-    return chosen, rows.targets.flatten()[chosen], counts
-
-
-def _loss(model: RWKV7, X: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean cross entropy plus z-loss, and each target's cross entropy (K,)."""
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model.logits(X)
-    total = logits.logsumexp(-1)
-    losses = total - logits.gather(1, targets[:, None])[:, 0]
-    share = weights / weights.sum()
-    return (losses * share).sum() + Z_LOSS * (total.square() * share).sum(), losses.detach()
 
 
 class _Tally:

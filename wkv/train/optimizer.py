@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the matrices inside the blocks, Adam for all other parameters.
+"""The optimizer: Adam, and Muon for the matrices inside the blocks of a model trained from scratch.
 
 Muon updates a matrix by its momentum, whose singular values are all set to about one:
 
@@ -58,6 +58,25 @@ class ProcessGroup:
     all_reduce: Callable[[Tensor], None] = lambda tensor: None
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A tensor that is trained, and how.
+
+    Attributes:
+        name: its name in checkpoints.
+        parameter: the tensor.
+        speed: its factor of the learning rate.
+        decays: whether the weight decay applies to it.
+        uses_muon: whether Muon updates it instead of Adam.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    speed: float = 1.0
+    decays: bool = False
+    uses_muon: bool = False
+
+
 class Optimizer:
     """The optimizer, which updates parameters in place from their `.grad`.
 
@@ -65,26 +84,20 @@ class Optimizer:
     """
 
     def __init__(
-        self,
-        named: Iterable[tuple[str, nn.Parameter]],
-        settings: OptimizerSettings,
-        group: ProcessGroup,
+        self, trained: Iterable[Trained], settings: OptimizerSettings, group: ProcessGroup
     ) -> None:
         self.settings, self.group = settings, group
         self.step_count = 0
         self.parameters: list[nn.Parameter] = []
         matrices: dict[tuple[int, ...], list[nn.Parameter]] = {}
         self.adam: list[AdamTensor] = []
-        for name, parameter in named:
-            self.parameters.append(parameter)
-            is_weight = name.endswith(".weight") and parameter.ndim == 2
-            if is_weight and name.startswith("blocks."):
-                matrices.setdefault(tuple(parameter.shape), []).append(parameter)
+        for one in trained:
+            self.parameters.append(one.parameter)
+            if one.uses_muon:
+                matrices.setdefault(tuple(one.parameter.shape), []).append(one.parameter)
             else:
-                decay = settings.weight_decay if is_weight else 0.0
-                self.adam.append(
-                    AdamTensor(parameter, 2.0 if name.endswith("att.w0") else 1.0, decay)
-                )
+                decay = settings.weight_decay if one.decays else 0.0
+                self.adam.append(AdamTensor(one.parameter, one.speed, decay))
         self.muon = [MuonStack(stack) for stack in matrices.values()]
 
     @torch.no_grad()

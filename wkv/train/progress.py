@@ -20,7 +20,7 @@ def describe(entry: dict[str, Any], progress: float) -> str:
 
 @contextmanager
 def shown(stream: TextIO) -> Iterator[Report]:
-    """Yield a `report` callback for `wkv.train.loop.train` that writes to the stream."""
+    """Yield a `report` callback for a training run that writes to the stream."""
     if not stream.isatty():
 
         def write_line(entry: dict[str, Any], progress: float) -> None:

@@ -109,15 +109,18 @@ class RunFolder:
         for path in self.files:
             path.unlink(missing_ok=True)
 
-    def save(self, state: dict[str, Any], model: nn.Module) -> None:
-        """Write checkpoint, exported model and plot."""
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint and the plot."""
         _replace(self.checkpoint, lambda path: torch.save(state, path))
+        self.plot()
+
+    def export(self, model: nn.Module) -> None:
+        """Write the weights of a model in bfloat16."""
         tensors = {
             name: value.detach().bfloat16().contiguous()
             for name, value in model.state_dict().items()
         }
         _replace(self.model, lambda path: path.write_bytes(save(tensors)))
-        self.plot()
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint.

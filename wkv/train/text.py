@@ -14,9 +14,9 @@ from wkv.files import read_text
 from wkv.tokenizers.world import WorldTokenizer
 from wkv.train.data import END_OF_TEXT, Prose, split_off
 from wkv.train.initialize import new_config
-from wkv.train.loop import Job
 from wkv.train.make_vocabulary import make_vocabulary
 from wkv.train.run_folder import RunFolder
+from wkv.train.scratch import Job
 from wkv.train.settings import TrainingSettings, check_whole
 
 JSON_LINES = (".jsonl", ".ndjson")
