@@ -151,9 +151,8 @@ def _read(path: Path, tensors: Mapping[str, Stored], name: str) -> Tensor:
         raise CheckpointError(
             f"{path}: {name} cannot be read ({error}); the file changed after it was opened"
         ) from error
-    if data.ctypes.data % 4:  # PyTorch needs aligned numbers
-        data = np.array(data)
-    return decode(tensor.kind, data).reshape(tensor.shape)
+    is_aligned = data.ctypes.data % 4 == 0  # PyTorch needs aligned numbers
+    return decode(tensor.kind, data if is_aligned else np.array(data)).reshape(tensor.shape)
 
 
 def _damaged(path: Path, problem: str) -> CheckpointError:

@@ -69,7 +69,7 @@ def _views(generation: str, name: str, shape: Shape) -> Iterator[tuple[str, View
 
 
 def _vector(generation: str, name: str, shape: Shape) -> tuple[Shape, Transform]:
-    """Return the official shape of a tensor that is no factor, and how its values are made."""
+    """Return the official shape of any other tensor, and how its values are made."""
     ending = name.rpartition(".")[2]
     inverse: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
         ("4", "time_decay"): _log_of_negative,
