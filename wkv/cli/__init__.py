@@ -30,6 +30,7 @@ COMMANDS = (
     "convert",
     "quantize",
     "merge",
+    "verify",
     "eval",
     "bench",
     "train",
@@ -60,6 +61,8 @@ SYNONYMS = {
     "export": "convert",
     "fuse": "merge",
     "check": "doctor",
+    "compare": "verify",
+    "diff": "verify",
     "version": "--version",
 }
 """Names of commands in other programs, and the command of wkv that does the same."""

@@ -13,6 +13,7 @@ Source: the `rwkv` package, model.py. There, a constant row or column leads to 0
 """
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,13 @@ def quantize(weight: Tensor) -> dict[str, Tensor]:
         "weight_rx": rx / BYTE_SCALE,
         "weight_ry": ry / BYTE_SCALE,
     }
+
+
+def dequantize(parts: Mapping[str, Tensor]) -> Tensor:
+    """Return the matrix (out, in) of the parts that `quantize` returns, in float32."""
+    mx, my, rx, ry = (parts[f"weight_{part}"].float().flatten() for part in PARTS)
+    weight = (parts["weight"].float() + CENTRE).mul_(ry).mul_(rx[:, None])
+    return weight.add_(my).add_(mx[:, None])
 
 
 def _nonzero(scale: Tensor) -> Tensor:
