@@ -231,3 +231,14 @@ def test_layers_can_be_replaced_by_others(generation, dtype):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, Quantized(module))
     assert 0 < (model(ids).logits - expected).abs().max() <= 0.3
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3), (5,), (1, 2, 3, 4)])
+def test_an_input_without_tokens_is_refused(model, shape):
+    with pytest.raises(ValueError, match=r"expected \(batch, tokens\) with at least one of each"):
+        model(torch.zeros(shape, dtype=torch.long))
+
+
+def test_ids_must_be_whole_numbers(model):
+    with pytest.raises(TypeError, match=r"input_ids are torch.float32, expected torch.int64"):
+        model(torch.zeros(1, 3))

@@ -134,3 +134,17 @@ def test_starts_are_found_in_compiled_code_too():
     found = starts(row, position_ids=positions_of((6, 9)))
     assert found.nonzero().tolist() == [[0, 6]]
     assert torch.equal(starts(row), row + 1)
+
+
+@pytest.mark.parametrize("name", ["position_ids", "seq_idx"])
+@pytest.mark.parametrize("shape", [(3, 6), (1, 5), (1, 1, 6)])
+def test_numbers_of_another_shape_are_refused(model, name, shape):
+    with pytest.raises(ValueError, match=f"{name} is .*expected \\(2, 6\\) or \\(1, 6\\)"):
+        model(random_ids(2, 6), **{name: torch.zeros(shape, dtype=torch.long)})
+
+
+def test_positions_with_one_axis_hold_for_every_row(model):
+    ids, positions = random_ids(2, 6), torch.tensor([0, 1, 2, 0, 1, 2])
+    expected = model(ids, position_ids=positions[None]).logits
+    assert torch.equal(model(ids, position_ids=positions).logits, expected)
+    assert not torch.equal(model(ids).logits, expected)

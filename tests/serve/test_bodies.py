@@ -296,3 +296,73 @@ def test_a_long_history_is_understood_in_time_that_grows_with_it(served):
     prompt = renderer.render_prompt([*messages, Message("user", "Hello")], ConversationStart())
     assert len(prompt.ids) > 100_000
     assert time.monotonic() - begun < 5  # some 0.5 s
+
+
+UNIONS = [
+    ("/v1/completions", "prompt", {"a": 1}, "a string, a list of strings, token ids"),
+    ("/v1/completions", "prompt", 5, "a string, a list of strings, token ids"),
+    ("/v1/completions", "stop", 5, "a string or a list of strings"),
+    ("/v1/embeddings", "input", True, "a string, a list of strings, token ids"),
+    ("/v1/responses", "input", 5, "a string or a list of items"),
+    (CHAT, "tool_choice", 5, "'none', 'auto', 'required', or an object"),
+    (CHAT, "messages", [{"role": "user", "content": 5}], "a string or a list of text parts"),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "value", "expected"), UNIONS)
+def test_a_value_of_no_type_of_a_field_is_told_all_of_them(client, path, field, value, expected):
+    error = client.post(path, json=GOOD.get(path, {}) | {field: value}).json()["error"]
+    assert f"expected {expected}" in error["message"]
+    assert error["param"].startswith(field)
+
+
+EMPTY_PROMPTS = [
+    ("/v1/completions", "prompt", "", "prompt"),
+    ("/v1/completions", "prompt", ["a", ""], "prompt.1"),
+    ("/v1/completions", "prompt", [], "prompt"),
+    ("/v1/embeddings", "input", "", "input"),
+    ("/v1/embeddings", "input", ["a", "b", ""], "input.2"),
+    ("/v1/embeddings", "input", [[1], [10**6]], "input.1"),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "value", "param"), EMPTY_PROMPTS)
+def test_an_empty_prompt_is_told_with_its_index(client, path, field, value, param):
+    error = client.post(path, json={field: value}).json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(param)
+
+
+OWN_FIELDS = [
+    ({"tool_choice": {"type": "any"}}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "name": "b"}}, "tool_choice"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+    (
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "odd"}}}},
+        "text.format.schema",
+    ),
+    ({"text": {"format": "json"}}, "text.format"),
+    ({"text": {"fromat": {}}}, "text.fromat"),
+    ({"text": {"verbosity": "loud"}}, "text.verbosity"),
+    ({"reasoning": {"efort": "low"}}, "reasoning.efort"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), OWN_FIELDS)
+def test_errors_of_responses_name_its_own_fields(client, fields, param):
+    error = client.post("/v1/responses", json={"input": "Hi", **fields}).json()["error"]
+    assert error["param"] == param
+    for name in ("response_format", "json_schema.", '"function": {', "'function': {"):
+        assert name not in error["message"]
+
+
+def test_top_logprobs_need_logprobs(client):
+    error = client.post(CHAT, json=GOOD[CHAT] | {"top_logprobs": 3}).json()["error"]
+    assert (error["param"], "logprobs to true" in error["message"]) == ("top_logprobs", True)
+
+
+def test_the_newer_name_of_the_token_limit_comes_first(client):
+    fields = {"max_tokens": 5, "max_completion_tokens": 2}
+    usage = client.post(CHAT, json=GOOD[CHAT] | fields).json()["usage"]
+    assert usage["completion_tokens"] == 2

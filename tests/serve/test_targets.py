@@ -23,6 +23,27 @@ def test_models_are_listed_under_every_spelling(client, path):
     assert answer.json()["object"] == "list"
 
 
+@pytest.mark.parametrize("path", ["/v1/v1/models", "/v1/v1/v1/models/", "v1//v1/models"])
+def test_an_address_with_v1_works_for_clients_that_add_it(client, path):
+    assert client.get(path).json() == client.get("/v1/models").json()
+
+
+@pytest.mark.parametrize("path", ["health", "docs", "metrics", "openapi.json"])
+def test_other_paths_are_found_below_v1(client, path):
+    assert client.get(f"/v1/{path}").status_code == 200
+    assert client.get(f"/v1/nothing/{path}").status_code == 404
+
+
+def test_a_path_that_is_missing_is_named_with_advice(client):
+    message = client.get("/v1/model").json()["error"]["message"]
+    assert message == "there is no path '/v1/model'; GET /docs lists all paths"
+
+
+def test_gzip_may_have_several_members(client):
+    data = json.dumps(CHAT).encode()
+    assert post(client, gzip.compress(data[:9]) + gzip.compress(data[9:])).status_code == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/chat/completions", "/v1/chat/completions/", "//chat//completions"]
 )
@@ -88,7 +109,15 @@ GZIPPED = gzip.compress(json.dumps(CHAT).encode(), mtime=0)  # test names contai
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", GZIPPED[:-1], GZIPPED + b"x", GZIPPED[:-8] + bytes(8), zlib.compress(b"{}")],
+    [
+        b"",
+        b"{}",
+        GZIPPED[:-1],
+        GZIPPED + b"x",
+        GZIPPED * 2 + b"{}",
+        GZIPPED[:-8] + bytes(8),
+        zlib.compress(b"{}"),
+    ],
 )
 def test_broken_gzip_is_reported(client, data):
     answer = post(client, data)

@@ -73,6 +73,24 @@ def refuse_attentions(kwargs: dict[str, Any]) -> None:
         raise ValueError("output_attentions is true; a recurrent model has no attention weights")
 
 
+def check_input(X: Tensor | None) -> Tensor:
+    """Check the shape of the ids (B, T) or of the embeddings (B, T, D), and return them.
+
+    Raises:
+        ValueError: if there are none, or no tokens.
+        TypeError: if the ids are not whole numbers.
+    """
+    if X is None:
+        raise ValueError("give either input_ids or inputs_embeds")
+    if X.dim() not in (2, 3) or X.shape[0] == 0 or X.shape[1] == 0:
+        raise ValueError(
+            f"the input is {tuple(X.shape)}, expected (batch, tokens) with at least one of each"
+        )
+    if X.dim() == 2 and X.is_floating_point():
+        raise TypeError(f"input_ids are {X.dtype}, expected torch.int64")
+    return X
+
+
 def refuse_dynamic_length(X: Tensor) -> None:
     """Refuse to export a graph for any number of tokens, for example to ONNX.
 

@@ -36,10 +36,25 @@ def document_starts(
     """
     given = {name: kwargs.pop(name, None) for name in PACKED}
     given = {name: value for name, value in given.items() if value is not None}
+    for name in [name for name in given if name not in LENGTHS]:
+        given[name] = _checked(name, given[name], batch, tokens)
     is_traced = torch.compiler.is_compiling()
     if tokens < 2 or (not given and (attention_mask is None or is_traced)):
         return None
     return _find_starts(given, attention_mask, batch, tokens)
+
+
+def _checked(name: str, x: Tensor, batch: int, tokens: int) -> Tensor:
+    """Return numbers of tokens with two axes.
+
+    Raises:
+        ValueError: if the shape is another one; ignoring them could join documents.
+    """
+    rows = x[None] if x.dim() == 1 else x
+    if rows.dim() != 2 or len(rows) not in (1, batch) or rows.shape[1] < tokens:
+        found = tuple(x.shape)
+        raise ValueError(f"{name} is {found}, expected ({batch}, {tokens}) or (1, {tokens})")
+    return rows
 
 
 @torch.compiler.disable

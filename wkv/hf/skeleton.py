@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from wkv.hf.arguments import (
+    check_input,
     chosen_cache,
     refuse_attentions,
     refuse_dynamic_length,
@@ -178,15 +179,15 @@ class Backbone(PretrainedRwkv):
                 Other arguments that cannot change the result are accepted, all others are refused.
 
         Raises:
-            ValueError: if neither or both of ids and embeddings are given, the mask has a wrong
-                shape, two caches are given, packed documents shall use a cache, or the model is
-                exported for any number of tokens.
+            ValueError: if neither or both of ids and embeddings are given, they have no tokens, the
+                mask has a wrong shape, two caches are given, packed documents shall use a cache, or
+                the model is exported for any number of tokens.
             TypeError: if the cache is not an RwkvCache, or an argument is unknown.
         """
         previous = chosen_cache(cache, past_key_values)
         refuse_attentions(kwargs)
-        given = inputs_embeds if input_ids is None else input_ids
-        if given is None or (input_ids is not None and inputs_embeds is not None):
+        given = check_input(inputs_embeds if input_ids is None else input_ids)
+        if input_ids is not None and inputs_embeds is not None:
             raise ValueError("give either input_ids or inputs_embeds")
         starts = document_starts(kwargs, attention_mask, *given.shape[:2])
         refuse_unknown(kwargs, type(self).__name__)

@@ -21,7 +21,7 @@ from wkv.inference.model import Model
 from wkv.inference.sequence import LogitsProcessor
 from wkv.prompting.tool_types import Tool, ToolChoice
 from wkv.prompting.tools import call_prefix, tools_system
-from wkv.serve.protocol.errors import ApiError
+from wkv.serve.protocol.errors import ApiError, naming
 from wkv.serve.protocol.requests import (
     ChatRequest,
     GenerationRequest,
@@ -67,8 +67,10 @@ def reply_format_of(body: ChatRequest, grammars: Grammars) -> ReplyFormat:
     wanted = body.response_format
     if wanted is None and body.tools is None and body.tool_choice is None:
         return ReplyFormat()
-    tools = tools_of(body.tools)
-    choice = ToolChoice.of(body.tool_choice, tools)
+    with naming(body.path("tools")):
+        tools = tools_of(body.tools)
+    with naming(body.path("tool_choice")):
+        choice = ToolChoice.of(body.tool_choice, tools)
     has_format = wanted is not None and wanted.type != "text"
     format_path = body.path("response_format")
     if choice.is_forced and has_format:
@@ -78,7 +80,8 @@ def reply_format_of(body: ChatRequest, grammars: Grammars) -> ReplyFormat:
         message = "ignore_eos cannot be used with a format or a forced call; leave it out"
         raise ApiError(400, message, param="ignore_eos")
     if wanted is not None and has_format:
-        return _json_format(wanted, grammars, format_path)
+        with naming(body.path("response_format", "json_schema", "schema")):
+            return _json_format(wanted, grammars, format_path)
     offered = choice.offered(tools)
     if not offered:
         return ReplyFormat()

@@ -2,6 +2,8 @@
 
 //v1/models/     /v1/models     slashes that joining an address and a path leaves
 /models          /v1/models     an address without /v1 in a client's settings
+/v1/v1/models    /v1/models     an address with /v1, of a client that adds it again
+/v1/health       /health        the same, for paths that are not below /v1
 http://host/v1   /v1            the absolute form, which proxies send
 
 All other middleware and the routes see the second form only.
@@ -22,6 +24,9 @@ from wkv.serve.protocol.errors import ApiError
 
 API_FOLDERS = re.compile(r"/(chat|completions|embeddings|models|responses|states)(/|$)")
 """Paths of the OpenAI API, which are below /v1."""
+
+OTHER_PATHS = re.compile(r"(/v1)+(?=/(detokenize|docs|health|metrics|openapi\.json|tokenize)$)")
+"""The beginning of paths that are not below /v1, as clients send them."""
 
 GZIP = 16 + zlib.MAX_WBITS
 PIECE = 2**16
@@ -60,6 +65,7 @@ def _target(scope: Scope) -> Scope:
             others = [(name, value) for name, value in scope["headers"] if name != b"host"]
             fields["headers"] = [*others, (b"host", target.netloc.encode())]
     path = re.sub("//+", "/", path).rstrip("/") or "/"
+    path = OTHER_PATHS.sub("", re.sub("^(/v1)+(?=/|$)", "/v1", path))
     if API_FOLDERS.match(path):
         path = f"/v1{path}"
     return {**fields, "path": path}
@@ -108,8 +114,7 @@ async def _pieces(receive: Receive) -> AsyncGenerator[Message, None]:
     Raises:
         HTTPException: if the body is not valid gzip.
     """
-    gzip = zlib.decompressobj(GZIP)
-    has_more = True
+    gzip, has_more = zlib.decompressobj(GZIP), True
     while has_more:
         message = await receive()
         if message["type"] != "http.request":
@@ -117,13 +122,15 @@ async def _pieces(receive: Receive) -> AsyncGenerator[Message, None]:
             return
         data, has_more = message.get("body", b""), message.get("more_body", False)
         while data:
+            if gzip.eof:  # another member follows; a gzip file is a list of members
+                gzip = zlib.decompressobj(GZIP)
             try:
                 piece = gzip.decompress(data, PIECE)
             except zlib.error as error:
                 raise HTTPException(400, f"{INVALID} ({error})") from error
-            data = gzip.unconsumed_tail
+            data = gzip.unused_data if gzip.eof else gzip.unconsumed_tail
             yield {"type": "http.request", "body": piece, "more_body": True}
             await asyncio.sleep(0)  # other requests go on in the meantime
-    if not gzip.eof or gzip.unused_data:
-        raise HTTPException(400, f"{INVALID} (it is incomplete, or followed by other data)")
+    if not gzip.eof:
+        raise HTTPException(400, f"{INVALID} (it is incomplete)")
     yield {"type": "http.request", "body": gzip.flush(), "more_body": False}

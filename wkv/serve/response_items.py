@@ -24,6 +24,8 @@ RENAMED: dict[Location, Location] = {
 }
 """Locations in a chat request, and the same ones in a request to `/v1/responses`."""
 
+TOOL_CHOICES = "'none', 'auto', 'required', or {\"type\": \"function\", \"name\": ...}"
+
 OUTPUT_NAMES = {"content": "output", "tool_call_id": "call_id"}
 """Fields of a tool's message, and the same ones of an item with the output of a call."""
 
@@ -109,12 +111,16 @@ def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatReques
         "temperature": body.temperature,
         "top_p": body.top_p,
         "parallel_tool_calls": body.parallel_tool_calls,
-        "reasoning_effort": (body.reasoning or {}).get("effort"),
+        "reasoning_effort": body.reasoning and body.reasoning.effort,
         "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
         "tool_choice": _tool_choice(body.tool_choice),
-        "response_format": _response_format(body.text),
+        "response_format": _response_format(body.text.format if body.text else None),
     }
     request = ChatRequest.converted(fields, conversation.path)
+    wanted = (body.text and body.text.format) or {}
+    if wanted.get("type") == "json_schema" and "schema" not in wanted:
+        missing = "text.format.schema is missing; give a JSON schema"
+        raise ApiError(400, missing, param="text.format.schema", code="invalid_value")
     return request, conversation.messages[n_system:]
 
 
@@ -256,14 +262,16 @@ def _tool(tool: Json) -> Json:
 
 
 def _tool_choice(choice: Any) -> Any:
-    if isinstance(choice, dict):
-        return {"type": choice.get("type"), "function": {"name": choice.get("name")}}
-    return choice
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") != "function":
+        message = f"tool_choice is {choice!r:.80}, expected {TOOL_CHOICES}"
+        raise ApiError(400, message, param="tool_choice", code="invalid_value")
+    return {"type": "function", "function": {"name": choice.get("name")}}
 
 
-def _response_format(text: Json | None) -> Json | None:
-    wanted = (text or {}).get("format")
-    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+def _response_format(wanted: Json | None) -> Json | None:
+    if wanted is None or wanted.get("type") != "json_schema":
         return wanted
     schema = {key: value for key, value in wanted.items() if key != "type"}
     return {"type": "json_schema", "json_schema": schema}

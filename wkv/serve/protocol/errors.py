@@ -1,7 +1,8 @@
 """Errors in the format of the OpenAI API: `{"error": {message, type, param, code}}`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -88,6 +89,15 @@ def as_api_error(error: WKVError) -> ApiError:
     return ApiError(500, str(error))
 
 
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """Convert an InputError to an error response that names the field `param`."""
+    try:
+        yield
+    except InputError as error:
+        raise ApiError(400, f"{param}: {error}", param=param, code="invalid_value") from error
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Send every error of an application as an error response."""
 
@@ -106,6 +116,9 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         message = str(error.detail)
+        if error.status_code == 404 and message == "Not Found":
+            path = request.scope["path"][:MAX_QUOTED]
+            message = f"there is no path {path!r}; GET /docs lists all paths"
         if request.method == "OPTIONS" and "origin" in request.headers:
             message = "requests from other websites are not allowed; see --allow-origin"
         response = ApiError(error.status_code, message).response
@@ -168,9 +181,21 @@ def validation_error(problems: Sequence[Any], path: Callable[[Location], str] = 
     if param is None and worst["type"] != "value_error":
         message = "the body is not a JSON object; send one, with 'Content-Type: application/json'"
         return ApiError(400, message, code="invalid_json")
-    reason = worst["msg"].removeprefix("Value error, ")[:MAX_QUOTED]
-    message = f"{param or 'the body'}: {reason}"
-    if worst["type"] == "too_long":
-        found, limit = worst["ctx"]["actual_length"], worst["ctx"]["max_length"]
-        message = f"{param} has {found or 'too many'} entries, at most {limit}"
+    message = f"{param or 'the body'}{_reason(worst)}"
     return ApiError(400, message, param=param, code="invalid_value")
+
+
+def _reason(problem: Any) -> str:
+    """Return what is wrong with a field, as it follows the name of the field."""
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "too_long":
+            found, limit = context["actual_length"], context["max_length"]
+            return f" has {found or 'too many'} entries, at most {limit}"
+        case "too_short":
+            return f" has {context['actual_length']} entries, at least {context['min_length']}"
+        case "missing":
+            return " is missing"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f" is {problem['input']!r:.40}, expected an object"
+    return f": {problem['msg'].removeprefix('Value error, ')[:MAX_QUOTED]}"

@@ -56,18 +56,26 @@ TokenLimit = Annotated[int, Field(ge=-1, le=MAX_TOKENS)]
 """A largest number of tokens; -1 means no limit."""
 
 
-def _list_or_text(value: Any) -> str:
-    return "list[]" if isinstance(value, list) else "str"
+def _text_or(expected: str, tags: dict[type, str]) -> Discriminator:
+    """Choose the type of a field by its value: a text, or the tag of another type.
+
+    Args:
+        expected: the types of the field, for the error message if the value has none of them.
+        tags: the tags of the other types.
+    """
+
+    def tag(value: Any) -> str | None:
+        return "str" if isinstance(value, str) else tags.get(type(value))
+
+    return Discriminator(
+        tag, custom_error_type="wrong_type", custom_error_message=f"expected {expected}"
+    )
 
 
-def _object_or_text(value: Any) -> str:
-    return "dict[]" if isinstance(value, dict) else "str"
-
-
-def _prompt_kind(value: Any) -> str:
+def _prompt_kind(value: Any) -> str | None:
     """Return the type of one prompt or several; the first entry of a list decides."""
     if not isinstance(value, list):
-        return "str"
+        return "str" if isinstance(value, str) else None
     if value and isinstance(value[0], list):
         return "list[list[int]]"
     return "list[str]" if value and isinstance(value[0], str) else "list[int]"
@@ -110,21 +118,27 @@ Choice = Literal["none", "auto", "required"]
 Items = Annotated[list[Object], Field(fail_fast=True, min_length=1, max_length=10_000)]
 
 StopField = Annotated[
-    Annotated[Stop, Tag("str")] | Annotated[Stops, Tag("list[]")], Discriminator(_list_or_text)
+    Annotated[Stop, Tag("str")] | Annotated[Stops, Tag("list[]")],
+    _text_or("a string or a list of strings", {list: "list[]"}),
 ]
 InputField = Annotated[
-    Annotated[Text, Tag("str")] | Annotated[Items, Tag("list[]")], Discriminator(_list_or_text)
+    Annotated[Text, Tag("str")] | Annotated[Items, Tag("list[]")],
+    _text_or("a string or a list of items", {list: "list[]"}),
 ]
 ToolChoiceField = Annotated[
     Annotated[Choice, Tag("str")] | Annotated[Object, Tag("dict[]")],
-    Discriminator(_object_or_text),
+    _text_or("'none', 'auto', 'required', or an object that names a tool", {dict: "dict[]"}),
 ]
 PromptField = Annotated[
     Annotated[Text, Tag("str")]
     | Annotated[TokenIds, Tag("list[int]")]
     | Annotated[list[Text], Field(fail_fast=True), Tag("list[str]")]
     | Annotated[list[TokenIds], Field(fail_fast=True), Tag("list[list[int]]")],
-    Discriminator(_prompt_kind),
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="wrong_type",
+        custom_error_message="expected a string, a list of strings, token ids, or lists of them",
+    ),
 ]
 """One prompt or several, as text or as token ids."""
 
@@ -228,7 +242,7 @@ class TextPart(RequestBody):
 Parts = Annotated[list[TextPart], Field(fail_fast=True, max_length=1000)]
 ContentField = Annotated[
     Annotated[Text, Tag("str")] | Annotated[Parts, Tag("list[TextPart]")],
-    Discriminator(lambda value: "list[TextPart]" if isinstance(value, list) else "str"),
+    _text_or("a string or a list of text parts", {list: "list[TextPart]"}),
 ]
 
 
@@ -301,6 +315,13 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     _path: Callable[[Location], str] = PrivateAttr(default_factory=lambda: dotted)
 
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("it has no effect without logprobs; set logprobs to true")
+        return value
+
     @classmethod
     def converted(cls, fields: dict[str, Any], path: Callable[[Location], str]) -> Self:
         """Validate a request that was converted from another API.
@@ -319,6 +340,12 @@ class ChatRequest(GenerationRequest):
         request._path = path
         return request
 
+    @property
+    def token_limit(self) -> int | None:
+        """The largest number of tokens; `max_tokens` is the old name of the field."""
+        new = self.max_completion_tokens
+        return self.max_tokens if new is None else new
+
     def path(self, *location: str | int) -> str:
         """Return the path of a field in the body that the client sent, for error messages."""
         return self._path(location)
@@ -333,6 +360,21 @@ class CompletionRequest(GenerationRequest):
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
     repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
+
+
+class TextOptions(RequestBody):
+    """The field `text` of a request to `/v1/responses`; `verbosity` has no effect."""
+
+    format: Object | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(RequestBody):
+    """The field `reasoning` of a request to `/v1/responses`; summaries are not made."""
+
+    effort: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class ResponseRequest(IgnoredFields):
@@ -350,8 +392,8 @@ class ResponseRequest(IgnoredFields):
     tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
-    text: Object | None = None
-    reasoning: Object | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     background: Literal[False] | None = None

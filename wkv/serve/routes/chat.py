@@ -61,11 +61,10 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple["ChatExch
     stops = () if body.ignore_eos else service.turn_stops(thinking)
     if reply_format.grammar is not None:
         stops = service.grammars.stops
-    max_tokens = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     request = Request(
         ids=prompt.ids,
         sampling=body.sampling(service.preset.sampling),
-        max_tokens=service.max_tokens(max_tokens, service.preset.max_tokens),
+        max_tokens=service.max_tokens(body.token_limit, service.preset.max_tokens),
         stops=(*body.stops, *stops),
         choices=body.choices,
         message_boundaries=prompt.message_boundaries,

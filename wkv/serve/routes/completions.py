@@ -12,6 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from wkv.batching import ChoiceDone, Event, PrefillDone, Request, TextEvent
+from wkv.errors import InputError
 from wkv.inference.generate import MAX_TOKENS
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prompt, prompt_ids
@@ -21,7 +22,7 @@ from wkv.serve.build_constraints import logits_processors_of
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import MIN_LOGPROB
 from wkv.serve.prompt_logprobs import PromptLogprob, prompt_logprobs
-from wkv.serve.protocol.errors import ApiError
+from wkv.serve.protocol.errors import ApiError, naming
 from wkv.serve.protocol.requests import MAX_CHARACTERS, CompletionRequest
 from wkv.serve.protocol.responses import TextCompletion, now, usage_body
 from wkv.serve.read_body import BodyRoute
@@ -70,8 +71,8 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> "Completi
         message = f"the prompts times n are {count} choices, expected at most {MAX_CHOICES}"
         raise ApiError(400, message, param="n")
     prompts, texts = [], []
-    for prompt in prompts_of(body.prompt):
-        ids = ids_of(model, prompt, start.state, "prompt")
+    sequences = ids_of(model, body.prompt, start.state, "prompt")
+    for prompt, ids in zip(prompts_of(body.prompt), sequences, strict=True):
         texts.append(prompt if isinstance(prompt, str) else model.tokenizer.decode(ids))
         prompts.append(
             Request(
@@ -100,19 +101,23 @@ def prompts_of(prompt: Any) -> Sequence[Prompt]:
     return list(prompt)
 
 
-def ids_of(model: Model, prompt: Prompt, state: State | None, param: str) -> list[int]:
-    """Return the ids of a prompt after a state; `param` is the field with the prompt.
+def ids_of(model: Model, field: Any, state: State | None, param: str) -> list[list[int]]:
+    """Return the ids of each prompt of a field after a state; `param` is the name of the field.
 
     Raises:
-        ApiError: if an id is not in the vocabulary.
-        InputError: if the prompt is empty.
+        ApiError: if a prompt is empty, or an id is not in the vocabulary; it names the prompt.
     """
-    ids = prompt_ids(model, prompt, state)
-    wrong = [token for token in ids if token >= model.config.vocab_size]
-    if wrong:
-        message = f"id {wrong[0]} is not in the vocabulary, 0 to {model.config.vocab_size - 1}"
-        raise ApiError(400, message, param=param)
-    return ids
+    prompts = prompts_of(field)
+    sequences = []
+    for index, prompt in enumerate(prompts):
+        with naming(param if prompt is field else f"{param}.{index}"):
+            ids = prompt_ids(model, prompt, state)
+            wrong = [token for token in ids if token >= model.config.vocab_size]
+            if wrong:
+                last = model.config.vocab_size - 1
+                raise InputError(f"id {wrong[0]} is not in the vocabulary, 0 to {last}")
+        sequences.append(ids)
+    return sequences
 
 
 @dataclass

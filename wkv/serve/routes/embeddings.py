@@ -23,7 +23,7 @@ from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import EmbeddingRequest
 from wkv.serve.protocol.responses import EmbeddingList
 from wkv.serve.read_body import BodyRoute
-from wkv.serve.routes.completions import ids_of, prompts_of
+from wkv.serve.routes.completions import ids_of
 from wkv.serve.service import Service
 from wkv.serve.stream_reply import json_response, until_disconnect
 
@@ -40,7 +40,7 @@ def routes(service: Service) -> APIRouter:
         if body.dimensions not in (None, width):
             message = f"dimensions is {body.dimensions}, but the model's vectors have {width}"
             raise ApiError(400, f"{message}; leave the field out", param="dimensions")
-        inputs = await run_in_threadpool(_ids, service.model, body)
+        inputs = await run_in_threadpool(ids_of, service.model, body.input, None, "input")
         chunk = service.scheduler_thread.scheduler.prefill_chunk
         work = service.scheduler_thread.run_task(pooled(service.model, inputs, chunk))
         vectors = await until_disconnect(http, work)
@@ -79,10 +79,6 @@ def pooled(
         mean = total / len(ids)
         vectors.append(mean / mean.norm().clamp(min=1e-12))
     return vectors
-
-
-def _ids(model: Model, body: EmbeddingRequest) -> list[list[int]]:
-    return [ids_of(model, prompt, None, "input") for prompt in prompts_of(body.input)]
 
 
 def _encode(vector: Tensor, encoding: str | None) -> Any:

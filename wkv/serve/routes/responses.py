@@ -19,7 +19,7 @@ from wkv.errors import StateError
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.errors import ApiError
-from wkv.serve.protocol.requests import ResponseRequest
+from wkv.serve.protocol.requests import ResponseRequest, TextOptions
 from wkv.serve.protocol.response_objects import RESPONSE_EVENTS, ResponseObject
 from wkv.serve.protocol.responses import Deleted, now
 from wkv.serve.read_body import BodyRoute
@@ -205,10 +205,10 @@ class ResponseExchange:
             "output": items_of(self.reply, self.id, status) if is_done else [],
             "parallel_tool_calls": request.parallel_tool_calls is True,
             "previous_response_id": request.previous_response_id,
-            "reasoning": {"effort": (request.reasoning or {}).get("effort"), "summary": None},
+            "reasoning": {"effort": self.chat.request.reasoning_effort, "summary": None},
             "store": request.store is not False,
             "temperature": request.temperature,
-            "text": request.text or {"format": {"type": "text"}},
+            "text": {"format": {"type": "text"}} | _given(request.text),
             "tool_choice": request.tool_choice or "auto",
             "tools": request.tools or [],
             "top_p": request.top_p,
@@ -227,3 +227,8 @@ class ResponseExchange:
             "output_tokens_details": usage["completion_tokens_details"],
             "total_tokens": usage["total_tokens"],
         }
+
+
+def _given(options: TextOptions | None) -> Json:
+    """Return the options that a request gives."""
+    return {} if options is None else options.model_dump(exclude_none=True)
