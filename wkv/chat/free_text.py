@@ -128,8 +128,7 @@ class FreeText:
         """Store the state after a continuation."""
         assert self._begin is not None
         done = reply.result
-        last = done.token_ids[-1] if done.token_ids else self._begin.last_token
-        self._end = Prefilled(done.state, 0, last, 0.0)
+        self._end = Prefilled(done.state, ((*self._begin.ids[0], *done.token_ids),), 0.0)
 
     def _start(
         self,

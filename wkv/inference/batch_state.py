@@ -4,7 +4,7 @@ Each model call returns new tensors, which only the batch uses. So rows can be m
 them: a sequence that ends and one that starts in the same step copy one row each, not all rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from wkv.models.state import State
@@ -24,6 +24,21 @@ class BatchState:
     def update(self, state: State) -> None:
         """Replace the state by the result of a model call, which nobody else uses."""
         self.state = self._memory = state
+
+    def replace(self, rows: Mapping[int, int], source: State) -> None:
+        """Replace some rows, which a model call has given, by rows of another state.
+
+        Args:
+            rows: by the number of a row, the number of the row of `source` that replaces it.
+            source: the other state.
+        """
+        assert self.state is not None
+        for row, other in rows.items():
+            self._write(slice(row, row + 1), _view(source, slice(other, other + 1)))
+        seen = list(self.state.tokens_seen)
+        for row, other in rows.items():
+            seen[row] = source.tokens_seen[other]
+        self._shrink(seen)
 
     def append(self, states: Sequence[State]) -> None:
         """Add rows at the end; the given states are not changed."""

@@ -4,12 +4,13 @@
     batch.add([sequence, ...], [state, ...])     # the states after the prompts, one row each
     while batch.sequences:
         for event in batch.sample(): ...         # the next token of each sequence
-        batch.remove([...])                      # the sequences that have ended
-        batch.forward()                          # the model reads the new tokens
+        batch.remove(batch.complete())           # the sequences that have ended
+        batch.forward()                          # the model reads the new tokens, and drafts
 
 `generate`, `stream` and the server's scheduler all use this loop.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -23,6 +24,8 @@ from wkv.inference.model import Model
 from wkv.inference.sample_batch import sample_batch
 from wkv.inference.sampling import SampledToken
 from wkv.inference.sequence import RunningSequence
+from wkv.inference.speculation import Speculation
+from wkv.inference.speculation.draft_pass import DraftedRow, DraftPass
 from wkv.models.state import State
 
 AnySequence = TypeVar("AnySequence", bound=RunningSequence)
@@ -51,20 +54,26 @@ class SampleEvent(Generic[AnySequence]):
 class RunningBatch(Generic[AnySequence]):
     """Sequences that are decoded together.
 
+    With speculation, a pass of the model also reads drafts. Each `sample` still samples one token
+    of a sequence; while the tokens are the drafts, `forward` has nothing to do for it.
+
     Attributes:
         sequences: one for each row of the state.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, speculation: Speculation | None = None) -> None:
         self.sequences: list[AnySequence] = []
         self._rows = BatchState()
         self._model = model
+        self._speculation = speculation
+        self._pass: DraftPass | None = None
 
     @property
     def state(self) -> State | None:
         """The state of all rows, with logits; None while there are no sequences.
 
-        It shares its memory with the batch: use it before the next change, or clone it.
+        It shares its memory with the batch: use it before the next change, or clone it. It has
+        read all drafts of the last pass, also those that were rejected.
         """
         return self._rows.state
 
@@ -82,16 +91,23 @@ class RunningBatch(Generic[AnySequence]):
         self._rows.append(states)
         self.sequences += sequences
 
+    def complete(self) -> list[AnySequence]:
+        """Return the sequences that have ended and whose tokens the model has all read."""
+        return [
+            one
+            for row, one in enumerate(self.sequences)
+            if one.finish_reason is not None and not self._unread(row)
+        ]
+
     def sample(self) -> list[SampleEvent[AnySequence]]:
-        """Sample the next token of every sequence that has not ended."""
+        """Sample the next token of every sequence that does not wait for the model."""
         if self.state is None or self.state.logits is None:
             return []
-        running = [row for row, one in enumerate(self.sequences) if one.finish_reason is None]
-        if not running:
+        rows = [row for row in range(len(self.sequences)) if self._can_sample(row)]
+        if not rows:
             return []
-        sequences = [self.sequences[row] for row in running]
-        is_whole = len(running) == len(self.sequences)
-        logits = self.state.logits if is_whole else self.state.logits[running]
+        sequences = [self.sequences[row] for row in rows]
+        logits = self._logits(rows)
         processed, errors = _processed(logits, sequences)
         outcomes = sample_batch(processed, [sequence.sampler for sequence in sequences])
         return [
@@ -100,24 +116,110 @@ class RunningBatch(Generic[AnySequence]):
         ]
 
     def forward(self) -> None:
-        """Let the model read the token that each sequence sampled last."""
-        tokens = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
-        _, state = self._model.forward(tokens, self.state)
-        self._rows.update(state)
+        """Let the model read the tokens that were sampled last, and drafts of the next ones.
+
+        Nothing happens while a token of any sequence can be sampled without the model.
+        """
+        rows = range(len(self.sequences))
+        if not rows or any(self._can_sample(row) for row in rows):
+            return
+        self._remove_rejected()
+        ids = [self._unread(row) for row in rows]
+        drafts: list[list[int]] = []
+        if self._speculation is not None:
+            drafts = self._speculation.next_drafts(self.sequences)
+        begun = time.perf_counter()
+        if any(drafts):
+            self._read_drafts(ids, drafts)
+        else:
+            _, state = self._model.forward(torch.tensor(ids), self.state)
+            self._rows.update(state)
+        if self._speculation is not None:
+            count = len(ids) + sum(map(len, drafts))
+            self._speculation.costs.record(count, time.perf_counter() - begun)
 
     def remove(self, sequences: Sequence[AnySequence]) -> list[State]:
         """Take sequences out of the batch.
 
         Returns:
-            Their states, one row each. A state lacks the token that was sampled after the last
-            `forward`; `absorb` reads it.
+            Their states, one row each. A state lacks the token that was sampled last, if the model
+            has not read it; `absorb` reads it.
         """
         if not sequences:
             return []
+        if self._speculation is not None:
+            self._speculation.update(sequences)
         rows = {id(sequence): row for row, sequence in enumerate(self.sequences)}
-        states, order = self._rows.remove([rows[id(sequence)] for sequence in sequences])
+        removed = [rows[id(sequence)] for sequence in sequences]
+        drafted = [self._drafted(row) for row in removed]
+        states, order = self._rows.remove(removed)
         self.sequences = [self.sequences[row] for row in order]
+        for number, (sequence, one) in enumerate(zip(sequences, drafted, strict=True)):
+            if self._pass is not None and one is not None:
+                if one.n_rejected(sequence.token_ids):
+                    state = self._pass.without_rejected([sequence])
+                    states[number] = state.rows([one.number])
+                self._pass.forget(sequence)
         return states
+
+    def _drafted(self, row: int) -> DraftedRow | None:
+        """Return what the last pass has read of a row's drafts, or None."""
+        if self._pass is None or self.state is None:
+            return None
+        return self._pass.row(self.sequences[row], self.state.tokens_seen[row])
+
+    def _unread(self, row: int) -> list[int]:
+        """Return the sampled ids of a row that the model has not read."""
+        assert self.state is not None
+        sequence, one = self.sequences[row], self._drafted(row)
+        rejected = 0 if one is None else one.n_rejected(sequence.token_ids)
+        return sequence.unread(self.state.tokens_seen[row] - rejected)
+
+    def _can_sample(self, row: int) -> bool:
+        return self.sequences[row].finish_reason is None and not self._unread(row)
+
+    def _logits(self, rows: Sequence[int]) -> Tensor:
+        """Return the logits (R, V) of the next token of some rows."""
+        assert self.state is not None
+        logits = self.state.logits
+        assert logits is not None
+        if self._pass is None:
+            return logits if len(rows) == len(self.sequences) else logits[list(rows)]
+        found = []
+        for row in rows:
+            one = self._drafted(row)
+            if one is None:
+                found.append(logits[row])
+            else:
+                accepted = len(one.drafts) - one.n_rejected(self.sequences[row].token_ids)
+                found.append(one.logits[accepted])
+        return torch.stack(found)
+
+    def _read_drafts(self, ids: Sequence[list[int]], drafts: Sequence[list[int]]) -> None:
+        """Read the ids and drafts of each row in one pass."""
+        rows = [[*own, *more] for own, more in zip(ids, drafts, strict=True)]
+        lengths = [len(row) for row in rows]
+        padded = [[*row, *[0] * (max(lengths) - len(row))] for row in rows]
+        read = self._model.forward_rewindable(torch.tensor(padded), self.state, lengths=lengths)
+        self._pass = DraftPass(read, self.sequences, drafts)
+        self._rows.update(read.state)
+
+    def _remove_rejected(self) -> None:
+        """Replace states that have read rejected drafts by those before them."""
+        drafted = [self._drafted(row) for row in range(len(self.sequences))]
+        rejected = {
+            row: one.number
+            for row, one in enumerate(drafted)
+            if one is not None and one.n_rejected(self.sequences[row].token_ids)
+        }
+        if rejected and self._pass is not None:
+            state = self._pass.without_rejected(self.sequences[row] for row in rejected)
+            same = range(state.batch_size)  # the rows of the pass, unless sequences came or went
+            if [one and one.number for one in drafted] == list(same):
+                self._rows.update(state)
+            else:
+                self._rows.replace(rejected, state)
+        self._pass = None
 
 
 def absorb(model: Model, state: State, sequence: RunningSequence) -> State:

@@ -13,7 +13,8 @@ from wkv.inference.decode import RunningBatch, absorb
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prompt, prefill
 from wkv.inference.sampling import Sampling
-from wkv.inference.sequence import RunningSequence, check_limits
+from wkv.inference.sequence import DraftCounts, RunningSequence, check_limits
+from wkv.inference.speculation import Speculate, Speculation, speculation_for
 from wkv.models.state import State
 
 MAX_TOKENS = 256
@@ -45,6 +46,7 @@ class Completion:
         finish_reason: "stop" (a stop string or the end of the text), "length" or "interrupted".
         state: the state that has read the prompt and all of token_ids.
         timings: tokens and seconds.
+        drafts: passes of the model and drafted tokens; zeros without speculative decoding.
     """
 
     text: str
@@ -52,6 +54,7 @@ class Completion:
     finish_reason: str
     state: State
     timings: Timings = field(compare=False)
+    drafts: DraftCounts = field(default_factory=DraftCounts, compare=False)
 
 
 @overload
@@ -63,6 +66,8 @@ def generate(
     max_tokens: int = ...,
     stop: str | Sequence[str] = ...,
     state: State | None = ...,
+    speculate: Speculate | Speculation = ...,
+    draft: Model | None = ...,
 ) -> Completion: ...
 
 
@@ -75,6 +80,8 @@ def generate(
     max_tokens: int = ...,
     stop: str | Sequence[str] = ...,
     state: State | None = ...,
+    speculate: Speculate | Speculation = ...,
+    draft: Model | None = ...,
 ) -> list[Completion]: ...
 
 
@@ -86,6 +93,8 @@ def generate(
     max_tokens: int = MAX_TOKENS,
     stop: str | Sequence[str] = (),
     state: State | None = None,
+    speculate: Speculate | Speculation = "auto",
+    draft: Model | None = None,
 ) -> Completion | list[Completion]:
     """Continue a prompt, or a list of prompts as one batch.
 
@@ -99,6 +108,9 @@ def generate(
         stop: a string, or several, that end the text; also found across token boundaries.
         state: the state to continue from, one row, or a row for each prompt. With a state, a
             prompt may be empty.
+        speculate: "auto" reads drafted tokens where that saves time, "off" never, and a number
+            always reads that many. The text is the same; see `speculation_for`.
+        draft: a small model with the same vocabulary that drafts tokens.
 
     Returns:
         A Completion, or a list of them in the order of the prompts. Ctrl-C ends the generation
@@ -113,11 +125,15 @@ def generate(
     prompts, single = split_prompts(prompt)
     state = _state_for(state, len(prompts))
     sequences = [RunningSequence(model.tokenizer, sampling, max_tokens, stops) for _ in prompts]
-    batch: RunningBatch[RunningSequence] = RunningBatch(model)
+    speculation = speculation_for(model, speculate, draft)
+    batch: RunningBatch[RunningSequence] = RunningBatch(model, speculation)
     read, begun = 0, time.perf_counter()
     try:
         done = prefill(model, prompts, state)
         state, read = done.state, done.n_tokens
+        if speculation is not None:
+            for sequence, ids in zip(sequences, done.ids, strict=True):
+                sequence.drafter = speculation.drafter(ids)
     except KeyboardInterrupt:  # nothing was read, and nothing will be generated
         state = state or model.new_state(len(prompts))
         for sequence in sequences:
@@ -127,7 +143,14 @@ def generate(
     states = _decode(model, batch)
     times = Timings(read, prefilled - begun, time.perf_counter() - prefilled)
     completions = [
-        Completion(one.text, one.token_ids, one.finish_reason or "", states[id(one)], times)
+        Completion(
+            one.text,
+            one.token_ids,
+            one.finish_reason or "",
+            states[id(one)],
+            times,
+            one.draft_counts,
+        )
         for one in sequences
     ]
     return completions[0] if single else completions
@@ -141,17 +164,15 @@ def _decode(model: Model, batch: RunningBatch[RunningSequence]) -> dict[int, Sta
         states.update(zip(map(id, ended), batch.remove(ended), strict=True))
 
     try:
-        take([one for one in batch.sequences if one.finish_reason is not None])
+        take(batch.complete())
         while batch.sequences:
-            events = batch.sample()
-            for event in events:
+            for event in batch.sample():
                 if event.error is not None:
                     raise event.error
-            take([event.sequence for event in events if event.token is None])
+            take(batch.complete())
             # The model reads the last token of a sequence too, so that its state is complete.
-            if batch.sequences:
-                batch.forward()
-                take([one for one in batch.sequences if one.finish_reason is not None])
+            batch.forward()
+            take(batch.complete())
     except KeyboardInterrupt:
         for sequence in list(batch.sequences):
             if sequence.finish_reason is None:

@@ -23,15 +23,23 @@ class Prefilled:
 
     Attributes:
         state: one row for each prompt, with the logits of the next token.
-        n_tokens: tokens that were read, over all prompts, including a leading id 0.
-        last_token: the last id of the first prompt; None if nothing was read.
+        ids: the ids that were read for each prompt, including a leading id 0.
         seconds: how long it took.
     """
 
     state: State
-    n_tokens: int
-    last_token: int | None
+    ids: tuple[tuple[int, ...], ...]
     seconds: float
+
+    @property
+    def n_tokens(self) -> int:
+        """The number of tokens that were read, over all prompts."""
+        return sum(map(len, self.ids))
+
+    @property
+    def last_token(self) -> int | None:
+        """The last id of the first prompt; None if nothing was read."""
+        return self.ids[0][-1] if self.ids[0] else None
 
 
 def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
@@ -82,8 +90,7 @@ def prefill(
         state = read_rows(model, rows, state, progress)
     elif state is None or state.logits is None or any(rows):
         raise InputError("in a batch with a state, either all prompts are empty or none is")
-    last = rows[0][-1] if rows[0] else None
-    return Prefilled(state, sum(map(len, rows)), last, time.perf_counter() - begun)
+    return Prefilled(state, tuple(map(tuple, rows)), time.perf_counter() - begun)
 
 
 def read_rows(

@@ -101,6 +101,13 @@ class TokenCounts:
         """The counts (size,) float64 of these ids."""
         return self._counts[: self.size]
 
+    def copy(self) -> "TokenCounts":
+        """Return independent counts with the same values."""
+        other = TokenCounts(self._decay)
+        other.size, other._slots = self.size, dict(self._slots)
+        other._ids, other._counts = self._ids.copy(), self._counts.copy()
+        return other
+
     def add(self, token: int, count: float) -> None:
         """Let all counts decay, then add to the count of a token."""
         self._counts[: self.size] *= self._decay
@@ -144,6 +151,12 @@ class Sampler:
     def noise_key(self) -> NoiseKey:
         """The key of the random numbers of the next token."""
         return NoiseKey(self.seed % 2**64, self.choice, self.position)
+
+    def copy(self) -> "Sampler":
+        """Return an independent sampler that goes on in the same way."""
+        other = Sampler(self.sampling, self.choice, self.position)
+        other.counts = self.counts.copy()
+        return other
 
     def record(self, token: int, text: str) -> None:
         """Count a sampled token.

@@ -4,6 +4,8 @@ It knows neither the model nor the state, so a single sequence, a batch and the 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,11 +14,27 @@ from wkv.inference.sampling import SampledToken, Sampler, Sampling, with_logprob
 from wkv.tokenizers import Tokenizer
 from wkv.tokenizers.interface import StreamDecoder
 
+if TYPE_CHECKING:
+    from wkv.inference.speculation.drafter import Drafter
+
 LogitsProcessor = Callable[[Tensor, Sequence[int]], Tensor]
 """Takes logits (V,) and the ids sampled so far, returns the logits to sample from.
 
 The given logits are not changed in place. Penalties are applied afterwards.
 """
+
+
+@runtime_checkable
+class DraftGuide(Protocol):
+    """The interface of a logits processor that knows which tokens can follow, such as a grammar."""
+
+    def certain(self, sampled: Sequence[int], most: int) -> list[int]:
+        """Return up to `most` ids that must follow the sampled ones, because all others cannot."""
+        ...
+
+    def cut(self, sampled: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """Return the ids of a draft before the first one that cannot follow."""
+        ...
 
 
 class StopStrings:
@@ -59,6 +77,27 @@ def overlap(text: str, stop: str) -> int:
     return 0
 
 
+@dataclass
+class DraftCounts:
+    """Passes and drafts of one sequence, or the sums over several.
+
+    Attributes:
+        passes: passes of the model that have read tokens after the prompt.
+        drafted: drafts that these passes have read.
+        accepted: drafts that were sampled.
+    """
+
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def add(self, other: "DraftCounts") -> None:
+        """Add the numbers of another sequence."""
+        self.passes += other.passes
+        self.drafted += other.drafted
+        self.accepted += other.accepted
+
+
 class RunningSequence:
     """One sequence that is being generated.
 
@@ -69,6 +108,8 @@ class RunningSequence:
         tokens_before: tokens that the state had seen when generation began.
         sampler: the sampling parameters with the seed in use, and the counts for penalties.
         logits_processor: changes the logits before penalties and sampling; None changes nothing.
+        drafter: drafts the next tokens, if decoding is speculative.
+        draft_counts: passes and drafts so far; zeros without a drafter.
     """
 
     def __init__(
@@ -100,11 +141,23 @@ class RunningSequence:
         self.sampler = Sampler(sampling, choice)
         self._max_tokens = max_tokens
         self.logits_processor = logits_processor
+        self.drafter: Drafter | None = None
+        self.draft_counts = DraftCounts()
         self._top_logprobs = top_logprobs
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
         if max_tokens == 0:
             self.finish("length")
+
+    @property
+    def remaining(self) -> int:
+        """The number of tokens that may still be added."""
+        return self._max_tokens - len(self.token_ids)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that ends the text, or None if the vocabulary has none."""
+        return self._tokenizer.end_of_text
 
     def accept(self, token: int) -> str:
         """Add a sampled token; returns the text that it completes.

@@ -16,6 +16,7 @@ from wkv.inference.model import Model
 from wkv.inference.prefill import Prompt, prefill
 from wkv.inference.sampling import Sampling
 from wkv.inference.sequence import LogitsProcessor, RunningSequence, check_limits
+from wkv.inference.speculation import Speculate, Speculation, speculation_for
 from wkv.models.state import State
 
 
@@ -28,11 +29,16 @@ def stream(
     stop: str | Sequence[str] = (),
     state: State | None = None,
     logits_processor: LogitsProcessor | None = None,
+    speculate: Speculate | Speculation = "auto",
+    draft: Model | None = None,
+    context: Sequence[int] = (),
 ) -> "Stream":
     """Continue a prompt and hand out the text as it is generated. Arguments as in `wkv.generate`.
 
     `logits_processor` is called with the logits (V,) and the ids sampled so far before each
-    sampling, and returns the logits to sample from; penalties are applied afterwards.
+    sampling, and returns the logits to sample from; penalties are applied afterwards. `context`
+    are the ids that `state` has read, as far as they are known; speculative decoding finds drafts
+    in them.
 
     The pieces join to the `text` of `generate`. No piece ends within a character, and no stop
     string is shown. The prompt is read when the first piece is requested.
@@ -45,7 +51,8 @@ def stream(
         raise StateError("a stream goes on from a wkv.State of one row; use state.rows([i])")
     sampling = check_sampling(sampling)
     sequence = RunningSequence(model.tokenizer, sampling, max_tokens, stops, logits_processor)
-    return Stream(model, prompts[0], sequence, state)
+    speculation = speculation_for(model, speculate, draft)
+    return Stream(model, prompts[0], sequence, state, speculation, context)
 
 
 class Stream(Iterator[str]):
@@ -56,13 +63,21 @@ class Stream(Iterator[str]):
     """
 
     def __init__(
-        self, model: Model, prompt: Prompt, sequence: RunningSequence, state: State | None
+        self,
+        model: Model,
+        prompt: Prompt,
+        sequence: RunningSequence,
+        state: State | None,
+        speculation: Speculation | None = None,
+        context: Sequence[int] = (),
     ) -> None:
         self._model = model
         self._prompt = prompt
         self._sequence = sequence
         self._state = state
-        self._batch: RunningBatch[RunningSequence] = RunningBatch(model)
+        self._speculation = speculation
+        self._context = context
+        self._batch: RunningBatch[RunningSequence] = RunningBatch(model, speculation)
         self._is_prefilled = False
         self._timings = Timings(0, 0.0, 0.0)
 
@@ -106,20 +121,27 @@ class Stream(Iterator[str]):
             self._state = absorb(self._model, self._state, sequence)
         state = self._model.new_state() if self._state is None else self._state
         reason = sequence.finish_reason or ""
-        return Completion(sequence.text, sequence.token_ids, reason, state, self._timings)
+        return Completion(
+            sequence.text,
+            sequence.token_ids,
+            reason,
+            state,
+            self._timings,
+            sequence.draft_counts,
+        )
 
     def _prefill(self) -> None:
         done = prefill(self._model, [self._prompt], self._state)
         self._timings = Timings(done.n_tokens, done.seconds, 0.0)
+        if self._speculation is not None:
+            self._sequence.drafter = self._speculation.drafter([*self._context, *done.ids[0]])
         self._batch.add([self._sequence], [done.state])
         self._is_prefilled = True
 
     def _decode(self) -> str:
         """Read the token that was sampled last, then sample the next one."""
         begun = time.perf_counter()
-        assert self._batch.state is not None
-        if self._sequence.unread(self._batch.state.tokens_seen[0]):
-            self._batch.forward()
+        self._batch.forward()
         (event,) = self._batch.sample()
         times = self._timings
         seconds = times.decode_seconds + time.perf_counter() - begun
