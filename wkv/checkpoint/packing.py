@@ -88,6 +88,7 @@ class Packed:
         outputs, inputs: shape of the matrix.
         data: contiguous tensor of dtype `format.dtype`; its shape is (outputs, inputs) for the
             layout rows, otherwise it is flat and may include padding.
+        name: official name of the matrix; "" for one that belongs to no checkpoint.
     """
 
     format: Format
@@ -95,6 +96,7 @@ class Packed:
     outputs: int
     inputs: int
     data: Tensor
+    name: str = ""
 
 
 DTYPES = {torch.float32: Format.fp32, torch.float16: Format.fp16, torch.bfloat16: Format.bf16}

@@ -125,7 +125,7 @@ class Weights:
                 check_finite(f"{self.checkpoint.path}: {name}", weight)
             packed = pack(weight, format, layout)
         self._sizes.append(packed.data.nbytes)
-        return packed
+        return replace(packed, name=name)
 
     def vector(self, name: str) -> Tensor:
         """Return a vector, flattened and converted to float32."""

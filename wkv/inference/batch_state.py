@@ -53,12 +53,14 @@ class BatchState:
             self._memory = self.state if len(together) > 1 else None
             return
         seen = [] if self.state is None else list(self.state.tokens_seen)
+        adapters = [] if self.state is None else list(self.state.row_adapters)
         for state in states:
             end = size + state.batch_size
             self._write(slice(size, end), state)
             seen += state.tokens_seen
+            adapters += state.row_adapters
             size = end
-        self._shrink(seen)
+        self._shrink(seen, adapters)
 
     def remove(self, rows: Sequence[int]) -> tuple[list[State], list[int]]:
         """Remove rows.
@@ -81,17 +83,21 @@ class BatchState:
         for hole, row in moved.items():
             self._write(slice(hole, hole + 1), _view(self.state, slice(row, row + 1)))
         order = [moved.get(row, row) for row in range(len(left))]
-        self._shrink([self.state.tokens_seen[row] for row in order])
+        adapters = self.state.row_adapters
+        self._shrink(
+            [self.state.tokens_seen[row] for row in order], [adapters[row] for row in order]
+        )
         return states, order
 
-    def _shrink(self, tokens_seen: Sequence[int]) -> None:
+    def _shrink(self, tokens_seen: Sequence[int], adapters: Sequence[str]) -> None:
         """Let `state` be the first rows of the memory."""
         assert self._memory is not None
         if not tokens_seen:
             self.state = None
             return
         view = _view(self._memory, slice(0, len(tokens_seen)))
-        self.state = replace(view, tokens_seen=tuple(tokens_seen))
+        used = tuple(adapters) if any(adapters) else ()
+        self.state = replace(view, tokens_seen=tuple(tokens_seen), adapters=used)
 
     def _write(self, rows: slice, state: State) -> None:
         """Copy a state into rows of the memory."""
@@ -110,5 +116,6 @@ def _view(state: State, rows: slice) -> State:
         state,
         layers=tuple(layer.map(lambda tensor: tensor[rows]) for layer in state.layers),
         tokens_seen=state.tokens_seen[rows],
+        adapters=state.adapters[rows],
         logits=None if state.logits is None else state.logits[rows],
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from wkv import demo
-from wkv.adapters.apply import adapted_view
+from wkv.adapters.apply import adapted_identity, adapted_view
 from wkv.adapters.open import Adapter, open_adapter
 from wkv.adapters.peft_folder import base_identity
+from wkv.adapters.rows import RowAdapters, row_adapters
 from wkv.checkpoint import FLOATS, Checkpoint, open_checkpoint
 from wkv.checkpoint.gguf import LAYOUT as GGUF
 from wkv.checkpoint.gguf import vocabulary_of
@@ -172,6 +173,25 @@ def adapter_for(description: Description, path: str | Path, alpha: float | None 
         )
     stored = description.checkpoint.shapes
     return open_adapter(path, {name: stored[name] for name in description.shapes}, alpha)
+
+
+def row_adapters_for(
+    description: Description, paths: Mapping[str, str | Path], alpha: float | None = None
+) -> RowAdapters:
+    """Open adapters among which each row of a batch chooses; see `wkv.adapters.rows`.
+
+    Args:
+        description: the model.
+        paths: name to file or folder of each adapter.
+        alpha: the alpha of their training, for files that do not contain it.
+
+    Raises:
+        CheckpointError: if an adapter is not for this model, or cannot be chosen for each row.
+    """
+    adapters = {name: adapter_for(description, path, alpha) for name, path in paths.items()}
+    base = identity(description)
+    identities = {name: adapted_identity(base, adapter) for name, adapter in adapters.items()}
+    return row_adapters(adapters, identities, description.shapes)
 
 
 def with_adapter(description: Description, adapter: Adapter) -> Description:

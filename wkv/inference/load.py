@@ -1,5 +1,6 @@
 """Load a model: choose a strategy and an engine for a checkpoint, and load its weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wkv.adapters.rows import RowAdapters, add_to_network
 from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.weights import Weights
 from wkv.errors import CheckpointError, InputError, StrategyError
@@ -16,6 +18,7 @@ from wkv.inference.describe import (
     describe,
     describe_as,
     identity,
+    row_adapters_for,
     with_adapter,
 )
 from wkv.inference.model import Model
@@ -39,6 +42,7 @@ def load(
     engine: str = "auto",
     adapter: str | Path | None = None,
     alpha: float | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Model:
     """Load a model.
 
@@ -59,6 +63,8 @@ def load(
             of peft, rwkvtune or mlx-lm, or a file of RWKV-PEFT, web-rwkv or llama.cpp. The model
             then has an identity of its own.
         alpha: the alpha that the adapter was trained with, for files that do not contain it.
+        adapters: name to path of adapters (LoRA, MiSS) that are kept beside the weights. Each row
+            of a batch may use one of them, see `Model.new_state`.
 
     Returns:
         The model. Matrices that need no conversion stay memory-mapped.
@@ -77,7 +83,7 @@ def load(
         description = describe_as(description.checkpoint, config)
     if adapter is not None:
         description = with_adapter(description, adapter_for(description, adapter, alpha))
-    elif alpha is not None:
+    elif alpha is not None and not adapters:
         raise InputError(f"alpha is {alpha!r} without an adapter; give the adapter too")
     chosen = strategy_for(description, strategy)
     named = None
@@ -85,7 +91,8 @@ def load(
         named = open_tokenizer(tokenizer, description.config.vocab_size)
     if engine == "torch" or native_unsupported_reason(description, chosen) is not None:
         chosen = chosen.for_torch()
-    return build_model(description, chosen, named, threads=threads, engine=engine)
+    rows = row_adapters_for(description, adapters, alpha) if adapters else None
+    return build_model(description, chosen, named, threads=threads, engine=engine, rows=rows)
 
 
 def strategy_for(description: Description, text: str, *, check: bool = True) -> Strategy:
@@ -120,8 +127,9 @@ def build_model(
     *,
     threads: int | None = None,
     engine: str = "auto",
+    rows: RowAdapters | None = None,
 ) -> Model:
-    """Build a model from a description.
+    """Build a model from a description; `rows` are the adapters that its rows may choose.
 
     Raises:
         InputError: if the number of threads or the engine is invalid.
@@ -130,7 +138,7 @@ def build_model(
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise InputError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
     checkpoint = description.checkpoint
-    network = _network(description, strategy, threads, engine)
+    network = _network(description, strategy, threads, engine, rows)
     return Model(
         network,
         strategy=strategy,
@@ -139,6 +147,7 @@ def build_model(
         layout=checkpoint.layout,
         make_tokenizer=lambda: tokenizer or description.tokenizer(),
         initial_wkv=_initial_wkv(description, strategy),
+        row_adapters=rows,
         threads=threads,
     )
 
@@ -151,7 +160,11 @@ def native_unsupported_reason(description: Description, strategy: Strategy) -> s
 
 
 def _network(
-    description: Description, strategy: Strategy, threads: int | None, engine: str
+    description: Description,
+    strategy: Strategy,
+    threads: int | None,
+    engine: str,
+    rows: RowAdapters | None,
 ) -> Skeleton | native.NativeNetwork:
     """Load the weights into the network of an engine.
 
@@ -168,9 +181,14 @@ def _network(
     try:
         weights = Weights(checkpoint, description.shapes, strategy)
         if engine == "torch" or refusal is not None:
-            return load_torch_network(config, weights)
+            network = load_torch_network(config, weights)
+            if rows is not None:
+                add_to_network(network, rows)
+            return network
         folded = is_folded(checkpoint)
-        return native.NativeNetwork(config, weights, folded=folded, threads=threads)
+        return native.NativeNetwork(
+            config, weights, folded=folded, row_adapters=rows, threads=threads
+        )
     except (MemoryError, RuntimeError) as error:  # PyTorch raises these when memory runs out
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise

@@ -5,13 +5,15 @@ above this module does not know which engine runs the model.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from wkv.adapters.rows import RowAdapters
 from wkv.adapters.tuned_state import read_tuned_state
 from wkv.errors import InputError, StateError
 from wkv.inference.rewind import RewindablePass, run_rewindable
@@ -97,6 +99,7 @@ class Model:
         layout: str,
         make_tokenizer: Callable[[], Tokenizer],
         initial_wkv: Sequence[Tensor] | None = None,
+        row_adapters: RowAdapters | None = None,
         threads: int | None = None,
     ) -> None:
         self.network: Network = network
@@ -118,6 +121,7 @@ class Model:
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._initial_wkv = initial_wkv
+        self._row_adapters = row_adapters
 
     def __repr__(self) -> str:
         """Return the generation, the sizes and the strategy."""
@@ -149,15 +153,34 @@ class Model:
         on_cpu = any(layer.device.type == "cpu" for layer in self.strategy.layers)
         return TOKENS_AT_ONCE if on_cpu else GPU_TOKENS_AT_ONCE
 
-    def new_state(self, batch_size: int = 1) -> State:
-        """Return the empty state, or the tuned initial state of a checkpoint that has one."""
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The adapters that a row may use: name to the identity of the model with it."""
+        return {} if self._row_adapters is None else self._row_adapters.identities
+
+    def new_state(self, batch_size: int = 1, adapter: str | None = None) -> State:
+        """Return the empty state, or the tuned initial state of a checkpoint that has one.
+
+        Args:
+            batch_size: the number of rows.
+            adapter: the name of the adapter that the rows use from now on.
+
+        Raises:
+            InputError: if no adapter of this name was loaded.
+        """
+        if adapter is not None and adapter not in self.adapters:
+            raise InputError(
+                f"the adapter {adapter!r} was not loaded; there are: {', '.join(self.adapters)}"
+            )
+        used = () if adapter is None else (self.adapters[adapter],) * batch_size
         layers = self.network.new_layers(batch_size)
         if self._initial_wkv is not None:
             layers = tuple(
                 LayerState(layer.att_shift, wkv.expand_as(layer.wkv).clone(), layer.ffn_shift)
                 for layer, wkv in zip(layers, self._initial_wkv, strict=True)
             )
-        return State(layers, (0,) * batch_size, self.config.generation, self.identity)
+        generation, identity = self.config.generation, self.identity
+        return State(layers, (0,) * batch_size, generation, identity, adapters=used)
 
     def tuned_state(self, path: str | Path) -> State | None:
         """Return the tuned state in a file of another program; see `wkv.adapters.tuned_state`.
@@ -178,7 +201,9 @@ class Model:
             if tuned.shifts is not None:
                 shifts = [shift[None].to(device) for shift in tuned.shifts[:, index]]
             layers.append(LayerState(shifts[0], tuned.wkv[index][None].to(device), shifts[1]))
-        return State(tuple(layers), (0,), self.config.generation, self.identity)
+        # No program that writes these files reads an id before a text.
+        generation, identity = self.config.generation, self.identity
+        return State(tuple(layers), (0,), generation, identity, begins_with=())
 
     def forward(
         self,
@@ -213,14 +238,14 @@ class Model:
         state = self._check_state(state, batch)
         added = [tokens.shape[1]] * batch if counts is None else counts.tolist()
         seen = tuple(old + new for old, new in zip(state.tokens_seen, added, strict=True))
-        with self._settings(tokens.numel()):
+        with self._settings(tokens.numel(), state):
             logits, layers = self._run(tokens, state.layers, counts, all_logits)
             if all_logits:
                 ends = [count - 1 for count in added]
                 after = logits[torch.arange(batch, device=logits.device), ends]
             else:
                 after = logits.clone()  # the caller may change the logits; the state must not
-        new_state = State(layers, seen, state.generation, state.identity, after)
+        new_state = replace(state, layers=layers, tokens_seen=seen, logits=after)
         return (logits[0] if single else logits), new_state
 
     def forward_rewindable(
@@ -241,12 +266,12 @@ class Model:
         tokens, _ = self._check_ids(ids)
         counts = self._check_lengths(lengths, tokens)
         state = self._check_state(state, len(tokens))
-        with self._settings(tokens.numel()):
+        with self._settings(tokens.numel(), state):
             X, layers, again = run_rewindable(self.network, tokens, state.layers, counts)
             logits = self.network.logits(X)
 
         def layers_after(taken: Tensor) -> tuple[LayerState, ...]:
-            with self._settings(tokens.numel()):
+            with self._settings(tokens.numel(), state):
                 return again(taken)
 
         added = [tokens.shape[1]] * len(tokens) if counts is None else counts.tolist()
@@ -263,14 +288,14 @@ class Model:
         tokens, single = self._check_ids(ids)
         state = self._check_state(state, len(tokens))
         layers, chunks = state.layers, []
-        with self._settings(tokens.numel()), torch.no_grad():
+        with self._settings(tokens.numel(), state), torch.no_grad():
             step = max(1, self.tokens_at_once // len(tokens))
             for start in range(0, tokens.shape[1], step):
                 X, layers = self.network(tokens[:, start : start + step], layers)
                 chunks.append(X.float().clone())
         X = torch.cat(chunks, dim=1)
         seen = tuple(count + tokens.shape[1] for count in state.tokens_seen)
-        new_state = State(layers, seen, state.generation, state.identity)
+        new_state = replace(state, layers=layers, tokens_seen=seen, logits=None)
         return (X[0] if single else X), new_state
 
     @property
@@ -285,7 +310,16 @@ class Model:
         self.network.skip_zeros = skip  # type: ignore[attr-defined]
 
     @contextmanager
-    def _settings(self, rows: int) -> Iterator[None]:
+    def _settings(self, n_tokens: int, state: State) -> Iterator[None]:
+        """Choose the adapters of a state's rows, PyTorch's threads and its matrix products."""
+        chosen: AbstractContextManager[None] = nullcontext()
+        if self._row_adapters is not None:
+            chosen = self._row_adapters.choose(state.row_adapters)
+        with chosen, self._threads_and_products(n_tokens):
+            yield
+
+    @contextmanager
+    def _threads_and_products(self, rows: int) -> Iterator[None]:
         """Set PyTorch's threads and matrix products for a call with a number of rows."""
         if self.engine == "native":  # PyTorch's threads would slow down the engine's threads
             with thread_limit(1):
@@ -389,6 +423,12 @@ class Model:
             raise StateError(
                 f"the state belongs to another model (RWKV-{state.generation}, {state.identity}), "
                 f"this one is RWKV-{self.config.generation}, {self.identity}"
+            )
+        unknown = set(state.adapters) - {"", *self.adapters.values()}
+        if unknown:
+            raise StateError(
+                f"the state belongs to the model with another adapter ({unknown.pop()}); load that "
+                "adapter too"
             )
         if state.batch_size != batch:
             raise StateError(

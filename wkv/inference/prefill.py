@@ -45,8 +45,9 @@ class Prefilled:
 def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
     """Return the ids of a prompt that follows a state (None: the empty state).
 
-    From the empty state, id 0 comes first in generations 7 and 7a with the World vocabulary, as in
-    their training.
+    A text that begins a document begins with the ids that the state requires, see
+    `State.begins_with`. From the empty state, id 0 comes first in generations 7 and 7a with the
+    World vocabulary, as in their training.
 
     Raises:
         InputError: if the prompt is empty and the state has no logits to continue from.
@@ -55,9 +56,18 @@ def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
     begins = state is None or not any(state.tokens_seen)
     if not ids and (begins or state is None or state.logits is None):
         raise InputError("the prompt is empty; give some text, or a state to go on from")
-    if begins and has_leading_zero(model) and ids[0] != 0:
-        ids.insert(0, 0)
+    if begins:
+        first = list(first_ids(model, state))
+        if ids[: len(first)] != first:
+            return first + ids
     return ids
+
+
+def first_ids(model: Model, state: State | None = None) -> tuple[int, ...]:
+    """Return the ids with which a document of a model begins after a state without tokens."""
+    if state is not None and state.begins_with is not None:
+        return state.begins_with
+    return (0,) if has_leading_zero(model) else ()
 
 
 def has_leading_zero(model: Model) -> bool:

@@ -23,6 +23,9 @@ from wkv.files import atomic_write
 
 FORMAT = "wkv-state-1"
 
+BEGINS_WITH = "begins_with"
+"""Key in a file's notes: the ids with which a text begins after a tuned state, such as "0"."""
+
 MAX_QUOTED = 60
 """Number of characters of a damaged value that an error message contains."""
 
@@ -34,6 +37,11 @@ class StateFactory(Protocol):
     """The part of a model's interface that reading a state file requires."""
 
     config: Any
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The adapters that a row may use: name to the identity of the model with it."""
+        ...
 
     def new_state(self, batch_size: int = 1) -> State:
         """Return the initial state."""
@@ -82,6 +90,10 @@ class State:
             have the same identity. See `wkv.inference.describe.identity`.
         logits: (B, V) float32, the prediction after the last token, with which generation can
             continue without a prompt; None if no token was processed.
+        adapters: for each row, the identity of the model with the adapter that the row uses, or
+            "" without one; () if no row uses an adapter. See `wkv.adapters.rows`.
+        begins_with: ids with which a text begins after a state that has seen no tokens, as in the
+            training of a tuned state; None: those of the model's documents.
     """
 
     layers: tuple[LayerState, ...]
@@ -89,6 +101,8 @@ class State:
     generation: str
     identity: str
     logits: Tensor | None = None
+    adapters: tuple[str, ...] = ()
+    begins_with: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
         """Show the generation and the number of tokens of each row, but no tensors."""
@@ -99,6 +113,11 @@ class State:
     def batch_size(self) -> int:
         """The number of rows."""
         return len(self.tokens_seen)
+
+    @property
+    def row_adapters(self) -> tuple[str, ...]:
+        """The entry of `adapters` of each row."""
+        return self.adapters or ("",) * self.batch_size
 
     @property
     def device(self) -> torch.device:
@@ -163,7 +182,9 @@ class State:
         devices |= set() if self.logits is None else {self.logits.device}
         wanted = {device: numbers.to(device) for device in devices}  # one copy for each device
         chosen = self._map(lambda tensor: tensor.index_select(0, wanted[tensor.device]))
-        return replace(chosen, tokens_seen=tuple(self.tokens_seen[i] for i in indices))
+        used = tuple(self.row_adapters[i] for i in indices)
+        seen = tuple(self.tokens_seen[i] for i in indices)
+        return replace(chosen, tokens_seen=seen, adapters=used if any(used) else ())
 
     @staticmethod
     def stack(states: Sequence[State]) -> State:
@@ -188,7 +209,17 @@ class State:
         tokens_seen = tuple(count for state in states for count in state.tokens_seen)
         present = [state.logits for state in states if state.logits is not None]
         logits = torch.cat(present) if len(present) == len(states) else None
-        return replace(first, layers=layers, tokens_seen=tokens_seen, logits=logits)
+        adapters = tuple(name for state in states for name in state.row_adapters)
+        return replace(
+            first,
+            layers=layers,
+            tokens_seen=tokens_seen,
+            logits=logits,
+            adapters=adapters if any(adapters) else (),
+            begins_with=next(
+                (one.begins_with for one in states if one.begins_with is not None), None
+            ),
+        )
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write the state to a safetensors file atomically.
@@ -198,7 +229,7 @@ class State:
         `read_header` returns.
 
         Raises:
-            StateError: if the file cannot be written.
+            StateError: if the file cannot be written, or the rows use different adapters.
         """
         from safetensors.torch import save_file
 
@@ -209,10 +240,19 @@ class State:
         }
         if self.logits is not None:
             tensors["logits"] = self.logits.detach().cpu().contiguous()
+        used = set(self.row_adapters)
+        if len(used) > 1:
+            raise StateError(
+                f"{path}: the rows use {len(used)} different adapters; save them one by one, with "
+                "state.rows"
+            )
+        if self.begins_with is not None:
+            begins_with = " ".join(map(str, self.begins_with))
+            metadata = {**(metadata or {}), BEGINS_WITH: begins_with}
         header = {
             "format": FORMAT,
             "generation": self.generation,
-            "identity": self.identity,
+            "identity": used.pop() or self.identity,
             "shapes": json.dumps({name: list(tensor.shape) for name, tensor in tensors.items()}),
             "dtype": "float32",
             "tokens_seen": json.dumps(list(self.tokens_seen)),
@@ -246,9 +286,12 @@ class State:
                 raise
             return tuned
         empty = model.new_state()
+        adapter = (
+            header.get("identity") if header.get("identity") in model.adapters.values() else ""
+        )
         for name in ("generation", "identity"):
             found, expected = header.get(name), getattr(empty, name)
-            if found != expected:
+            if found != expected and not (adapter and name == "identity"):
                 raise StateError(
                     f"{path}: this state belongs to another model ({name} "
                     f"{str(found)[:MAX_QUOTED]}), expected {name} {expected}; load the model that "
@@ -272,7 +315,9 @@ class State:
         if logits is not None:
             shape = (len(tokens_seen), model.config.vocab_size)
             logits = _checked(path, tensors, "logits", shape).to(layers[-1].wkv.device)
-        return cls(layers, tokens_seen, empty.generation, empty.identity, logits)
+        rows = (adapter,) * len(tokens_seen) if adapter else ()
+        first = _begins_with(path, header)
+        return cls(layers, tokens_seen, empty.generation, empty.identity, logits, rows, first)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> State:
         layers = tuple(layer.map(function) for layer in self.layers)
@@ -356,6 +401,18 @@ def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
         values = tensors[name].reshape(-1).view(torch.uint8)
         digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _begins_with(path: Path, header: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Return the ids with which a text begins after a state, or None if the file has none."""
+    try:
+        text = json.loads(header.get("notes", "{}")).get(BEGINS_WITH)
+        return None if text is None else tuple(int(word) for word in text.split())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise StateError(
+            f"{path}: the note {BEGINS_WITH} is damaged ({error}), expected token ids; save the "
+            "state again"
+        ) from error
 
 
 def _tokens_seen(path: Path, header: Mapping[str, str]) -> tuple[int, ...]:

@@ -76,6 +76,7 @@ class CompiledPlan:
         state: Tensor,
         new_state: Tensor,
         kept: Tensor | None = None,
+        adapters: Tensor | None = None,
     ) -> None:
         """Pass rows through the layers.
 
@@ -84,6 +85,7 @@ class CompiledPlan:
             X: (rows, D) float32, the embeddings; replaced by the residual stream.
             state, new_state: (L, 3) int64, the address of each `StatePart` of each layer.
             kept: the same for what `rewind` needs, which is written for each row if given.
+            adapters: (sequences,) int32, the adapter of each sequence, negative for none.
         """
         result = self._library.wkv_body(
             self._pointer,
@@ -93,6 +95,7 @@ class CompiledPlan:
             state.data_ptr(),
             new_state.data_ptr(),
             None if kept is None else kept.data_ptr(),
+            None if adapters is None else adapters.data_ptr(),
         )
         self._check(result)
 

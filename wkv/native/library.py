@@ -22,7 +22,7 @@ from typing import Any
 
 from wkv.native.steps import STRUCTS
 
-VERSION = 4
+VERSION = 5
 """Version of the interface, equal to VERSION in `source/interface.cpp`."""
 
 TRAINING = [c_char_p, c_int, c_int64, c_int64, c_int64, c_int64]
@@ -42,7 +42,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "wkv_inputs": (c_int, [c_void_p, c_int, c_int, c_int]),
     "wkv_widths": (None, [c_void_p, c_int, c_int]),
     "wkv_step": (c_int, [c_void_p, c_int, c_int, c_int, c_void_p]),
-    "wkv_body": (c_int, [c_void_p, c_int, *[c_void_p] * 5]),
+    "wkv_body": (c_int, [c_void_p, c_int, *[c_void_p] * 6]),
     "wkv_rewind": (c_int, [c_void_p, c_int, *[c_void_p] * 5]),
     "wkv_head": (c_int, [c_void_p, c_int, c_void_p, c_void_p]),
     "wkv_product": (

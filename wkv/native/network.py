@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wkv.adapters.rows import RowAdapters
 from wkv.checkpoint.weights import Weights
 from wkv.models.parts import Config
 from wkv.models.state import LayerState
@@ -60,13 +61,21 @@ class NativeNetwork:
         weights: Weights,
         *,
         folded: bool = False,
+        row_adapters: RowAdapters | None = None,
         threads: int | None = None,
         kernels: str | None = None,
     ) -> None:
-        """With `folded`, the embedding already contains the effect of ln0."""
+        """Prepare a model.
+
+        With `folded`, the embedding already contains the effect of ln0. Each row of a call uses
+        the adapter that was chosen with `row_adapters`.
+        """
         self.config, self._weights = config, weights
         self.embedding, self._embedding_dtype = weights.table("emb")
+        self._row_adapters = row_adapters
         plan = Plan(config.n_embd, config.vocab_size)
+        if row_adapters is not None:
+            plan.adapters = row_adapters.pairs
         for layer in range(config.n_layer):
             block = weights.of(f"blocks.{layer}.")
             plan.sharing = block.format_name
@@ -157,8 +166,14 @@ class NativeNetwork:
         new = self._allocate(len(counts))
         old = readable(layers, new)
         kept = allocate_kept(self._memory, self.config, len(X)) if keep else None
+        numbers = None if self._row_adapters is None else self._row_adapters.numbers
         self._plan.body(
-            counts, X, old.addresses, addresses(new), None if kept is None else addresses(kept)
+            counts,
+            X,
+            old.addresses,
+            addresses(new),
+            None if kept is None else addresses(kept),
+            None if numbers is None else torch.tensor(numbers, dtype=torch.int32),
         )
         if kept is None:
             return StackedLayers.of(new), None

@@ -10,13 +10,14 @@ phases: steps that do not depend on each other share a phase and run in parallel
     Tensor      a vector of floats
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.packing import Format, Packed
+from wkv.adapters.rows import Pair
+from wkv.checkpoint.packing import Format, Layout, Packed, pack
 from wkv.errors import WKVError
 from wkv.native import steps
 from wkv.native.steps import Function, StatePart, StepList, StepStruct
@@ -64,6 +65,7 @@ class Plan:
         X: the residual stream, provided by the caller.
         logits: the output of the head, provided by the caller.
         sharing: layers with equal values share the memory of their inputs.
+        adapters: official name of a matrix to the factors of each adapter that rows may choose.
         steps: the steps of each `StepList`.
         buffers, inputs, vectors, matrices: the operands, in the order of their indices.
     """
@@ -72,6 +74,7 @@ class Plan:
         self.X = Buffer(n_embd, steps.X_BUFFER)
         self.logits = Buffer(vocab_size, steps.LOGITS_BUFFER)
         self.sharing = ""
+        self.adapters: Mapping[str, Sequence[Pair | None]] = {}
         self.steps: dict[StepList, list[Step]] = {number: [] for number in StepList}
         self.buffers: list[Buffer] = [self.X, self.logits]
         self.inputs: list[Inputs] = []
@@ -181,7 +184,21 @@ class Plan:
             )
         inputs.formats.add(matrix.format)
         self.add(steps.Product, [target], inputs=inputs, matrix=matrix, y=target, add=add)
+        if matrix.name in self.adapters:
+            self._add_adapters(inputs, self.adapters[matrix.name], target)
         return target
+
+    def _add_adapters(
+        self, inputs: Inputs, adapters: Sequence[Pair | None], target: Buffer
+    ) -> None:
+        """Add what the adapters of the rows change in a product."""
+        inputs.formats.add(Format.fp32)
+        first = len(self.matrices)
+        for pair in adapters:
+            empty = (torch.empty(0, inputs.width), torch.empty(target.width, 0))
+            factors = empty if pair is None else (pair.A, pair.B)
+            self.matrices += [pack(factor, Format.fp32, Layout.rows) for factor in factors]
+        self.add(steps.Adapter, [target], inputs=inputs, y=target, first=first, count=len(adapters))
 
     def gated(self, gate: Buffer, x: Buffer, to: Buffer) -> None:
         """Add sigmoid(gate) x to `to`."""

@@ -32,6 +32,7 @@ class Kind(IntEnum):
     wkv4 = 6
     wkv6 = 7  # also RWKV-5
     wkv7 = 8
+    adapter = 9
 
 
 class Function(IntEnum):
@@ -153,7 +154,18 @@ class Wkv7(StepStruct):
     ]
 
 
+class Adapter(StepStruct):
+    """y += B (A inputs) for each row whose sequence uses one of `count` adapters.
+
+    The factors of adapter i are the float32 matrices `first` + 2 i (rank, inputs) and
+    `first` + 2 i + 1 (outputs, rank). Rank 0 changes nothing.
+    """
+
+    kind = Kind.adapter
+    _fields_ = _int32("inputs", "y", "first", "count")
+
+
 STRUCTS: tuple[type[StepStruct], ...] = (
-    Norm, Shift, Mix, Activate, Product, Gated, Wkv4, Wkv6, Wkv7,
+    Norm, Shift, Mix, Activate, Product, Gated, Wkv4, Wkv6, Wkv7, Adapter,
 )  # fmt: skip
 """All structs, in the order of `Kind`."""

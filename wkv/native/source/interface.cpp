@@ -8,7 +8,7 @@
 
 using namespace wkv;
 
-constexpr int VERSION = 4;  // of this interface, equal to VERSION in library.py
+constexpr int VERSION = 5;  // of this interface, equal to VERSION in library.py
 
 WKV_PUBLIC int wkv_version() { return VERSION; }
 WKV_PUBLIC const char* wkv_kernels() { return available_kernels(); }
@@ -59,12 +59,14 @@ static int run(Plan* plan, StepList list, int rows, float* x, float* logits, con
     return OK;
 }
 
-// Pass the tokens of sequences through the layers; `x` is (rows, channels) and is replaced. `kept` may be null.
+// Pass the tokens of sequences through the layers; `x` is (rows, channels) and is replaced. `kept` and
+// `adapters` may be null.
 WKV_PUBLIC int wkv_body(Plan* plan, int n_sequences, const int32_t* tokens, float* x,
-                        const float* const* state, float* const* new_state, float* const* kept) {
+                        const float* const* state, float* const* new_state, float* const* kept,
+                        const int32_t* adapters) {
     int rows = 0;
     for (int s = 0; s < n_sequences; s++) rows += tokens[s];
-    return run(plan, BODY, rows, x, nullptr, {n_sequences, tokens, state, new_state, kept});
+    return run(plan, BODY, rows, x, nullptr, {n_sequences, tokens, state, new_state, kept, adapters});
 }
 
 // Compute the states after the first `counts` tokens of each sequence of a pass, from its state and what it kept.

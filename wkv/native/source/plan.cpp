@@ -99,8 +99,17 @@ bool Plan::fits_scratch(const Step& step) const {
         case ACTIVATE: return (size_t)inputs_[step.activate.inputs].width <= floats;
         case SHIFT: return SHIFT_SCRATCH_ROWS * (size_t)width(step.shift.x) <= floats;
         case MIX: return (size_t)width(step.mix.x) <= floats;
+        case ADAPTER: return fits_adapters(step.adapter, floats);
         default: return true;
     }
+}
+
+// The factors of an adapter are matrices in pairs; the vector between them is stored in the scratch memory.
+bool Plan::fits_adapters(const AdapterStep& step, size_t floats) const {
+    if (step.first < 0 || step.first + 2 * step.count > (int)matrices_.size()) return false;
+    for (int i = 0; i < step.count; i++)
+        if ((size_t)matrices_[step.first + 2 * i].outputs > floats) return false;
+    return true;
 }
 
 void Plan::allocate(int rows) {
@@ -193,6 +202,7 @@ int Plan::task_count(const Step& step) const {
         case WKV4: return run_.n_sequences * divide_up(width(step.wkv4.receptance), CHANNELS_PER_TASK);
         case WKV6: return run_.n_sequences * (width(step.wkv6.receptance) / step.wkv6.head_size);
         case WKV7: return run_.n_sequences * (width(step.wkv7.receptance) / step.wkv7.head_size);
+        case ADAPTER: return run_.adapters == nullptr ? 0 : divide_up(rows_, rows_per_task());
         case SHIFT: return divide_up(rows_, rows_per_task()) * shift_tasks_per_row(step.shift);
         default: return divide_up(rows_, rows_per_task());
     }
@@ -212,6 +222,7 @@ void Plan::run_task(const Step& step, int index, int thread) {
         case WKV4: return wkv4(step.wkv4, index);
         case WKV6: return wkv6(step.wkv6, index, floats);
         case WKV7: return wkv7(step.wkv7, index, floats);
+        case ADAPTER: return adapter(step.adapter, begin, end, floats);
         case KINDS: return;
     }
 }

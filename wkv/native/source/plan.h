@@ -22,6 +22,7 @@ struct Run {
     // Null, or layer * STATE_PARTS + part: (tokens of all sequences, ...), what is kept for a rewind: the
     // shifts after each token, and the vectors that engine.h lists.
     float* const* kept = nullptr;
+    const int32_t* adapters = nullptr;      // the adapter of each sequence or NONE; null if none has one
 };
 
 class Plan {
@@ -61,6 +62,7 @@ private:
     struct StepTasks { int step, first; };  // a step, and the index of its first task in its phase
 
     bool fits_scratch(const Step& step) const;
+    bool fits_adapters(const AdapterStep& step, size_t floats) const;
     void allocate(int rows);
     void start_run(int rows, float* x, float* logits, const Run& run);
     void start_sequences(const Run& run);
@@ -78,6 +80,7 @@ private:
     void activate(const ActivateStep&, int begin, int end, float* scratch);
     void product(const ProductStep&, int index, void* scratch);
     void gated(const GatedStep&, int begin, int end);
+    void adapter(const AdapterStep&, int begin, int end, float* scratch);
     void wkv4(const Wkv4Step&, int index);
     void wkv6(const Wkv6Step&, int index, float* scratch);
     void wkv7(const Wkv7Step&, int index, float* scratch);

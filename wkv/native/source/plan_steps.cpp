@@ -95,6 +95,25 @@ void Plan::gated(const GatedStep& step, int begin, int end) {
         kernels_.add_gated(row(step.gate, r), row(step.x, r), width(step.y), row(step.y, r));
 }
 
+// Each row is computed alone, so that its bits do not depend on the others.
+void Plan::adapter(const AdapterStep& step, int begin, int end, float* scratch) {
+    const Inputs& in = inputs_[step.inputs];
+    for (int r = begin; r < end; r++) {
+        const int chosen = run_.adapters[sequence_of_[r]];
+        if (chosen < 0 || chosen >= step.count) continue;
+        const Matrix& A = matrices_[step.first + 2 * chosen];
+        const Matrix& B = matrices_[step.first + 2 * chosen + 1];
+        if (A.outputs == 0) continue;
+        Inputs one, low;
+        one.fp32 = in.fp32 + (size_t)r * in.padded;
+        one.padded = in.padded;
+        low.fp32 = scratch;
+        low.padded = A.outputs;
+        kernels_.product(A, one, 1, 0, A.outputs, {scratch, (size_t)A.outputs, false}, nullptr);
+        kernels_.product(B, low, 1, 0, B.outputs, {row(step.y, r), (size_t)width(step.y), true}, nullptr);
+    }
+}
+
 void Plan::wkv4(const Wkv4Step& step, int index) {
     const int channels = width(step.receptance), pieces = divide_up(channels, CHANNELS_PER_TASK);
     const int s = index / pieces, first = index % pieces * CHANNELS_PER_TASK;

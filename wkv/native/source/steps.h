@@ -9,7 +9,8 @@
 namespace wkv {
 
 enum Kind : int32_t {
-    NORM = 0, SHIFT = 1, MIX = 2, ACTIVATE = 3, PRODUCT = 4, GATED = 5, WKV4 = 6, WKV6 = 7, WKV7 = 8, KINDS = 9
+    NORM = 0, SHIFT = 1, MIX = 2, ACTIVATE = 3, PRODUCT = 4, GATED = 5, WKV4 = 6, WKV6 = 7, WKV7 = 8, ADAPTER = 9,
+    KINDS = 10
 };
 enum Function : int32_t { IDENTITY = 0, TANH = 1, SIGMOID = 2, SQUARED_RELU = 3 };
 
@@ -56,6 +57,12 @@ struct ProductStep {
     int32_t inputs, matrix, y, add;
 };
 
+// y += B (A inputs) for each row whose sequence uses one of `count` adapters: the factors of adapter i are
+// the fp32 matrices first + 2 i (rank, inputs) and first + 2 i + 1 (outputs, rank). Rank 0 changes nothing.
+struct AdapterStep {
+    int32_t inputs, y, first, count;
+};
+
 // y += sigmoid(gate) x.
 struct GatedStep {
     int32_t gate, x, y;
@@ -88,6 +95,7 @@ struct Step {
         Wkv4Step wkv4;
         Wkv6Step wkv6;
         Wkv7Step wkv7;
+        AdapterStep adapter;
     };
 };
 
@@ -95,6 +103,7 @@ struct Step {
 constexpr size_t STEP_SIZES[KINDS] = {
     sizeof(NormStep), sizeof(ShiftStep), sizeof(MixStep), sizeof(ActivateStep), sizeof(ProductStep),
     sizeof(GatedStep), sizeof(Wkv4Step), sizeof(Wkv6Step), sizeof(Wkv7Step),
+    sizeof(AdapterStep),
 };
 
 }  // namespace wkv
