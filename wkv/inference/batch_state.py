@@ -38,7 +38,7 @@ class BatchState:
         seen = list(self.state.tokens_seen)
         for row, other in rows.items():
             seen[row] = source.tokens_seen[other]
-        self._shrink(seen)
+        self._shrink(seen, self.state.row_adapters)
 
     def append(self, states: Sequence[State]) -> None:
         """Add rows at the end; the given states are not changed."""
