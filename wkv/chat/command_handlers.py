@@ -184,7 +184,11 @@ def change(session: Session, request: CommandRequest) -> Outcome:
 
 def stats(session: Session, request: CommandRequest) -> Outcome:
     """Display the statistics of the session."""
-    return Notice(session.say("stats", **session.facts))
+    facts = session.facts
+    lines = [session.say("stats", **facts)]
+    if facts["drafted"]:
+        lines.append(session.say("stats_drafts", **facts))
+    return Notice("\n".join(lines))
 
 
 def _set_thinking(session: Session, mode: Thinking) -> Notice:

@@ -13,6 +13,7 @@ from wkv.chat.reply import SLACK, ChatReply
 from wkv.chat.settings import ChatSettings, default_settings
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress, prefill, prompt_ids
+from wkv.inference.speculation import Speculation
 from wkv.inference.stream import Stream, stream
 from wkv.models.state import State
 from wkv.prompting.presets import ends_at_blank_line
@@ -39,10 +40,12 @@ class Mark:
     Attributes:
         state: the state at this position; None before anything was read.
         read_ahead: the text that the state has read after the last turn; see `unread_part`.
+        ids: the tokens that the state has read, as far as they are known; drafts are found there.
     """
 
     state: State | None = None
     read_ahead: str = SEPARATOR
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Conversation:
 
     Attributes:
         settings: the settings of the next replies; callers may replace them.
+        speculation: drafts the tokens of replies; None decodes without drafts.
         now: the present content, a value.
         past: the contents before each of the last changes, the newest last.
     """
@@ -123,6 +127,7 @@ class Conversation:
         self, model: Model, settings: ChatSettings | None = None, template: Template | None = None
     ) -> None:
         self.settings = settings or default_settings(model)
+        self.speculation: Speculation | None = None
         self.now = Snapshot(template or template_for(model))
         self.past: deque[Snapshot] = deque(maxlen=MAX_UNDO)
         self._model = model
@@ -168,7 +173,10 @@ class Conversation:
         text, read_ahead = reply.split()
         before = reply.before
         entry = ChatEntry("turn", reply.message, (reply.assistant_prefix + text).strip())
-        mark = Mark(reply.result.state, read_ahead)
+        done = reply.result
+        read = reply.prefilled.ids[0] if reply.prefilled is not None else ()
+        ids = (*before.mark.ids, *read, *done.token_ids)
+        mark = Mark(done.state, read_ahead, ids)
         if not self.past or self.past[-1] is not before:
             self.past.append(before)
         self.now = replace(before, mark=mark, entries=(*before.entries, entry))
@@ -183,7 +191,7 @@ class Conversation:
         if prompt.text:
             ids = prompt_ids(self._model, prompt.text, None)
             ids = with_single_newlines(self._model.tokenizer, ids)
-            opening = Mark(prefill(self._model, [ids], None, progress).state)
+            opening = _mark(prefill(self._model, [ids], None, progress))
         self._go_to(Snapshot(prompt.template, opening, opening))
 
     def begin_from(self, state: State) -> None:
@@ -199,7 +207,7 @@ class Conversation:
         """
         text = clean(text)
         template = self.now.template
-        opening = Mark(prefill(self._model, [template.system(text)], None, progress).state)
+        opening = _mark(prefill(self._model, [template.system(text)], None, progress))
         self._go_to(Snapshot(template, opening, opening, (ChatEntry("system", text),)))
 
     def read(self, document: str, progress: Progress | None = None) -> Prefilled:
@@ -214,7 +222,8 @@ class Conversation:
         rest = unread_part(text, self.now.mark.read_ahead)
         done = prefill(self._model, [rest], self.state, progress)
         entry = ChatEntry("document", f"{len(document)} characters", READ_REPLY)
-        after = replace(self.now, mark=Mark(done.state), entries=(*self.now.entries, entry))
+        mark = _mark(done, self.now.mark.ids)
+        after = replace(self.now, mark=mark, entries=(*self.now.entries, entry))
         self._go_to(after)
         return done
 
@@ -233,6 +242,7 @@ class Conversation:
     def fork(self) -> "Conversation":
         """Return an independent copy of the conversation."""
         copy = Conversation(self._model, self.settings)
+        copy.speculation = self.speculation
         copy.now, copy.past = self.now, self.past.copy()
         return copy
 
@@ -253,7 +263,7 @@ class Conversation:
         turn = before.template.turn(message, settings.thinking)
         turn = unread_part(turn, before.mark.read_ahead)
         prefilled = prefill(self._model, [turn], before.mark.state, progress)
-        pieces = self._stream(prefilled, before.template, settings)
+        pieces = self._stream(prefilled, before, settings)
         return TurnReply(
             self._model,
             pieces,
@@ -264,7 +274,7 @@ class Conversation:
             message=message,
         )
 
-    def _stream(self, prefilled: Prefilled, template: Template, settings: ChatSettings) -> Stream:
+    def _stream(self, prefilled: Prefilled, before: Snapshot, settings: ChatSettings) -> Stream:
         """Return the stream of a reply after its turn was read."""
         thinks = settings.thinking is not Thinking.PLAIN  # thoughts may contain blank lines
         is_short = ends_at_blank_line(self._model, settings.preset) and not thinks
@@ -276,7 +286,14 @@ class Conversation:
             "",
             sampling=settings.sampling,
             max_tokens=settings.max_tokens + SLACK,
-            stop=SEPARATOR if is_short else template.next_turn,
+            stop=SEPARATOR if is_short else before.template.next_turn,
             state=prefilled.state,
             logits_processor=rules,
+            speculate=self.speculation or "off",
+            context=(*before.mark.ids, *prefilled.ids[0]),
         )
+
+
+def _mark(done: Prefilled, before: tuple[int, ...] = ()) -> Mark:
+    """Return the position after a text that was read, which follows the ids `before`."""
+    return Mark(done.state, ids=(*before, *done.ids[0]))

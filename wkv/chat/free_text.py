@@ -16,6 +16,7 @@ from wkv.chat.settings import ChatSettings
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress, prefill
+from wkv.inference.speculation import Speculation
 from wkv.inference.stream import stream
 from wkv.models.state import State
 from wkv.prompting.presets import is_built_in
@@ -98,8 +99,12 @@ class FreeText:
         length: the largest number of tokens that one command adds.
     """
 
-    def __init__(self, model: Model, length: int = LENGTH) -> None:
+    def __init__(
+        self, model: Model, length: int = LENGTH, speculation: Speculation | None = None
+    ) -> None:
+        """Use a model; `speculation` drafts the tokens."""
         self.length = length
+        self._speculation = speculation
         self._model = model
         self._prompt = FreeTextPrompt("")
         self._begin: Prefilled | None = None  # gen_0
@@ -151,6 +156,8 @@ class FreeText:
             stop=prompt.stop,
             state=start.state,
             logits_processor=rules,
+            speculate=self._speculation or "off",
+            context=start.ids[0],
         )
         return ChatReply(
             self._model,

@@ -13,6 +13,7 @@ from wkv.chat.settings import ChatSettings
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prefilled, Progress
+from wkv.inference.sequence import DraftCounts
 
 FIRST_NAME = "main"
 """Name of the first conversation."""
@@ -29,6 +30,7 @@ class SessionCounts:
     seconds_read: float = 0.0
     seconds_written: float = 0.0
     replies: int = 0
+    drafts: DraftCounts = field(default_factory=DraftCounts)
 
     def add_read(self, prefilled: Prefilled) -> None:
         """Count a text that was read."""
@@ -40,6 +42,7 @@ class SessionCounts:
         done = reply.result
         self.tokens_written += len(done.token_ids)
         self.seconds_written += done.timings.decode_seconds
+        self.drafts.add(done.drafts)
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Session:
     counts: SessionCounts = field(default_factory=SessionCounts)
 
     def __post_init__(self) -> None:
-        self.free = FreeText(self.model)
+        self.free = FreeText(self.model, speculation=self.conversation.speculation)
         self.conversations[self.name] = self.conversation
 
     def settings(self, options: InlineOptions) -> ChatSettings:
@@ -143,6 +146,9 @@ class Session:
             "written": counts.tokens_written,
             "read_rate": _rate(counts.tokens_read, counts.seconds_read),
             "written_rate": _rate(counts.tokens_written, counts.seconds_written),
+            "drafted": counts.drafts.drafted,
+            "accepted": counts.drafts.accepted,
+            "per_pass": counts.drafts.tokens_per_pass,
             "bytes": (state or self.model.new_state()).n_bytes,
         }
 

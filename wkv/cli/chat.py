@@ -17,7 +17,9 @@ from wkv.cli.options import (
     SAMPLING,
     add_model,
     add_sampling,
+    add_speculation,
     load_model,
+    load_speculation,
     read_sampling,
     token_limit,
 )
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv chat` to the parser."""
     add_model(parser)
     add_sampling(parser, show_defaults=False)  # the defaults depend on the model
+    add_speculation(parser)
     parser.add_argument(
         "--max-tokens",
         type=token_limit,
@@ -144,11 +147,13 @@ def _session(args: argparse.Namespace, language: Language) -> tuple[Session, str
     prompt = read_prompt(args.prompt) if args.prompt else None  # before the model is loaded
     model = load_model(args)
     _ = model.tokenizer  # raises now, rather than at the first message, if none is known
+    speculation = load_speculation(args, model)
     store = ChatStore(args.chats)
     if args.load:
         conversation, opening = store.load(args.load, model), ""
     else:
         conversation, opening = _new_conversation(args, model, language, prompt)
+    conversation.speculation = speculation
     seed = _apply(args, conversation)
     return Session(model, conversation, store, language, seed=seed), opening
 

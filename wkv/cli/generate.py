@@ -10,7 +10,15 @@ import sys
 from itertools import chain
 
 from wkv.cli.notices import notice, slow_step
-from wkv.cli.options import add_model, add_sampling, load_model, read_sampling, token_limit
+from wkv.cli.options import (
+    add_model,
+    add_sampling,
+    add_speculation,
+    load_model,
+    load_speculation,
+    read_sampling,
+    token_limit,
+)
 from wkv.errors import InputError
 from wkv.files import decode_text
 
@@ -32,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state", metavar="FILE", help="continue from a saved state, or begin with a tuned state"
     )
     add_sampling(parser)
+    add_speculation(parser)
     parser.add_argument(
         "--stop",
         action="append",
@@ -67,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         stop=args.stop,
         state=state,
+        speculate=load_speculation(args, model) or "off",
     )
     try:
         with slow_step("reading the prompt"):
@@ -87,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if sys.stderr.isatty() and done.timings.decode_seconds:
         rate = len(done.token_ids) / done.timings.decode_seconds
         reason = {"length": "stopped at --max-tokens"}.get(done.finish_reason, done.finish_reason)
-        notice(f"[{len(done.token_ids)} tokens, {rate:.1f} per second, {reason}]")
+        each = f", {done.drafts.tokens_per_pass:.2f} per pass" if done.drafts.drafted else ""
+        notice(f"[{len(done.token_ids)} tokens, {rate:.1f} per second{each}, {reason}]")
     return 0
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wkv.cli.notices import notice, slow_step
+from wkv.errors import InputError
 
 if TYPE_CHECKING:
     from wkv.inference.model import Model
     from wkv.inference.sampling import Sampling
+    from wkv.inference.speculation import Speculation
 
 # These are the defaults of Sampling, repeated here because importing it would import torch.
 SAMPLING = {
@@ -62,6 +64,48 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FILE",
         help="world, 20b, bytes, or a file (default: chosen for the model)",
     )
+
+
+def add_speculation(parser: argparse.ArgumentParser) -> None:
+    """Add --speculate and --draft to a parser of a command that generates text."""
+    parser.add_argument(
+        "--speculate",
+        type=_speculate,
+        default="auto",
+        metavar="auto|off|N",
+        help="read drafts of the next tokens in the same pass; the text does not change. auto "
+        "(default): as many as save time; N: always up to N",
+    )
+    parser.add_argument(
+        "--draft",
+        metavar="MODEL",
+        help="a small model with the same vocabulary, which drafts where the text repeats nothing",
+    )
+
+
+def _speculate(text: str) -> str | int:
+    """Parse the value of --speculate; used by argparse."""
+    if text in ("auto", "off"):
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, off or a number from 1 to 16")
+    return int(text)
+
+
+def load_speculation(args: argparse.Namespace, model: Model) -> Speculation | None:
+    """Return the speculative decoding that the options ask for, with its draft model."""
+    from wkv.inference.speculation import speculation_for
+
+    draft = None
+    if args.draft is not None and args.speculate != "off":
+        file = find_model(args.draft)
+        from wkv.inference.load import load
+
+        with slow_step(f"loading {args.draft}"):
+            draft = load(file, threads=args.threads)
+    elif args.draft is not None:
+        raise InputError("--draft needs speculative decoding; leave --speculate off out")
+    return speculation_for(model, args.speculate, draft)
 
 
 def add_alpha(parser: argparse._ActionsContainer) -> None:

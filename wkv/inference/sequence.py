@@ -91,6 +91,11 @@ class DraftCounts:
     drafted: int = 0
     accepted: int = 0
 
+    @property
+    def tokens_per_pass(self) -> float:
+        """The tokens that a pass has given on average; 0 without passes."""
+        return (self.passes + self.accepted) / self.passes if self.passes else 0.0
+
     def add(self, other: "DraftCounts") -> None:
         """Add the numbers of another sequence."""
         self.passes += other.passes

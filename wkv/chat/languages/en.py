@@ -44,6 +44,9 @@ TEXTS = {
         "Generated: {written} tokens, {written_rate:.1f} tokens/s\n"
         "Model state: {bytes:,} bytes, for a conversation of any length"
     ),
+    "stats_drafts": (
+        "Drafts: {accepted} of {drafted} tokens accepted, {per_pass:.2f} tokens per pass"
+    ),
     "cut": "[stopped at the maximum length, {tokens} tokens; +set max_tokens N changes it]",
     "cut_free": "[stopped at {tokens} tokens; +++ continues]",
     "as_message": "[sent as a chat message: this model was not trained on other prompts]",

@@ -49,6 +49,10 @@ TEXTS = {
         "生成：{written} トークン、{written_rate:.1f} トークン/秒\n"
         "モデルの状態：{bytes:,} バイト（会話の長さによらず一定）"
     ),
+    "stats_drafts": (
+        "下書き：{drafted} トークン中 {accepted} トークンを採用、"
+        "1 回の計算あたり {per_pass:.2f} トークン"
+    ),
     "cut": "[最大長 {tokens} トークンに達しました。+set max_tokens N で変更できます]",
     "cut_free": "[{tokens} トークンで停止しました。+++ で続きを書きます]",
     "as_message": "[メッセージとして送信しました。このモデルはほかの形式を学習していません]",

@@ -44,6 +44,9 @@ TEXTS = {
         "生成：{written} 个 token，{written_rate:.1f} token/s\n"
         "模型状态：{bytes:,} 字节，与对话长度无关"
     ),
+    "stats_drafts": (
+        "草稿：{drafted} 个 token 中接受了 {accepted} 个，每次计算得到 {per_pass:.2f} 个 token"
+    ),
     "cut": "[已达到最大长度 {tokens} 个 token；可用 +set max_tokens N 修改]",
     "cut_free": "[已达到 {tokens} 个 token；输入 +++ 继续]",
     "as_message": "[已作为对话消息发送：这个模型没有用其他形式的提示词训练过]",
