@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
+from tests.gpu_models import on_gpu_engine
 
 TOLERANCE = 1e-9  # in float64, where an error cannot pass for rounding
 ids_lists = st.lists(st.integers(0, 299), min_size=1, max_size=70)
 every_generation = pytest.mark.parametrize("generation", GENERATIONS)
 
 
-@pytest.fixture(scope="module")
-def small_models(tmp_path_factory):
+@pytest.fixture(scope="module", params=["torch", "cuda"])
+def small_models(request, tmp_path_factory):
     """Give two-layer models of every generation in float64; hypothesis runs them often."""
     folder = tmp_path_factory.mktemp("small")
     built = {}
@@ -23,6 +24,8 @@ def small_models(tmp_path_factory):
         save_pth(tensors, folder / f"{generation}.pth")
         built[generation] = wkv.load(folder / f"{generation}.pth", "cpu fp32", engine="torch")
         built[generation].network.double()
+        if request.param == "cuda":
+            built[generation] = on_gpu_engine(built[generation])
     return built
 
 

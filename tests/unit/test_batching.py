@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
+from tests.gpu_models import on_gpu_engine
 from wkv.batching import (
     ChoiceDone,
     PrefillDone,
@@ -23,20 +24,21 @@ from wkv.batching import (
 )
 from wkv.batching.radix_tree import RadixTree
 from wkv.errors import BusyError, InputError
+from wkv.gpu.slot_layers import SlotLayers
 from wkv.inference.sampling import Sampling
 from wkv.models.state import State
 
 FREE = Sampling(temperature=1, top_p=1, presence_penalty=0.1, frequency_penalty=0.1, seed=0)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Give a random RWKV-7 whose ids are bytes, in float64."""
+@pytest.fixture(scope="module", params=["torch", "cuda"])
+def small(request, tmp_path_factory):
+    """Give a random RWKV-7 whose ids are bytes, in float64, on two engines."""
     path = tmp_path_factory.mktemp("small") / "bytes.pth"
     save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=256), path)
     model = wkv.load(path, "cpu fp32", engine="torch")
     model.network.double()
-    return model
+    return model if request.param == "torch" else on_gpu_engine(model, slots=40)
 
 
 class Received:
@@ -301,7 +303,11 @@ def test_nan_logits_fail_one_request_only(small):
     running = scheduler._decode.batch.sequences
     place = next(i for i, choice in enumerate(running) if choice.handle is bad.handle)
     state = scheduler._decode.batch.state
-    state.layers[0].wkv[place] = torch.nan
+    if isinstance(state.layers, SlotLayers):
+        pool = state.layers.pool
+        pool.slots.wkv[pool.numbers(state.layers.slots)[place]] = torch.nan
+    else:
+        state.layers[0].wkv[place] = torch.nan
     finish(scheduler)
     assert "finite" in str(bad.error)
     assert good.error is None

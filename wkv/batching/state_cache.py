@@ -14,7 +14,7 @@ from wkv.batching.eviction import Eviction, Weight
 from wkv.batching.radix_tree import Node, RadixTree
 from wkv.batching.request import owner_of
 from wkv.batching.state_folder import StateFolder
-from wkv.models.state import State
+from wkv.models.state import EngineLayers, State
 
 
 @dataclass(eq=False, slots=True)
@@ -23,7 +23,7 @@ class CachedState:
 
     Attributes:
         tenant: the owner.
-        state: a state of one row, with logits, in main memory.
+        state: a state of one row, with logits: in main memory, or where its engine stores it.
         devices: the devices of the layers and of the logits, to which it is moved for its use.
         n_bytes: size of the state and its logits.
     """
@@ -57,8 +57,11 @@ class StateCache:
     When the cache is full, the owner that takes the most memory loses states: first those that
     save few tokens and were not used for long (see `Eviction`). The cache is not thread-safe.
 
+    The states of an engine that stores them itself stay there. They count in the same way, so
+    `limit` is the largest size of cached states in main memory and on the device together.
+
     Attributes:
-        n_bytes: main memory that the states take.
+        n_bytes: memory that the states take.
         limit: largest value of `n_bytes`.
         folder: the folder for states that outlive the process, or None.
     """
@@ -134,9 +137,8 @@ class StateCache:
         # Looked up again, because evicting the tree's last state removes the tree.
         tree = self._trees.setdefault(tenant, RadixTree[CachedState]())
         saved_tokens = len(ids) - (before.depth if before is not None else 0)
-        devices = [layer.wkv.device for layer in state.layers] + [state.logits.device]
-        kept = state.to([torch.device("cpu")] * len(devices))  # the memory of a GPU is too small
-        cached = CachedState(tenant, kept, devices, size)
+        devices = [*state.devices, state.logits.device]
+        cached = CachedState(tenant, _kept(state), devices, size)
         node = tree.put(ids, cached)
         self._nodes[node] = cached
         self._eviction.add(node, Weight(owner_of(tenant), size, saved_tokens))
@@ -151,3 +153,10 @@ class StateCache:
         tree.remove(node)
         if not tree.root.children:
             del self._trees[cached.tenant]
+
+
+def _kept(state: State) -> State:
+    """Return a state in main memory; an engine that stores its states moves them there itself."""
+    cpu = torch.device("cpu")
+    layers = state.devices if isinstance(state.layers, EngineLayers) else [cpu] * len(state.layers)
+    return state.to([*layers, cpu])

@@ -1,7 +1,7 @@
 """Descriptions of the engine and the kernels that run a model, and of the reasons."""
 
 from wkv.inference.describe import describe
-from wkv.inference.load import native_unsupported_reason
+from wkv.inference.load import gpu_unsupported_reason, native_unsupported_reason
 from wkv.inference.model import Model
 from wkv.native import library
 
@@ -13,16 +13,25 @@ def kernels_here() -> tuple[str, ...]:
 
 def why(model: Model) -> str:
     """Explain why a model runs with its engine and kernels."""
+    if model.engine == "cuda":
+        return "all layers are on one GPU"
     if model.engine == "torch":
-        refusal = (
-            native_unsupported_reason(describe(model.path), model.strategy)
-            or library.missing_reason()
-        )
-        if refusal is not None:
-            return f"the native engine cannot run this: {refusal}"
-        return "the native engine could run this, but another engine was requested"
+        return _why_torch(model)
     fastest, *others = kernels_here()
     if model.kernels != fastest:
         return f"requested; this CPU supports, fastest first, {', '.join(kernels_here())}"
     also = f"; it also supports {', '.join(others)}" if others else ""
     return f"the fastest kernels that this CPU supports{also}"
+
+
+def _why_torch(model: Model) -> str:
+    on_cpu = model.device.type == "cpu"
+    name, reason_of = "native", native_unsupported_reason
+    if not on_cpu:
+        name, reason_of = "cuda", gpu_unsupported_reason
+    reason = reason_of(describe(model.path), model.strategy)
+    if reason is None and on_cpu:
+        reason = library.missing_reason()
+    if reason is not None:
+        return f"the {name} engine cannot run this: {reason}"
+    return f"the {name} engine could run this, but another engine was requested"

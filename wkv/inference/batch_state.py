@@ -2,12 +2,13 @@
 
 Each model call returns new tensors, which only the batch uses. So rows can be moved and replaced in
 them: a sequence that ends and one that starts in the same step copy one row each, not all rows.
+Rows in the memory of an engine are never copied; only their logits are.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from wkv.models.state import State
+from wkv.models.state import EngineLayers, State
 
 
 class BatchState:
@@ -19,11 +20,12 @@ class BatchState:
 
     def __init__(self) -> None:
         self.state: State | None = None
-        self._memory: State | None = None  # the tensors of `state`, with room for removed rows
+        # The tensors of `state`, with room for removed rows; None if they must not be changed.
+        self._memory: State | None = None
 
     def update(self, state: State) -> None:
         """Replace the state by the result of a model call, which nobody else uses."""
-        self.state = self._memory = state
+        self.state, self._memory = state, _own(state)
 
     def replace(self, rows: Mapping[int, int], source: State) -> None:
         """Replace some rows, which a model call has given, by rows of another state.
@@ -50,7 +52,7 @@ class BatchState:
             together = [*([] if self.state is None else [self.state]), *states]
             self.state = State.stack(together) if len(together) > 1 else together[0]
             # A single state belongs to the caller, so its tensors must not be changed.
-            self._memory = self.state if len(together) > 1 else None
+            self._memory = _own(self.state) if len(together) > 1 else None
             return
         seen = [] if self.state is None else list(self.state.tokens_seen)
         adapters = [] if self.state is None else list(self.state.row_adapters)
@@ -108,6 +110,11 @@ class BatchState:
             to.ffn_shift[rows] = layer.ffn_shift
         if self._memory.logits is not None and state.logits is not None:
             self._memory.logits[rows] = state.logits
+
+
+def _own(state: State) -> State | None:
+    """Return a state that only the batch uses if its tensors can be changed, otherwise None."""
+    return None if isinstance(state.layers, EngineLayers) else state
 
 
 def _view(state: State, rows: slice) -> State:

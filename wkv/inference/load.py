@@ -12,6 +12,7 @@ from wkv.adapters.rows import RowAdapters, add_to_network
 from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.weights import Weights
 from wkv.errors import CheckpointError, InputError, StrategyError
+from wkv.gpu import network as gpu
 from wkv.inference.describe import (
     Description,
     adapter_for,
@@ -22,13 +23,13 @@ from wkv.inference.describe import (
     with_adapter,
 )
 from wkv.inference.model import Model
-from wkv.inference.torch_weights import gpu_bytes, load_torch_network
+from wkv.inference.torch_weights import gpu_bytes, load_torch_network, table_bytes
 from wkv.models.parts import Skeleton
 from wkv.models.strategy import Strategy, choose_strategy
 from wkv.native import network as native
 from wkv.tokenizers import Tokenizer, open_tokenizer
 
-ENGINES = ("auto", "native", "torch")
+ENGINES = ("auto", "native", "cuda", "torch")
 MAX_THREADS = 1024
 
 
@@ -57,8 +58,9 @@ def load(
         group_norm_eps: epsilon of the norm per head in generations 5 to 7; None is 64e-5. (The
             tiny 5.x test models of rwkv.cpp need 1e-5.)
         threads: number of CPU threads; None uses PyTorch's number.
-        engine: "native" is the fast CPU engine. "torch" gives a `network` that is a PyTorch module,
-            which can be changed and trained. "auto" uses the native engine if it can run the model.
+        engine: "native" is the fast CPU engine, and "cuda" the engine for one GPU. "torch" gives a
+            `network` that is a PyTorch module, which can be changed and trained. "auto" uses an
+            engine that can run the model with this strategy, otherwise "torch".
         adapter: an adapter (LoRA, DoRA, MiSS) that is merged into the weights in memory: a folder
             of peft, rwkvtune or mlx-lm, or a file of RWKV-PEFT, web-rwkv or llama.cpp. The model
             then has an identity of its own.
@@ -159,36 +161,65 @@ def native_unsupported_reason(description: Description, strategy: Strategy) -> s
     return description.native_refusal
 
 
+def gpu_unsupported_reason(description: Description, strategy: Strategy) -> str | None:
+    """Return why the GPU engine cannot run a checkpoint with a strategy; None if it can."""
+    reason = gpu.unsupported_reason(strategy)
+    if reason is not None:
+        return reason
+    needed = gpu_bytes(description.config, description.shapes, strategy)
+    return gpu.lack_of_memory(strategy, needed + table_bytes(description.shapes, strategy))
+
+
+def _engine_for(description: Description, strategy: Strategy, engine: str) -> str:
+    """Return the engine to use for the requested one.
+
+    Raises:
+        InputError: if it is unknown.
+        StrategyError: if it cannot run the model.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    for name, reason_of in (
+        ("native", native_unsupported_reason),
+        ("cuda", gpu_unsupported_reason),
+    ):
+        if engine not in ("auto", name):
+            continue
+        reason = reason_of(description, strategy)
+        if reason is None:
+            return name
+        if engine == name:
+            path = description.checkpoint.path
+            raise StrategyError(f"{path}: the {name} engine cannot run this: {reason}")
+    return "torch"
+
+
 def _network(
     description: Description,
     strategy: Strategy,
     threads: int | None,
     engine: str,
     rows: RowAdapters | None,
-) -> Skeleton | native.NativeNetwork:
+) -> Skeleton | native.NativeNetwork | gpu.GpuNetwork:
     """Load the weights into the network of an engine.
 
     Raises:
         InputError: if the engine is unknown.
         StrategyError: if the engine cannot run the model, or memory does not suffice.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
     config, checkpoint = description.config, description.checkpoint
-    refusal = native_unsupported_reason(description, strategy)
-    if engine == "native" and refusal is not None:
-        raise StrategyError(f"{checkpoint.path}: the native engine cannot run this: {refusal}")
+    engine = _engine_for(description, strategy, engine)
     try:
         weights = Weights(checkpoint, description.shapes, strategy)
-        if engine == "torch" or refusal is not None:
-            network = load_torch_network(config, weights)
-            if rows is not None:
-                add_to_network(network, rows)
-            return network
-        folded = is_folded(checkpoint)
-        return native.NativeNetwork(
-            config, weights, folded=folded, row_adapters=rows, threads=threads
-        )
+        if engine == "native":
+            folded = is_folded(checkpoint)
+            return native.NativeNetwork(
+                config, weights, folded=folded, row_adapters=rows, threads=threads
+            )
+        network = load_torch_network(config, weights)
+        if rows is not None:
+            add_to_network(network, rows)
+        return network if engine == "torch" else gpu.GpuNetwork(network, strategy.device)
     except (MemoryError, RuntimeError) as error:  # PyTorch raises these when memory runs out
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from wkv.adapters.tuned_state import read_tuned_state
 from wkv.errors import InputError, StateError
 from wkv.inference.rewind import RewindablePass, run_rewindable
 from wkv.models.parts import Config, Skeleton
-from wkv.models.state import LayerState, State
+from wkv.models.state import Layers, LayerState, State
 from wkv.models.strategy import Strategy
 from wkv.models.strategy.products import products_for, threads_for
 from wkv.ops.torch_settings import thread_limit, unlimited_threads
@@ -45,7 +45,7 @@ class Network(Protocol):
 
     def __call__(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
-    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+    ) -> tuple[Tensor, Layers]:
         """Return the residual stream (B, T, D) of ids (B, T) after a state, and the new state."""
         ...
 
@@ -53,7 +53,7 @@ class Network(Protocol):
         """Return the logits (..., V) float32 of a residual stream (..., D)."""
         ...
 
-    def new_layers(self, batch: int) -> tuple[LayerState, ...]:
+    def new_layers(self, batch: int) -> Layers:
         """Return the empty state for `batch` rows."""
         ...
 
@@ -62,13 +62,30 @@ class Network(Protocol):
         ...
 
 
-class NativeEngine(Network, Protocol):
-    """The interface of the native engine, `wkv.native.network.NativeNetwork`."""
+@runtime_checkable
+class StepNetwork(Network, Protocol):
+    """A network with a faster call for one token in each row, such as `wkv.gpu`'s."""
 
+    def step(self, ids: Tensor, layers: Sequence[LayerState]) -> tuple[Tensor, Layers]:
+        """Return the logits (B, V) after ids (B,), which belong to the caller, and the state."""
+        ...
+
+
+class Engine(Network, Protocol):
+    """The interface of an engine: `wkv.native.network.NativeNetwork`, `wkv.gpu.network.GpuNetwork`.
+
+    Attributes:
+        engine: its name.
+        weight_bytes: bytes of weights that one token reads if no zeros are skipped.
+    """
+
+    engine: str
     weight_bytes: int
-    kernels: str
-    threads: int
-    skip_zeros: bool
+
+    @property
+    def kernels(self) -> str:
+        """What computes, for users."""
+        ...
 
 
 class Model:
@@ -77,7 +94,7 @@ class Model:
     Attributes:
         config: the generation and the sizes.
         network: the network; on PyTorch a module with the official attribute names.
-        engine: "torch" or "native".
+        engine: "torch", "native" or "cuda".
         kernels: the instruction set that the engine uses on a CPU, such as "avx512_bf16", and the
             names of the GPUs on which it runs.
         threads: number of threads on a CPU.
@@ -91,7 +108,7 @@ class Model:
 
     def __init__(
         self,
-        network: Skeleton | NativeEngine,
+        network: Skeleton | Engine,
         *,
         strategy: Strategy,
         path: Path,
@@ -103,6 +120,7 @@ class Model:
         threads: int | None = None,
     ) -> None:
         self.network: Network = network
+        self._step_network = network if isinstance(network, StepNetwork) else None
         self.config: Config = network.config
         self.strategy = strategy
         self.threads = threads or unlimited_threads()
@@ -113,8 +131,8 @@ class Model:
             self.weight_bytes = self._n_bytes - network.emb.weight.nbytes
         else:
             self._n_bytes = self.weight_bytes = network.weight_bytes
-            self.engine, self.kernels = "native", network.kernels
-            self.threads = network.threads
+            self.engine, self.kernels = network.engine, network.kernels
+            self.threads = getattr(network, "threads", self.threads)
         self.path = path
         self.identity = identity
         self.layout = layout
@@ -306,7 +324,7 @@ class Model:
     @skip_zeros.setter
     def skip_zeros(self, skip: bool) -> None:
         if self.engine != "native":
-            raise InputError("only the native engine skips zeros; this model runs on PyTorch")
+            raise InputError(f"only the native engine skips zeros, this one is {self.engine}")
         self.network.skip_zeros = skip  # type: ignore[attr-defined]
 
     @contextmanager
@@ -335,12 +353,17 @@ class Model:
     def _run(
         self,
         tokens: Tensor,
-        layers: tuple[LayerState, ...],
+        layers: Layers,
         counts: Tensor | None,
         all_logits: bool,
-    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+    ) -> tuple[Tensor, Layers]:
         """Pass ids (B, T) through the network in chunks."""
         batch, total = tokens.shape
+        if total == 1 and self._step_network is not None:
+            logits, layers = self._step_network.step(tokens[:, 0], layers)
+            return (logits[:, None] if all_logits else logits), layers
+        # Engines count rows on the host; PyTorch's modules need the numbers on the device.
+        where = self.device if self.engine == "torch" else torch.device("cpu")
         step = max(1, self.tokens_at_once // batch)
         chunks: list[Tensor] = []
         last: Tensor | None = None
@@ -348,7 +371,7 @@ class Model:
             chunk = tokens[:, start : start + step]
             lengths = None
             if counts is not None:
-                lengths = (counts - start).clamp(0, chunk.shape[1]).to(self.device)
+                lengths = (counts - start).clamp(0, chunk.shape[1]).to(where)
             X, layers = self.network(chunk, layers, lengths)
             if all_logits:
                 chunks.append(self.network.logits(X))

@@ -83,6 +83,15 @@ def gpu_bytes(config: Config, shapes: Shapes, strategy: Strategy) -> int:
     return weights + torch.float32.itemsize * numbers
 
 
+def table_bytes(shapes: Shapes, strategy: Strategy) -> int:
+    """Return the size in bytes of the lookup tables: the embedding, and those of RWKV-7a."""
+    return sum(
+        strategy.placement_of(name).dtype.itemsize * math.prod(shape)
+        for name, shape in shapes.items()
+        if name.startswith("emb.") or name.endswith(TABLE)
+    )
+
+
 def _quantize_modules(network: Skeleton, checkpoint: Checkpoint, strategy: Strategy) -> None:
     """Replace each Linear that the strategy quantizes by an Int8Linear."""
     for name, module in list(network.named_modules()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,12 +77,42 @@ class LayerState:
         return self.map(lambda tensor: tensor.to(device))
 
 
+class EngineLayers(Sequence[LayerState], ABC):
+    """The layers of a state that an engine stores in its own memory.
+
+    The engine never changes them, so states can share rows. A LayerState is a copy, which is made
+    when someone looks at it.
+    """
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device on which the engine computes."""
+
+    @property
+    @abstractmethod
+    def n_bytes(self) -> int:
+        """The size of the tensors in bytes, without sharing."""
+
+    @abstractmethod
+    def rows(self, indices: Sequence[int]) -> EngineLayers:
+        """Return the selected rows, which share their memory with this object."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[EngineLayers]) -> EngineLayers | None:
+        """Return these rows and those of others; None if another engine stores some of them."""
+
+
+Layers = tuple[LayerState, ...] | EngineLayers
+"""The layers of a state: tensors, or rows in the memory of an engine."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class State:
     """The state of a model for a batch of rows.
 
     Attributes:
-        layers: one LayerState per layer.
+        layers: one LayerState per layer; some engines store them in their own memory.
         tokens_seen: number of tokens processed by each row.
         generation: generation of the model, "4" to "7a".
         identity: identifies the model that computed the state; only this model can use it. It is
@@ -96,7 +127,7 @@ class State:
             training of a tuned state; None: those of the model's documents.
     """
 
-    layers: tuple[LayerState, ...]
+    layers: Layers
     tokens_seen: tuple[int, ...]
     generation: str
     identity: str
@@ -122,11 +153,20 @@ class State:
     @property
     def device(self) -> torch.device:
         """The device of the first layer's tensors."""
-        return self.layers[0].wkv.device
+        return self.devices[0]
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """The device of each layer."""
+        if isinstance(self.layers, EngineLayers):
+            return [self.layers.device] * len(self.layers)
+        return [layer.wkv.device for layer in self.layers]
 
     @property
     def n_bytes(self) -> int:
         """The size of the layers' tensors in bytes, without the logits."""
+        if isinstance(self.layers, EngineLayers):
+            return self.layers.n_bytes
         return sum(
             tensor.numel() * tensor.element_size()
             for layer in self.layers
@@ -145,15 +185,14 @@ class State:
         Raises:
             StateError: if PyTorch cannot move a tensor to its device.
         """
-        tensors = [(layer.wkv, device) for layer, device in zip(self.layers, devices, strict=False)]
-        if self.logits is not None:
-            tensors.append((self.logits, devices[-1]))
-        if all(_is_on(tensor, device) for tensor, device in tensors):
+        found, wanted = self.devices, list(devices[: len(self.layers)])
+        stay = all(map(_is_same, found, wanted))
+        if stay and (self.logits is None or _is_same(self.logits.device, devices[-1])):
             return self
         try:
-            layers = tuple(
-                layer.to(device) for layer, device in zip(self.layers, devices, strict=False)
-            )
+            layers = self.layers
+            if not stay:
+                layers = tuple(map(LayerState.to, layers, wanted))
             logits = None if self.logits is None else self.logits.to(devices[-1])
         except RuntimeError as error:  # no memory, or a device without values
             raise StateError(
@@ -163,8 +202,11 @@ class State:
         return replace(self, layers=layers, logits=logits)
 
     def clone(self) -> State:
-        """Return a copy that shares no memory with this state."""
-        return self._map(Tensor.clone)
+        """Return a copy, of tensors, that shares no memory with this state."""
+        layers = tuple(layer.map(Tensor.clone) for layer in self.layers)
+        return replace(
+            self, layers=layers, logits=None if self.logits is None else self.logits.clone()
+        )
 
     def rows(self, indices: Sequence[int]) -> State:
         """Return the selected rows, in the given order, as a new state of len(indices) rows."""
@@ -178,13 +220,23 @@ class State:
                     f"numbered 0 to {size - 1}"
                 )
         numbers = torch.tensor([index % size for index in indices], dtype=torch.long)
-        devices = {layer.wkv.device for layer in self.layers}
+        devices = set(self.devices)
         devices |= set() if self.logits is None else {self.logits.device}
         wanted = {device: numbers.to(device) for device in devices}  # one copy for each device
-        chosen = self._map(lambda tensor: tensor.index_select(0, wanted[tensor.device]))
+
+        def select(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, wanted[tensor.device])
+
         used = tuple(self.row_adapters[i] for i in indices)
-        seen = tuple(self.tokens_seen[i] for i in indices)
-        return replace(chosen, tokens_seen=seen, adapters=used if any(used) else ())
+        return replace(
+            self,
+            layers=self.layers.rows([index % size for index in indices])
+            if isinstance(self.layers, EngineLayers)
+            else tuple(layer.map(select) for layer in self.layers),
+            tokens_seen=tuple(self.tokens_seen[i] for i in indices),
+            logits=None if self.logits is None else select(self.logits),
+            adapters=used if any(used) else (),
+        )
 
     @staticmethod
     def stack(states: Sequence[State]) -> State:
@@ -198,14 +250,7 @@ class State:
                 raise StateError("states of different models cannot share a batch")
             if state.device != first.device:
                 raise StateError("states on different devices cannot share a batch")
-
-        def join(name: str, index: int) -> Tensor:
-            return torch.cat([getattr(state.layers[index], name) for state in states])
-
-        layers = tuple(
-            LayerState(join("att_shift", i), join("wkv", i), join("ffn_shift", i))
-            for i in range(len(first.layers))
-        )
+        layers = _joined([state.layers for state in states])
         tokens_seen = tuple(count for state in states for count in state.tokens_seen)
         present = [state.logits for state in states if state.logits is not None]
         logits = torch.cat(present) if len(present) == len(states) else None
@@ -319,16 +364,28 @@ class State:
         first = _begins_with(path, header)
         return cls(layers, tokens_seen, empty.generation, empty.identity, logits, rows, first)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> State:
-        layers = tuple(layer.map(function) for layer in self.layers)
-        return replace(
-            self, layers=layers, logits=None if self.logits is None else function(self.logits)
+
+def _joined(parts: Sequence[Layers]) -> Layers:
+    """Return the rows of several states of the same model, one after the other."""
+    first, *others = parts
+    stored = [part for part in others if isinstance(part, EngineLayers)]
+    if isinstance(first, EngineLayers) and len(stored) == len(others):
+        together = first.joined(stored)
+        if together is not None:
+            return together
+    of_layers = zip(*parts, strict=True)
+    return tuple(
+        LayerState(
+            torch.cat([layer.att_shift for layer in layers]),
+            torch.cat([layer.wkv for layer in layers]),
+            torch.cat([layer.ffn_shift for layer in layers]),
         )
+        for layers in of_layers
+    )
 
 
-def _is_on(tensor: Tensor, device: torch.device) -> bool:
-    """Check whether a tensor is on a device; a device without a number is any of its kind."""
-    found = tensor.device
+def _is_same(found: torch.device, device: torch.device) -> bool:
+    """Check whether a device is the wanted one; one without a number is any of its kind."""
     return found.type == device.type and device.index in (None, found.index)
 
 

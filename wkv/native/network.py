@@ -50,10 +50,13 @@ class NativeNetwork:
     """A model that runs as a compiled plan.
 
     Attributes:
+        engine: the name of this engine, "native".
         config: generation and sizes.
         weight_bytes: bytes of weights that one token reads if no zeros are skipped.
         kernels, threads: the kernels and number of threads in use.
     """
+
+    engine = "native"
 
     def __init__(
         self,
