@@ -336,12 +336,12 @@ def test_the_engine_is_chosen_if_the_embedding_fits(paths, monkeypatch):
     description = describe(paths["7"])
     strategy = choose_strategy("cuda fp16", 2, {torch.float16}, 10, check=False)
     monkeypatch.setattr("wkv.gpu.network.free_bytes", lambda _: 2**40)
-    assert load._engine_for(description, strategy, "auto") == "cuda"
-    assert load._engine_for(description, strategy, "torch") == "torch"
+    assert load._engine_for(description, strategy, "auto", None) == "cuda"
+    assert load._engine_for(description, strategy, "torch", None) == "torch"
     monkeypatch.setattr("wkv.gpu.network.free_bytes", lambda _: 2**20)
-    assert load._engine_for(description, strategy, "auto") == "torch"
+    assert load._engine_for(description, strategy, "auto", None) == "torch"
     assert "0.0 GiB are free" in lack_of_memory(strategy, 2**21)
     with pytest.raises(StrategyError, match="the cuda engine cannot run this: with its embedding"):
-        load._engine_for(description, strategy, "cuda")
+        load._engine_for(description, strategy, "cuda", None)
     with pytest.raises(StrategyError, match="one CUDA device"):
         wkv.load(paths["7"], "cpu fp32", engine="cuda")

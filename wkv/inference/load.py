@@ -170,7 +170,9 @@ def gpu_unsupported_reason(description: Description, strategy: Strategy) -> str 
     return gpu.lack_of_memory(strategy, needed + table_bytes(description.shapes, strategy))
 
 
-def _engine_for(description: Description, strategy: Strategy, engine: str) -> str:
+def _engine_for(
+    description: Description, strategy: Strategy, engine: str, rows: RowAdapters | None
+) -> str:
     """Return the engine to use for the requested one.
 
     Raises:
@@ -179,19 +181,18 @@ def _engine_for(description: Description, strategy: Strategy, engine: str) -> st
     """
     if engine not in ENGINES:
         raise InputError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
-    for name, reason_of in (
-        ("native", native_unsupported_reason),
-        ("cuda", gpu_unsupported_reason),
-    ):
-        if engine not in ("auto", name):
-            continue
-        reason = reason_of(description, strategy)
-        if reason is None:
-            return name
-        if engine == name:
-            path = description.checkpoint.path
-            raise StrategyError(f"{path}: the {name} engine cannot run this: {reason}")
-    return "torch"
+    reasons = {
+        "native": native_unsupported_reason(description, strategy),
+        "cuda": gpu_unsupported_reason(description, strategy),
+    }
+    if rows is not None and reasons["cuda"] is None:
+        reasons["cuda"] = "adapters that each row chooses run on PyTorch"
+    if (reason := reasons.get(engine)) is not None:
+        path = description.checkpoint.path
+        raise StrategyError(f"{path}: the {engine} engine cannot run this: {reason}")
+    if engine != "auto":
+        return engine
+    return next((name for name, reason in reasons.items() if reason is None), "torch")
 
 
 def _network(
@@ -208,7 +209,7 @@ def _network(
         StrategyError: if the engine cannot run the model, or memory does not suffice.
     """
     config, checkpoint = description.config, description.checkpoint
-    engine = _engine_for(description, strategy, engine)
+    engine = _engine_for(description, strategy, engine, rows)
     try:
         weights = Weights(checkpoint, description.shapes, strategy)
         if engine == "native":

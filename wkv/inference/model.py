@@ -84,7 +84,7 @@ class Engine(Network, Protocol):
 
     @property
     def kernels(self) -> str:
-        """What computes, for users."""
+        """The name of what computes, for users."""
         ...
 
 
@@ -288,7 +288,7 @@ class Model:
             X, layers, again = run_rewindable(self.network, tokens, state.layers, counts)
             logits = self.network.logits(X)
 
-        def layers_after(taken: Tensor) -> tuple[LayerState, ...]:
+        def layers_after(taken: Tensor) -> Layers:
             with self._settings(tokens.numel(), state):
                 return again(taken)
 

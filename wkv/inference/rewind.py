@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from wkv.errors import InputError
-from wkv.models.state import LayerState, State
+from wkv.models.state import EngineLayers, Layers, State
 
-Layers = tuple[LayerState, ...]
 LayersAfter = Callable[[Tensor], Layers]
 """Returns the layers after the first counts[b] tokens of row b, given counts (B,) int64."""
 
@@ -112,7 +111,7 @@ def run_rewindable(
     if hasattr(network, "rewindable"):
         X, after, again = network.rewindable(ids, layers, lengths)
         return X, after, again
-    device = layers[0].wkv.device
+    device = layers.device if isinstance(layers, EngineLayers) else layers[0].wkv.device
     on_device = None if lengths is None else lengths.to(device)
     X, after = network(ids, layers, on_device)
     X = X.flatten(0, 1) if lengths is None else X[_real(ids, lengths).to(X.device)]
