@@ -35,6 +35,11 @@ class BatchState:
             source: the other state.
         """
         assert self.state is not None
+        if self._memory is None:
+            size = self.state.batch_size
+            order = [size + rows[row] if row in rows else row for row in range(size)]
+            self.state = State.stack([self.state, source]).rows(order)
+            return
         for row, other in rows.items():
             self._write(slice(row, row + 1), _view(source, slice(other, other + 1)))
         seen = list(self.state.tokens_seen)
