@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,9 @@ from torch import Tensor
 
 from wkv.errors import StateError
 from wkv.files import atomic_write
+from wkv.models.layer_state import EngineLayers, Layers, LayerState, joined_layers
+
+__all__ = ["EngineLayers", "LayerState", "Layers", "State", "StateHeader", "read_header"]
 
 FORMAT = "wkv-state-1"
 
@@ -51,60 +53,6 @@ class StateFactory(Protocol):
     def tuned_state(self, path: Path) -> State | None:
         """Return the tuned state in a file of another program; None if it contains none."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LayerState:
-    """The state of one layer for a batch of B rows.
-
-    Attributes:
-        att_shift: (B, D) float32, the last input of the time mix, after the layer norm.
-        wkv: float32, the recurrent state. Generation 4: (B, 3, A) numerator, denominator and
-            largest exponent. Generations 5 to 7: (B, H, N, N), axes (value, key).
-        ffn_shift: (B, D) float32, the last input of the channel mix, after the layer norm.
-    """
-
-    att_shift: Tensor
-    wkv: Tensor
-    ffn_shift: Tensor
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> LayerState:
-        """Return a layer state with `function` applied to each tensor."""
-        return LayerState(function(self.att_shift), function(self.wkv), function(self.ffn_shift))
-
-    def to(self, device: torch.device) -> LayerState:
-        """Move the tensors to a device."""
-        return self.map(lambda tensor: tensor.to(device))
-
-
-class EngineLayers(Sequence[LayerState], ABC):
-    """The layers of a state that an engine stores in its own memory.
-
-    The engine never changes them, so states can share rows. A LayerState is a copy, which is made
-    when someone looks at it.
-    """
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """The device on which the engine computes."""
-
-    @property
-    @abstractmethod
-    def n_bytes(self) -> int:
-        """The size of the tensors in bytes, without sharing."""
-
-    @abstractmethod
-    def rows(self, indices: Sequence[int]) -> EngineLayers:
-        """Return the selected rows, which share their memory with this object."""
-
-    @abstractmethod
-    def joined(self, others: Sequence[EngineLayers]) -> EngineLayers | None:
-        """Return these rows and those of others; None if another engine stores some of them."""
-
-
-Layers = tuple[LayerState, ...] | EngineLayers
-"""The layers of a state: tensors, or rows in the memory of an engine."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -250,7 +198,7 @@ class State:
                 raise StateError("states of different models cannot share a batch")
             if state.device != first.device:
                 raise StateError("states on different devices cannot share a batch")
-        layers = _joined([state.layers for state in states])
+        layers = joined_layers([state.layers for state in states])
         tokens_seen = tuple(count for state in states for count in state.tokens_seen)
         present = [state.logits for state in states if state.logits is not None]
         logits = torch.cat(present) if len(present) == len(states) else None
@@ -363,25 +311,6 @@ class State:
         rows = (adapter,) * len(tokens_seen) if adapter else ()
         first = _begins_with(path, header)
         return cls(layers, tokens_seen, empty.generation, empty.identity, logits, rows, first)
-
-
-def _joined(parts: Sequence[Layers]) -> Layers:
-    """Return the rows of several states of the same model, one after the other."""
-    first, *others = parts
-    stored = [part for part in others if isinstance(part, EngineLayers)]
-    if isinstance(first, EngineLayers) and len(stored) == len(others):
-        together = first.joined(stored)
-        if together is not None:
-            return together
-    of_layers = zip(*parts, strict=True)
-    return tuple(
-        LayerState(
-            torch.cat([layer.att_shift for layer in layers]),
-            torch.cat([layer.wkv for layer in layers]),
-            torch.cat([layer.ffn_shift for layer in layers]),
-        )
-        for layers in of_layers
-    )
 
 
 def _is_same(found: torch.device, device: torch.device) -> bool:
