@@ -100,8 +100,9 @@ def test_importing_wkv_imports_nothing_heavy_and_reads_no_environment():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     readers = [p for p in _sources() if "os.environ" in p.read_text() or "getenv" in p.read_text()]
-    # A server is set up where there is no command line; its command alone reads WKV_SERVE_*.
-    assert readers == [PACKAGE / "cli" / "serve.py"]
+    # Only commands read it: where models come from (WKV_HUB), and the settings of a server that is
+    # started where there is no command line (WKV_SERVE_*).
+    assert readers == [PACKAGE / "cli" / "fetching.py", PACKAGE / "cli" / "serve.py"]
 
 
 def test_oracles_do_not_know_wkv():

@@ -97,7 +97,7 @@ def test_a_typo_gets_the_nearest_names(name, told):
 
 
 @pytest.mark.parametrize(
-    "path", ["model.pth", "folder/model", "C:model.pth", "", "a" * 5000, "\0", "C:/m:n.pth"]
+    "path", ["model.pth", "folder/model.pth", "C:model.pth", "", "a" * 5000, "\0", "C:/m:n.pth"]
 )
 def test_what_is_no_name_is_a_path(path):
     assert lookup(path) is None

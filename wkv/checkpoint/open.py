@@ -1,7 +1,6 @@
 """Open a checkpoint from a path. The content of the file decides its format, not its extension."""
 
 import os
-import re
 from pathlib import Path
 
 from wkv import hub
@@ -17,12 +16,6 @@ from wkv.errors import CheckpointError
 INDEX = ".index.json"
 
 GIVE_ORIGINAL = "give the .pth or .safetensors file that it was made from"
-
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-HUB_ADDRESS = re.compile(
-    r"https?://(?:huggingface\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+)/?(?:tree/.*)?$"
-)
-"""OWNER/NAME, and the address of a repository, on Hugging Face."""
 
 IN_FOLDERS = (
     "model.safetensors.index.json",
@@ -86,29 +79,17 @@ def _find(name: str | Path) -> Path:
                 return candidate
     cached = hub.resolve(name)
     if cached != name:
-        return Path(cached)
+        return _find_inside(Path(cached)) if Path(cached).is_dir() else Path(cached)
     raise CheckpointError(f"{name}: {_advice_for_missing(str(name), path)}")
 
 
 def _advice_for_missing(name: str, path: Path) -> str:
-    """Explain that a path does not exist, and how to download what it may be the name of."""
-    address = HUB_ADDRESS.match(name)
-    if "://" in name and not address:
-        return "this is an address; download the file first, then give its path"
-    hub_name = address[1] if address else name
-    is_path = path.suffix in (".pth", ".safetensors", ".bin", ".gguf") or path.parent.is_dir()
-    if not address and (is_path or not HUB_NAME.fullmatch(name)):
+    """Explain that a path does not exist."""
+    if path.suffix in (".pth", ".safetensors", ".bin", ".gguf") or path.parent.is_dir():
         return f"there is no such file or folder; {EXPECTED}; check the path"
-    in_catalog = [entry.name for entry in hub.entries() if entry.repo == hub_name]
-    if in_catalog:
-        return (
-            "this is a repository on Hugging Face, not a file on this machine; give the name of "
-            f"one of its models: {', '.join(in_catalog)}"
-        )
-    folder = hub_name.split("/")[1]
     return (
-        "there is no such file or folder; if it is a repository on Hugging Face, run "
-        f"`hf download {hub_name} --local-dir {folder}` and give the folder {folder}"
+        f"there is no such file or folder; {EXPECTED}, a name that `wkv models` lists, or "
+        "OWNER/NAME of a repository"
     )
 
 

@@ -36,6 +36,7 @@ COMMANDS = (
     "train",
     "models",
     "pull",
+    "rm",
     "doctor",
 )
 
@@ -50,6 +51,9 @@ SYNONYMS = {
     "get": "pull",
     "fetch": "pull",
     "install": "pull",
+    "remove": "rm",
+    "delete": "rm",
+    "uninstall": "rm",
     "server": "serve",
     "start": "serve",
     "show": "info",

@@ -62,18 +62,20 @@ def threads() -> Finding:
 
 def memory() -> Finding:
     """Report the total and free memory, and the largest G1 model that fits."""
+    from wkv.hub import recommended
+
     total, free = memory_bytes()
     if total is None:
         return Finding("memory", "unknown; the operating system does not report it")
     size = f"{total / 2**30:.1f} GiB"
     if free is not None:
         size += f", {free / 2**30:.1f} GiB of it free"
-    fitting = _largest(free or total)
-    if fitting is None:
+    best = recommended(free or total)
+    if best is None:
         return Finding(
             "memory", size, "close other programs; no model of the catalog fits into this memory"
         )
-    return Finding("memory", f"{size}; enough for {fitting} in bf16")
+    return Finding("memory", f"{size}; enough for {best.name} in bf16")
 
 
 def memory_bytes() -> tuple[int | None, int | None]:
@@ -158,18 +160,6 @@ def compiler() -> Finding:
         "none; everything works, but wkv train is slower",
         f"install one of {', '.join(COMPILERS)} (for example: apt install g++)",
     )
-
-
-def _largest(n_bytes: int) -> str | None:
-    """Return the largest G1 model whose bf16 weights leave a quarter of the memory free."""
-    from wkv.hub import entries
-
-    fitting = [
-        entry.name
-        for entry in entries()
-        if entry.family == "g1" and entry.memory_bytes(2) < 0.75 * n_bytes
-    ]
-    return fitting[-1] if fitting else None
 
 
 def _cpuinfo() -> dict[str, str]:

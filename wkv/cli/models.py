@@ -1,4 +1,8 @@
-"""List the models that can be downloaded by name, with their size and the memory they need."""
+"""List the models that can be downloaded by name, or those on this machine.
+
+Sizes are those of the file and of the weights in memory. Any other repository of a hub can be
+downloaded too: `wkv pull OWNER/NAME`.
+"""
 
 import argparse
 import json
@@ -22,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "family", nargs="?", metavar="FAMILY", help="list only this family, such as g1"
     )
     parser.add_argument(
+        "--here",
+        action="store_true",
+        help="list what was downloaded to this machine, with paths and sizes",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print a JSON list with everything that is known about each model",
@@ -29,8 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the models of the catalog."""
-    from wkv.hub import cached
+    """Print the models of the catalog, or those on this machine."""
+    if args.here:
+        if args.family is not None:
+            args.usage_error("--here lists all models; leave FAMILY out")
+        return _print_local(as_json=args.json)
+    from wkv.hub import cached, recommended
+    from wkv.models.strategy.choose import memory_bytes
 
     listed = [(entry, cached(entry)) for entry in _selected(args.family)]
     if args.json:
@@ -43,6 +57,30 @@ def run(args: argparse.Namespace) -> int:
         from wkv.cli.notices import notice
 
         notice("\nwkv pull NAME downloads a model (in bf16, in fp32: the memory it requires)")
+        best = recommended(memory_bytes())
+        if best is not None:
+            notice(f"recommended for the memory of this machine: {best.name}")
+    return 0
+
+
+def _print_local(*, as_json: bool) -> int:
+    """Print the downloaded models."""
+    from wkv.cli.fetching import in_words
+    from wkv.cli.notices import notice
+    from wkv.hub import local_models
+
+    models = local_models()
+    if as_json:
+        print(
+            json.dumps([{**asdict(model), "path": str(model.path)} for model in models], indent=1)
+        )
+        return 0
+    width = max((len(model.name) for model in models), default=0)
+    for model in models:
+        part = "" if model.is_complete else "  (interrupted; `wkv pull` continues)"
+        print(f"{model.name:<{width}}  {in_words(model.n_bytes):>8}  {model.path}{part}")
+    total = sum(model.n_bytes for model in models)
+    notice(f"{len(models)} models, {in_words(total)}; `wkv rm NAME` removes one")
     return 0
 
 

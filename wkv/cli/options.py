@@ -36,8 +36,8 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help="a .pth or .safetensors file, a Hugging Face directory, or a name such as g1:0.1b "
-        "(default: the built-in model)",
+        help="a .pth, .safetensors or .gguf file, a Hugging Face directory, a name such as g1:0.1b "
+        "or OWNER/NAME of a hub, or an address (default: the built-in model)",
     )
 
 
@@ -178,7 +178,7 @@ def load_model(args: argparse.Namespace) -> Model:
 
 
 def find_model(name: str | None) -> str | Path | None:
-    """Return the file that MODEL names; a catalog entry is downloaded if it is not cached.
+    """Return the file that MODEL names; it is downloaded if it is not on this machine.
 
     Raises:
         CatalogError: if the name is not in the catalog, or its file cannot be downloaded.
@@ -187,9 +187,10 @@ def find_model(name: str | None) -> str | Path | None:
         return None
     from wkv import hub
 
-    entry = hub.lookup(name)
-    if entry is None:
+    wanted = hub.lookup(name)
+    if wanted is None:
         return name
     from wkv.cli.fetching import fetch_shown
 
-    return hub.cached(entry) or fetch_shown(entry)
+    here = hub.cached(wanted) if isinstance(wanted, hub.Entry) else hub.stored(wanted)
+    return here or fetch_shown(wanted)

@@ -81,6 +81,21 @@ def entries() -> tuple[Entry, ...]:
     )
 
 
+def recommended(n_bytes: int) -> Entry | None:
+    """Return the largest model of the newest family that leaves a quarter of a memory free.
+
+    Args:
+        n_bytes: size of the memory; weights need two bytes per parameter.
+    """
+    newest = entries()[0].family
+    fitting = [
+        entry
+        for entry in entries()
+        if entry.family == newest and entry.memory_bytes(2) < 0.75 * n_bytes
+    ]
+    return fitting[-1] if fitting else None
+
+
 def _family(family: str, table: dict[str, Any]) -> Iterator[Entry]:
     """Return the entries of a family; its fields are defaults for those of its models."""
     models = table.pop("models")

@@ -13,17 +13,24 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import unquote
 
 from wkv.errors import CatalogError
 from wkv.hub.catalog import MAIN, Entry
+from wkv.hub.repository import Repository, stored
+from wkv.hub.sources import (
+    LIST_SECONDS,
+    MIRROR,
+    HuggingFace,
+    Source,
+    UnreachableError,
+    sources,
+)
+from wkv.hub.transfer import Report, download
 
-Report = Callable[[str, int, int], None]
-"""A progress callback: "fetching" or "checking", bytes done, total bytes."""
-
-MIRROR = "https://hf-mirror.com"
 BLOCK = 2**22
 
 TAG = re.compile(r"[\w-]+", re.ASCII)
@@ -38,15 +45,25 @@ def cached(entry: Entry) -> Path | None:
         found = try_to_load_from_cache(entry.repo, entry.file, revision=revision)
         if isinstance(found, str):
             return Path(found)
-    return None
+    return stored(_elsewhere(entry))
 
 
-def fetch(entry: Entry, on_progress: Report | None = None) -> Path:
+def fetch(
+    entry: Entry,
+    on_progress: Report | None = None,
+    *,
+    source: str = "auto",
+    on_source: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Return the cached file of an entry; download it, or resume its download, if necessary.
+
+    The catalog's checksum decides whether the file is right, so any source may be used.
 
     Args:
         entry: an entry of the catalog, or one that the caller created.
         on_progress: called often during the download and the computation of the checksum.
+        source: "auto", which tries all sources, or a name of `wkv.hub.sources.NAMES`.
+        on_source: called with the address of the source before the download.
 
     Returns:
         The path in the cache.
@@ -58,39 +75,91 @@ def fetch(entry: Entry, on_progress: Report | None = None) -> Path:
     found = cached(entry)
     if found is not None:
         return found
+    report = on_progress or (lambda *_: None)
+    first: CatalogError | None = None
+    for server in sources(source):
+        try:
+            return _fetch_from(server, entry, report, on_source)
+        except UnreachableError as error:
+            first = first or error
+    raise first or CatalogError(f"{entry.name}: no source has this file")
+
+
+def _fetch_from(
+    server: Source, entry: Entry, report: Report, on_source: Callable[[str], None]
+) -> Path:
+    """Download the file of an entry from one source.
+
+    Raises:
+        UnreachableError: if the source does not answer.
+        CatalogError: for other problems.
+    """
+    if not isinstance(server, HuggingFace):
+        return _fetch_elsewhere(server, entry, report, on_source)
     try:
         with _quiet():
-            return _fetch(entry, on_progress or (lambda *_: None))
+            return _fetch(entry, report, server.endpoint, on_source)
     except CatalogError:
         raise
     except Exception as error:  # the library raises the errors of its HTTP client too
-        raise CatalogError(f"{entry.name}: {_explanation(entry, error)}") from error
+        kind = UnreachableError if _is_unreachable(error) else CatalogError
+        raise kind(f"{entry.name}: {_explanation(entry, error, server.endpoint)}") from error
 
 
-def _fetch(entry: Entry, report: Report) -> Path:
+def _elsewhere(entry: Entry) -> Repository:
+    """Return where a file of the catalog lies that does not come from a Hugging Face server."""
+    return Repository(entry.repo, entry.file, entry.revision)
+
+
+def _fetch_elsewhere(
+    server: Source, entry: Entry, report: Report, on_source: Callable[[str], None]
+) -> Path:
+    """Download the file of an entry from a server with another interface."""
+    if entry.sha256 is None:
+        raise UnreachableError(
+            f"{entry.name}: the catalog has no checksum of this file, so it is not downloaded from "
+            f"{server.endpoint}; see {entry.page}"
+        )
+    wanted = _elsewhere(entry)
+    for remote in server.files(entry.repo, MAIN):
+        if remote.path == entry.file:
+            on_source(server.endpoint)
+            known = replace(remote, sha256=entry.sha256, size=entry.bytes or remote.size)
+            return download(known, wanted.folder / entry.file, report)
+    raise CatalogError(f"{entry.name}: {server.endpoint} does not have {entry.file}")
+
+
+def _fetch(entry: Entry, report: Report, endpoint: str, on_source: Callable[[str], None]) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     # No token is sent, because these files are public.
     metadata = get_hf_file_metadata(
-        hf_hub_url(entry.repo, entry.file, revision=entry.revision), token=False
+        hf_hub_url(entry.repo, entry.file, revision=entry.revision, endpoint=endpoint),
+        token=False,
+        timeout=LIST_SECONDS,
     )
     etag, commit, size = metadata.etag or "", metadata.commit_hash, metadata.size
     if not TAG.fullmatch(etag) or commit is None or size is None:
         raise CatalogError(
-            f"{entry.name}: {_endpoint()} does not answer like a Hugging Face hub (no commit or "
+            f"{entry.name}: {endpoint} does not answer like a Hugging Face hub (no commit or "
             "size in its reply); check HF_ENDPOINT and the network"
         )
     _compare(entry, _as_sha256(etag))
     blob, lock = _cache_paths(entry, etag)
     with WeakFileLock(str(lock)):
         if not blob.exists():
-            url = hf_hub_url(entry.repo, entry.file, revision=commit)
+            on_source(endpoint)
+            url = hf_hub_url(entry.repo, entry.file, revision=commit, endpoint=endpoint)
             partial = blob.with_name(f"{blob.name}.incomplete")
             _complete(partial, url, size, report)
             _check(entry, partial, _as_sha256(etag), report)
             partial.replace(blob)
-    return Path(hf_hub_download(entry.repo, entry.file, revision=entry.revision, token=False))
+    return Path(
+        hf_hub_download(
+            entry.repo, entry.file, revision=entry.revision, token=False, endpoint=endpoint
+        )
+    )
 
 
 def _cache_paths(entry: Entry, etag: str) -> tuple[Path, Path]:
@@ -219,13 +288,18 @@ def _quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _endpoint() -> str:
-    from huggingface_hub.constants import ENDPOINT
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether another source may help: the server did not answer as it should."""
+    from huggingface_hub import errors
 
-    return str(ENDPOINT)
+    gone = (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+    if isinstance(error, (*gone, errors.OfflineModeIsEnabled)):
+        return isinstance(error, errors.LocalEntryNotFoundError)
+    is_local = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES)
+    return not is_local and not isinstance(error, (NotADirectoryError, FileExistsError))
 
 
-def _explanation(entry: Entry, error: Exception) -> str:
+def _explanation(entry: Entry, error: Exception, endpoint: str) -> str:
     """Explain what went wrong, and what the user can do."""
     from huggingface_hub import errors
 
@@ -243,7 +317,7 @@ def _explanation(entry: Entry, error: Exception) -> str:
     if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
         return f"the cache cannot be written ({error}); set HF_HOME to a writable folder"
     return (
-        f"the hub {_endpoint()} could not be reached ({_reason(error)}); check the network, or set "
+        f"the hub {endpoint} could not be reached ({_reason(error)}); check the network, or set "
         f"HF_ENDPOINT to a mirror such as {MIRROR}, or {manually}"
     )
 

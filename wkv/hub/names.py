@@ -1,4 +1,4 @@
-"""Resolve a name that a user typed to an entry of the catalog or to a cached file."""
+"""Resolve a name that a user typed to a model of the catalog, a repository or an address."""
 
 import math
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from wkv.errors import CatalogError
 from wkv.hub.catalog import Entry, entries
 from wkv.hub.download import cached
+from wkv.hub.repository import Address, Repository, parse, stored
 
 NAME = re.compile(r"[\w.+-]{2,}:[\w.+-]+", re.ASCII)
 """The form FAMILY:SIZE. A family has at least two letters, because `C:model` is a Windows path."""
@@ -32,12 +33,14 @@ def find(name: str) -> Entry:
     raise CatalogError(f"{name}: {_advice(wanted)}")
 
 
-def lookup(name: str | Path) -> Entry | None:
-    """Return the entry that a name refers to, or None if it is a path. Existing files are paths.
+def lookup(name: str | Path) -> Entry | Repository | Address | None:
+    """Return what a name refers to, or None if it is a path.
+
+    A name is first the path of an existing file, then a name of the catalog, then a repository.
 
     Raises:
         CatalogError: if the name has the form FAMILY:SIZE or is a family, and is not in the
-            catalog.
+            catalog; or if it is an address that cannot be that of a model.
     """
     try:
         if any(Path(f"{name}{suffix}").exists() for suffix in SUFFIXES):
@@ -50,7 +53,15 @@ def lookup(name: str | Path) -> Entry | None:
     try:
         return find(text)
     except CatalogError:
-        return None
+        wanted = parse(text)
+    if isinstance(wanted, Repository) and wanted.file is None:
+        known = [entry.name for entry in entries() if entry.repo == wanted.repo]
+        if known:
+            raise CatalogError(
+                f"{name}: this is a repository of the catalog, expected one of its models: "
+                f"{', '.join(known)}; or a file in it, as {wanted.repo}/FILE"
+            )
+    return wanted
 
 
 def resolve(name: str | Path) -> str | Path:
@@ -59,14 +70,19 @@ def resolve(name: str | Path) -> str | Path:
     Raises:
         CatalogError: if the name is not in the catalog, or its file is not on this machine.
     """
-    entry = lookup(name)
-    if entry is None:
+    wanted = lookup(name)
+    if wanted is None:
         return name
-    path = cached(entry)
+    path = cached(wanted) if isinstance(wanted, Entry) else stored(wanted)
+    if path is None and isinstance(wanted, Entry):
+        raise CatalogError(
+            f"{wanted.name} is not on this machine yet and must be downloaded first; run: wkv "
+            f"pull {wanted.name}"
+        )
     if path is None:
         raise CatalogError(
-            f"{entry.name} is not on this machine yet and must be downloaded first; run: wkv "
-            f"pull {entry.name}"
+            f"{wanted}: there is no such file or folder, and it was not downloaded from a hub; "
+            f"check the path or, if it is a repository, run: wkv pull {wanted}"
         )
     return path
 
