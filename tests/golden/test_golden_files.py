@@ -119,10 +119,12 @@ def _shape(row):
     """Return a row without ids and times, and with rounded numbers; the rest must not change.
 
     Tokens that are not whole characters are written as OpenAI does, "bytes:\\xc0". Earlier versions
-    wrote U+FFFD for all of them, so that alternatives were lost.
+    wrote U+FFFD for all of them, so that alternatives were lost. They did not count drafts.
     """
     row = json.loads(json.dumps(without(row)), parse_float=lambda text: round(float(text), 3))
     for choice in row["response"]["body"]["choices"]:
         if choice["logprobs"] is not None and "tokens" in choice["logprobs"]:
             del choice["logprobs"]["tokens"], choice["logprobs"]["top_logprobs"]
-    return row
+    usage = row["response"]["body"]["usage"]
+    details = usage.pop("completion_tokens_details", {})
+    return row | {"reasoning": details.get("reasoning_tokens", 0)}

@@ -1,4 +1,4 @@
-"""The scheduler's running sequences: one token each at every step, all in one batch."""
+"""The scheduler's running sequences: a token each at every step, all in one batch."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from wkv.errors import InputError
 from wkv.inference.decode import RunningBatch, SampleEvent
 from wkv.inference.model import Model
 from wkv.inference.sequence import RunningSequence
+from wkv.inference.speculation import Speculation
 from wkv.models.state import State
 
 READER_TIMEOUT_SECONDS = 60.0
@@ -68,9 +69,14 @@ class DecodeQueue:
     """
 
     def __init__(
-        self, model: Model, cache: StateCache, reader_timeout: float = READER_TIMEOUT_SECONDS
+        self,
+        model: Model,
+        cache: StateCache,
+        reader_timeout: float = READER_TIMEOUT_SECONDS,
+        speculation: Speculation | None = None,
     ) -> None:
-        self.batch: RunningBatch[ChoiceSequence] = RunningBatch(model)
+        self.batch: RunningBatch[ChoiceSequence] = RunningBatch(model, speculation)
+        self._speculation = speculation
         self.waiting: dict[ChoiceSequence, State] = {}
         self.paused: dict[ChoiceSequence, Paused] = {}
         self.reader_timeout = reader_timeout
@@ -86,6 +92,11 @@ class DecodeQueue:
         assert job.state is not None
         numbers = range(job.request.choices)
         choices = [ChoiceSequence(self._model, job.handle, number) for number in numbers]
+        if self._speculation is not None:
+            request = job.request
+            owner = request.tenant if request.cache else None
+            for choice in choices:
+                choice.drafter = self._speculation.drafter(request.ids, request.prediction, owner)
         self.waiting |= dict.fromkeys(choices, job.state)
         return choices
 
@@ -115,9 +126,8 @@ class DecodeQueue:
         return True
 
     def forward(self) -> None:
-        """Let the model read the sampled tokens."""
-        if self.batch.sequences:
-            self.batch.forward()
+        """Let the model read the sampled tokens, and drafts of the next ones."""
+        self.batch.forward()
 
     def drop(self, handles: Iterable[RequestHandle]) -> None:
         """End the sequences of requests, and cache their states."""
@@ -136,7 +146,8 @@ class DecodeQueue:
 
     def clear(self) -> None:
         """Remove all sequences without caching their states."""
-        self.batch, self.paused, self.waiting = RunningBatch(self._model), {}, {}
+        self.batch = RunningBatch(self._model, self._speculation)
+        self.paused, self.waiting = {}, {}
 
     def _report(self, event: SampleEvent[ChoiceSequence]) -> RequestHandle | None:
         """Deliver the outcome of sampling a sequence; returns the request if sampling failed."""
@@ -154,7 +165,8 @@ class DecodeQueue:
         for choice, state in zip(choices, self.batch.remove(choices), strict=True):
             self._cache_state(choice, state)
             ids, reason = tuple(choice.token_ids), choice.finish_reason or ""
-            choice.handle.send(ChoiceDone(choice.number, reason, ids, state))
+            done = ChoiceDone(choice.number, reason, ids, state, choice.draft_counts)
+            choice.handle.send(done)
 
     def _cache_state(self, choice: ChoiceSequence, state: State) -> None:
         """Cache the state of a sequence that ends, for the next turn of the conversation."""

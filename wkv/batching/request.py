@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wkv.errors import WKVError
 from wkv.inference.sampling import SampledToken, Sampling
-from wkv.inference.sequence import LogitsProcessor
+from wkv.inference.sequence import DraftCounts, LogitsProcessor
 from wkv.models.state import State
 
 MAX_UNREAD_EVENTS = 256
@@ -35,6 +35,7 @@ class Request:
         logits_processors: one for each choice, or empty.
         top_logprobs: number of alternatives to return per token, or None for no logprobs.
         cache: whether states are cached at all.
+        prediction: tokens that the reply may contain; they are drafted.
     """
 
     ids: tuple[int, ...]
@@ -48,6 +49,7 @@ class Request:
     logits_processors: tuple[LogitsProcessor, ...] = ()
     top_logprobs: int | None = None
     cache: bool = True
+    prediction: tuple[int, ...] = ()
 
     @property
     def owner(self) -> str:
@@ -93,12 +95,14 @@ class ChoiceDone:
         finish_reason: "stop" or "length".
         token_ids: all sampled ids, without an end of text.
         state: the state that has read the prompt and `token_ids`, or all of them but the last.
+        drafts: passes and drafts; zeros without speculative decoding.
     """
 
     choice: int
     finish_reason: str
     token_ids: tuple[int, ...]
     state: State
+    drafts: DraftCounts = field(default_factory=DraftCounts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from wkv.batching.slot_queue import SlotQueue
 from wkv.batching.state_cache import StateCache
 from wkv.errors import BusyError, InputError
 from wkv.inference.model import TOKENS_AT_ONCE, Model
+from wkv.inference.speculation import Speculation
 from wkv.ops.torch_settings import thread_limit
 
 CHUNK_WORK = 2**35
@@ -66,6 +67,7 @@ class Scheduler:
         queue: the number of choices that each owner may have waiting for a slot.
         queue_tokens: tokens of prompts that may wait to be read; one owner may use half of it.
         prefill_chunk: tokens of prompts that are read between two decode steps.
+        speculation: drafts the next tokens of the sequences; None decodes without drafts.
         flush: called once in each step, after its events were delivered and before the model runs.
             A server replaces it to pass on all events of a step at once.
     """
@@ -80,16 +82,18 @@ class Scheduler:
         queue_tokens: int = QUEUE_TOKENS,
         prefill_chunk: int | None = None,
         reader_timeout: float = READER_TIMEOUT_SECONDS,
+        speculation: Speculation | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.slots = slots
+        self.speculation = speculation
         self.queue = queue
         self.queue_tokens = queue_tokens
         self.prefill_chunk = prefill_chunk or default_prefill_chunk(model)
         self.flush: Callable[[], None] = _nothing
         self._prefill = PrefillQueue(model, cache)
-        self._decode = DecodeQueue(model, cache, reader_timeout)
+        self._decode = DecodeQueue(model, cache, reader_timeout, speculation)
         self._queued: SlotQueue[PrefillJob | ChoiceSequence] = SlotQueue(slots)
         self._tasks: deque[tuple[Generator[None, None, Any], Future[Any]]] = deque()
         self._changed = threading.Condition()

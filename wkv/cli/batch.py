@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wkv.cli.notices import notice
-from wkv.cli.options import add_model, load_model
+from wkv.cli.options import add_model, add_speculation, load_model, load_speculation
 from wkv.errors import InputError
 
 SUMMARY = "answer a file of requests without a server"
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("output", type=Path, metavar="OUT", help="file to append the answers to")
     add_model(parser)
+    add_speculation(parser)
     parser.add_argument(
         "--slots",
         type=int,
@@ -72,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
             line.body.pop("model", None)
     width = batch_files.REQUESTS_PER_SLOT * args.slots
     app = create_app(
-        model, ServerSettings(args.name or "wkv"), Limits(slots=args.slots, queue=width)
+        model,
+        ServerSettings(args.name or "wkv"),
+        Limits(slots=args.slots, queue=width),
+        load_speculation(args, model),
     )
     failed = 0
     with _progress(len(left)) as advance, args.output.open("a", encoding="utf-8") as out:

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wkv.cli.notices import notice
-from wkv.cli.options import add_model, find_model, load_model
+from wkv.cli.options import (
+    add_model,
+    add_speculation,
+    find_model,
+    load_model,
+    load_speculation,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -36,6 +42,7 @@ SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv serve` to the parser."""
     add_model(parser)
+    add_speculation(parser)
     add = parser.add_argument
     host = "address to listen on (default: 127.0.0.1, reachable from this machine only)"
     add("--host", default="127.0.0.1", help=host)
@@ -111,7 +118,7 @@ def _build(args: argparse.Namespace) -> FastAPI:
         max_tokens=args.max_tokens,
     )
     limits = Limits(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
-    return create_app(model, settings, limits)
+    return create_app(model, settings, limits, load_speculation(args, model))
 
 
 def _run_on_ray(args: argparse.Namespace) -> int:
@@ -127,9 +134,12 @@ def _run_on_ray(args: argparse.Namespace) -> int:
     args.cache_dir = args.cache_dir.absolute()  # replicas have other working directories
     if args.model is not None and Path(args.model).exists():
         args.model = str(Path(args.model).absolute())
+    if args.draft is not None and Path(args.draft).exists():
+        args.draft = str(Path(args.draft).absolute())
     if args.adapter is not None:
         args.adapter = str(Path(args.adapter).expanduser().absolute())
     find_model(args.model)  # download it once, before every replica tries to
+    find_model(args.draft)
     args.threads = args.threads or max(1, round(args.replica_cpus))
     is_new = not os.environ.get("RAY_ADDRESS")
     cluster = Cluster(

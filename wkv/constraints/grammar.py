@@ -151,7 +151,10 @@ class Grammar:
 
 
 class Constraint:
-    """The logits processor of one sequence that follows a grammar."""
+    """The logits processor of one sequence that follows a grammar.
+
+    It is a `DraftGuide`: it tells speculative decoding which drafts are certain or impossible.
+    """
 
     def __init__(self, vocab_size: int, matcher: "LLMatcher") -> None:
         self._matcher = matcher
@@ -171,9 +174,35 @@ class Constraint:
                 f"{self._vocab_size} ids"
             )
         self._consume(sampled)
-        forbidden = self._forbidden().to(logits.device)
+        forbidden = self._forbidden(self._matcher).to(logits.device)
         with thread_limit(1):  # the work is done before a second thread would wake up
             return torch.where(forbidden, -torch.inf, logits)
+
+    def certain(self, sampled: Sequence[int], most: int) -> list[int]:
+        """Return up to `most` ids that must follow the sampled ones, before the end of text."""
+        certain: list[int] = []
+        try:
+            self._consume(sampled)
+            matcher = self._matcher
+            while len(certain) < most:
+                allowed = torch.nonzero(~self._forbidden(matcher))[:2, 0].tolist()
+                if len(allowed) != 1:
+                    break
+                matcher = matcher if certain else matcher.deep_copy()
+                if not matcher.consume_tokens(allowed):
+                    break
+                certain += allowed
+        except InputError:  # the next call raises it again, where it concerns this sequence alone
+            pass
+        return certain
+
+    def cut(self, sampled: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """Return the ids of a draft before the first one that the grammar excludes."""
+        try:
+            self._consume(sampled)
+        except InputError:
+            return []
+        return list(draft[: self._matcher.validate_tokens(list(draft))])
 
     def _consume(self, sampled: Sequence[int]) -> None:
         new = list(sampled[self._n_consumed :])
@@ -181,9 +210,9 @@ class Constraint:
         if new and not self._matcher.consume_tokens(new):
             _check(self._matcher, "the text left the grammar")
 
-    def _forbidden(self) -> Tensor:
+    def _forbidden(self, matcher: "LLMatcher") -> Tensor:
         """Return which ids are excluded, (V,) bool."""
-        bits, matcher = self._bits, self._matcher
+        bits = self._bits
         matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         if "NoExtensionBias" in matcher.get_error():
             raise InputError(

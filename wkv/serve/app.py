@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from wkv.batching import Scheduler, StateCache, StateFolder
 from wkv.constraints.grammar import Grammars
 from wkv.inference.model import Model
+from wkv.inference.speculation import Speculation
 from wkv.prompting.presets import preset_for
 from wkv.prompting.template import template_for
 from wkv.serve.key_value_store import KeyValueStore
@@ -93,8 +94,15 @@ class Application(FastAPI):
         return document
 
 
-def create_app(model: Model, settings: ServerSettings, limits: Limits | None = None) -> FastAPI:
+def create_app(
+    model: Model,
+    settings: ServerSettings,
+    limits: Limits | None = None,
+    speculation: Speculation | None = None,
+) -> FastAPI:
     """Return an application that serves a model. Its scheduler stops with its lifespan.
+
+    With `speculation`, the sequences are decoded speculatively; their texts do not change.
 
     Raises:
         StateError: if the folder for states cannot be used.
@@ -115,6 +123,7 @@ def create_app(model: Model, settings: ServerSettings, limits: Limits | None = N
         slots=limits.slots,
         queue=limits.queue,
         reader_timeout=settings.idle_seconds,
+        speculation=speculation,
     )
     values = KeyValueStore(folder / "notes" if on_disk else None)
     # The first use of the tokenizer creates it, which several threads must not do at once.

@@ -18,7 +18,7 @@ from wkv.constraints.schema_limits import checked_json
 from wkv.constraints.tool_calls import calls_grammar
 from wkv.errors import InputError
 from wkv.inference.model import Model
-from wkv.inference.sequence import LogitsProcessor
+from wkv.inference.sequence import DraftGuide, LogitsProcessor
 from wkv.prompting.tool_types import Tool, ToolChoice
 from wkv.prompting.tools import call_prefix, tools_system
 from wkv.serve.protocol.errors import ApiError, naming
@@ -176,16 +176,40 @@ def logits_processors_of(
         return ()
     # The grammar comes last, and each choice needs its own, because it follows the sampled ids.
     own = [[grammar.logits_processor()] if grammar else [] for _ in range(body.choices)]
-    return tuple(_chained([*processors, *last]) for last in own)
+    return tuple(ProcessorChain([*processors, *last]) for last in own)
 
 
-def _chained(processors: Sequence[LogitsProcessor]) -> LogitsProcessor:
-    def logits_processor(logits: Tensor, sampled: Sequence[int]) -> Tensor:
-        for processor in processors:
+@dataclass(frozen=True)
+class ProcessorChain:
+    """Several logits processors as one; those that guide drafts are asked for them in turn.
+
+    Attributes:
+        processors: the logits processors, in their order.
+    """
+
+    processors: Sequence[LogitsProcessor]
+
+    def __call__(self, logits: Tensor, sampled: Sequence[int]) -> Tensor:
+        """Return the logits (V,) after all processors."""
+        for processor in self.processors:
             logits = processor(logits, sampled)
         return logits
 
-    return logits_processor
+    @property
+    def _guides(self) -> list[DraftGuide]:
+        processors: Sequence[object] = self.processors
+        return [one for one in processors if isinstance(one, DraftGuide)]
+
+    def certain(self, sampled: Sequence[int], most: int) -> list[int]:
+        """Return the ids that one of the processors makes certain."""
+        found = (guide.certain(sampled, most) for guide in self._guides)
+        return next(filter(None, found), [])
+
+    def cut(self, sampled: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """Return the ids of a draft that all processors allow."""
+        for guide in self._guides:
+            draft = guide.cut(sampled, draft)
+        return list(draft)
 
 
 def _biased(bias: dict[str, float], vocab_size: int) -> LogitsProcessor:

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wkv.batching import SchedulerLoad
+from wkv.inference.sequence import DraftCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 
@@ -46,6 +47,16 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of all prompts.")
         self.cached_tokens = self._counter("cached_tokens", "Prompt tokens found in the cache.")
         self.generated_tokens = self._counter("generated_tokens", "Tokens that were generated.")
+        self.drafted_tokens = self._counter(
+            "drafted_tokens", "Drafts of tokens that the model has read."
+        )
+        self.accepted_tokens = self._counter(
+            "accepted_draft_tokens", "Drafts that were the token that was sampled."
+        )
+        self.decode_passes = self._counter(
+            "draft_sequence_passes",
+            "Passes over each sequence that is decoded speculatively, after its first token.",
+        )
         self.first_token = self._histogram(
             "time_to_first_token_seconds",
             "Time from accepting a request to its first token.",
@@ -57,6 +68,12 @@ class Metrics:
         self.request = self._histogram(
             "request_latency_seconds", "Time from accepting a request to its end.", REQUEST_BUCKETS
         )
+
+    def count_drafts(self, drafts: DraftCounts) -> None:
+        """Count the passes and drafts of a sequence that has ended."""
+        self.decode_passes.inc(drafts.passes)
+        self.drafted_tokens.inc(drafts.drafted)
+        self.accepted_tokens.inc(drafts.accepted)
 
     def text(self, load: SchedulerLoad, cache: CacheSize) -> str:
         """Return all values in Prometheus' text format."""

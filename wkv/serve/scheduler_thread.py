@@ -261,6 +261,7 @@ class RequestTimer:
                 self._metrics.inter_token.observe(now - self._last_token[event.choice])
             self._last_token[event.choice] = now
         elif isinstance(event, ChoiceDone):
+            self._metrics.count_drafts(event.drafts)
             self._choices_left -= 1
             if self._choices_left == 0:
                 self._metrics.request.observe(now - self._started)

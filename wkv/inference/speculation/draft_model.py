@@ -49,7 +49,7 @@ class DraftModel:
         _check_vocabulary(model, large)
         self.model = model
         self._large = large
-        self._readers: deque[DraftReader] = deque(maxlen=READERS)
+        self._readers: deque[tuple[str, DraftReader]] = deque(maxlen=READERS)
         self._seconds: deque[float] = deque(maxlen=SAMPLES)
 
     @property
@@ -62,13 +62,21 @@ class DraftModel:
         """The share of the large model's weights."""
         return float(self.model.weight_bytes / self._large.weight_bytes)
 
-    def reader(self, context: Sequence[int]) -> "DraftReader":
-        """Return a reader of a new sequence; it continues from what was read before."""
+    def reader(self, context: Sequence[int], owner: str | None = "") -> "DraftReader":
+        """Return a reader of a new sequence; it continues from what the owner's sequences read.
+
+        Args:
+            context: the tokens before the sequence.
+            owner: whose sequence it is; None remembers nothing of it.
+        """
         reader = DraftReader(self, context)
-        best = max(self._readers, key=lambda other: other.common(context), default=None)
+        if owner is None:
+            return reader
+        own = (other for name, other in self._readers if name == owner)
+        best = max(own, key=lambda other: other.common(context), default=None)
         if best is not None and best.common(context):
             reader.resume(best)
-        self._readers.append(reader)
+        self._readers.append((owner, reader))
         return reader
 
     def forward(self, ids: Sequence[int], state: State | None) -> State:

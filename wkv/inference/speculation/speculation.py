@@ -44,9 +44,14 @@ class Speculation:
         self._rates = Rates()
         self._budget = TimeBudget()
 
-    def drafter(self, context: Sequence[int] = (), prediction: Sequence[int] = ()) -> Drafter:
-        """Return a drafter for a new sequence; see `Drafter` for the arguments."""
-        reader = None if self.draft_model is None else self.draft_model.reader(context)
+    def drafter(
+        self,
+        context: Sequence[int] = (),
+        prediction: Sequence[int] = (),
+        owner: str | None = "",
+    ) -> Drafter:
+        """Return a drafter for a new sequence; see `Drafter` and `DraftModel.reader`."""
+        reader = None if self.draft_model is None else self.draft_model.reader(context, owner)
         return Drafter(self._rates, context, prediction, reader)
 
     def update(self, sequences: Sequence[RunningSequence]) -> None:

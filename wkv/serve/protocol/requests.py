@@ -262,6 +262,25 @@ class ToolCall(RequestBody):
     index: int | None = None
 
 
+def _text_of(content: str | list[TextPart] | None) -> str:
+    """Return the text of all parts of a content."""
+    if isinstance(content, list):
+        return "".join(part.text for part in content)
+    return content or ""
+
+
+class Prediction(RequestBody):
+    """A text that the reply is expected to repeat in large parts, such as a file to be edited."""
+
+    type: Literal["content"]
+    content: ContentField
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        return _text_of(self.content)
+
+
 class ChatMessage(RequestBody):
     """A message of a conversation."""
 
@@ -277,9 +296,7 @@ class ChatMessage(RequestBody):
     @property
     def text(self) -> str:
         """The text of all parts."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
+        return _text_of(self.content)
 
 
 Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=10_000)]
@@ -313,6 +330,7 @@ class ChatRequest(GenerationRequest):
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    prediction: Prediction | None = None
     _path: Callable[[Location], str] = PrivateAttr(default_factory=lambda: dotted)
 
     @field_validator("top_logprobs")

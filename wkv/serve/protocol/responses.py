@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from wkv.inference.sequence import DraftCounts
+
 Json = dict[str, Any]
 
 
@@ -53,6 +55,13 @@ class ReasoningTokens(ResponseModel):
     reasoning_tokens: int
 
 
+class CompletionTokens(ReasoningTokens):
+    """Also the drafted tokens that were accepted and rejected, in speculative decoding."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(ResponseModel):
     """The token counts of a request."""
 
@@ -60,7 +69,7 @@ class Usage(ResponseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
-    completion_tokens_details: ReasoningTokens | None = None
+    completion_tokens_details: CompletionTokens | None = None
 
 
 class TokenLogprob(ResponseModel):
@@ -318,13 +327,20 @@ class DetokenizedText(ResponseModel):
     content: str
 
 
-def usage_body(prompt: int, completion: int, cached: int) -> Json:
+def usage_body(
+    prompt: int, completion: int, cached: int, drafts: DraftCounts, reasoning: int = 0
+) -> Json:
     """Return the token counts of a request as `Usage`."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning,
+            "accepted_prediction_tokens": drafts.accepted,
+            "rejected_prediction_tokens": drafts.drafted - drafts.accepted,
+        },
     }
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from wkv.batching import ChoiceDone, PrefillDone, Request, TextEvent
+from wkv.inference.sequence import DraftCounts
 from wkv.prompting.template import EFFORTS, Thinking
 from wkv.serve.build_constraints import logits_processors_of, reply_format_of
 from wkv.serve.chat_messages import messages_of
@@ -72,12 +73,21 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple["ChatExch
         start=start.state,
         logits_processors=logits_processors_of(body, service.model, reply_format.grammar),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prediction=_prediction(service, body, prompt),
     )
     continues = body.messages[-1].role == "assistant" and bool(messages[-1].text.strip())
     replies = [
         ReplyParser(prompt.assistant_prefix, continues, reply_format) for _ in range(body.choices)
     ]
     return ChatExchange(service, body, start, prompt, replies), request
+
+
+def _prediction(service: Service, body: ChatRequest, prompt: ChatPrompt) -> tuple[int, ...]:
+    """Return the tokens of a text that the client predicts; drafts are taken from it."""
+    if body.prediction is None or service.scheduler_thread.scheduler.speculation is None:
+        return ()
+    space = "" if prompt.assistant_prefix else " "  # a reply follows "Assistant:" and a blank
+    return tuple(service.model.tokenizer.encode(space + body.prediction.text))
 
 
 def _thinking(service: Service, body: ChatRequest) -> Thinking:
@@ -107,6 +117,7 @@ class ChatExchange:
         prompt: the prompt.
         replies: a parser for each choice.
         cached: number of prompt tokens whose state came from the cache.
+        drafts: the drafts of the choices that have ended.
         id: the id of the response.
         created: seconds since 1970.
     """
@@ -117,6 +128,7 @@ class ChatExchange:
     prompt: ChatPrompt
     replies: list[ReplyParser]
     cached: int = 0
+    drafts: DraftCounts = field(default_factory=DraftCounts)
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
     created: int = field(default_factory=now)
 
@@ -125,8 +137,7 @@ class ChatExchange:
         """The token counts so far."""
         sampled = sum(len(reply.token_ids) for reply in self.replies)
         reasoning = sum(reply.reasoning_tokens for reply in self.replies)
-        details = {"completion_tokens_details": {"reasoning_tokens": reasoning}}
-        return usage_body(len(self.prompt.ids), sampled, self.cached) | details
+        return usage_body(len(self.prompt.ids), sampled, self.cached, self.drafts, reasoning)
 
     async def body(self, events: EventStream) -> Json:
         """Return the whole response."""
@@ -192,6 +203,7 @@ class ChatExchange:
                     yield event.choice, self.replies[event.choice].push(event)
                 elif isinstance(event, ChoiceDone):
                     reply = self.replies[event.choice]
+                    self.drafts.add(event.drafts)
                     deltas = reply.finish(event.finish_reason)
                     self._remember(reply)
                     yield event.choice, deltas

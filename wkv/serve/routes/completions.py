@@ -17,6 +17,7 @@ from wkv.inference.generate import MAX_TOKENS
 from wkv.inference.model import Model
 from wkv.inference.prefill import Prompt, prompt_ids
 from wkv.inference.sampling import Sampling
+from wkv.inference.sequence import DraftCounts
 from wkv.models.state import State
 from wkv.serve.build_constraints import logits_processors_of
 from wkv.serve.middleware import tenant_of
@@ -153,6 +154,7 @@ class CompletionExchange:
         texts: the texts of the prompts.
         choices: the choices of all prompts.
         cached: number of prompt tokens whose state came from the cache.
+        drafts: the drafts of the choices that have ended.
         id: the id of the response.
         created: seconds since 1970.
     """
@@ -163,6 +165,7 @@ class CompletionExchange:
     texts: list[str]
     choices: list[TextReply]
     cached: int = 0
+    drafts: DraftCounts = field(default_factory=DraftCounts)
     id: str = field(default_factory=lambda: f"cmpl-{uuid4().hex}")
     created: int = field(default_factory=now)
 
@@ -171,7 +174,7 @@ class CompletionExchange:
         """The token counts so far, of all prompts."""
         prompt_tokens = sum(len(prompt.ids) for prompt in self.prompts)
         sampled = sum(choice.tokens for choice in self.choices)
-        return usage_body(prompt_tokens, sampled, self.cached)
+        return usage_body(prompt_tokens, sampled, self.cached, self.drafts)
 
     def add_prompts(self, logprobs: Sequence[Sequence[PromptLogprob]]) -> None:
         """Add the logprobs of the prompts, whose text the choices repeat.
@@ -245,6 +248,7 @@ class CompletionExchange:
             choice = self.choices[first + event.choice]
             choice.finish_reason = event.finish_reason
             self.service.metrics.generated_tokens.inc(choice.tokens)
+            self.drafts.add(event.drafts)
             yield first + event.choice, ""
 
     def _choice(self, index: int, text: str) -> Json:
