@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wkv.batching.prefill_queue import PrefillJob
 from wkv.batching.request import ChoiceDone, Request, RequestHandle, TextEvent, as_wkv_error
 from wkv.batching.state_cache import StateCache
-from wkv.errors import InputError
+from wkv.errors import BusyError, InputError
 from wkv.inference.decode import RunningBatch, SampleEvent
 from wkv.inference.model import Model
 from wkv.inference.sequence import RunningSequence
@@ -126,8 +126,19 @@ class DecodeQueue:
         return True
 
     def forward(self) -> None:
-        """Let the model read the sampled tokens, and drafts of the next ones."""
-        self.batch.forward()
+        """Let the model read the sampled tokens, and drafts of the next ones.
+
+        If a device has too little memory, cached states go first, then the newest request.
+        """
+        while self.batch.sequences:
+            try:
+                self.batch.forward()
+                return
+            except BusyError as error:
+                if not self._cache.free_memory():
+                    newest = self.batch.sequences[-1].handle
+                    newest.fail(error)
+                    self.batch.remove([one for one in self.batch.sequences if one.handle is newest])
 
     def drop(self, handles: Iterable[RequestHandle]) -> None:
         """End the sequences of requests, and cache their states."""

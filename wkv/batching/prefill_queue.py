@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from wkv.batching.radix_tree import common_prefix
 from wkv.batching.request import Request, RequestHandle
 from wkv.batching.state_cache import StateCache
-from wkv.inference.model import TOKENS_AT_ONCE, Model
+from wkv.errors import BusyError
+from wkv.inference.model import Model
 from wkv.inference.prefill import read_rows
 from wkv.models.state import State
 
@@ -103,6 +104,11 @@ class PrefillQueue:
             if job.position - job.cached_at >= MIN_CACHED_TOKENS:
                 self._cache_state(job)
 
+    def reject_newest(self, error: BusyError) -> None:
+        """End the prompt that was added last with an error."""
+        job = self.jobs.pop()
+        job.handle.fail(error)
+
     def step(self, budget: int) -> list[PrefillJob]:
         """Read at most about `budget` tokens of one or several prompts.
 
@@ -117,7 +123,7 @@ class PrefillQueue:
             other = job.waits_for
             if other is not None and (other.position >= job.awaited or other not in present):
                 self._start(job)
-        chosen = self._choose(min(budget, TOKENS_AT_ONCE))
+        chosen = self._choose(min(budget, self._model.tokens_at_once))
         unread = {job: count for job, count in chosen.items() if count}
         if unread:
             self._read(list(unread), list(unread.values()))

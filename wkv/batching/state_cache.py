@@ -115,6 +115,12 @@ class StateCache:
             self.folder.save(tenant, ids, state)
         return self._store(tenant, ids, state)
 
+    def free_memory(self) -> bool:
+        """Remove all states from memory, if there are any; return whether there were."""
+        found = len(self) > 0
+        self.clear()
+        return found
+
     def clear(self) -> None:
         """Remove all states from memory."""
         self._trees.clear()

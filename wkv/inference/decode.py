@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wkv.errors import WKVError
+from wkv.inference.ahead import StepAhead
 from wkv.inference.batch_state import BatchState
 from wkv.inference.model import Model
 from wkv.inference.sample_batch import sample_batch
@@ -67,6 +68,7 @@ class RunningBatch(Generic[AnySequence]):
         self._model = model
         self._speculation = speculation
         self._pass: DraftPass | None = None
+        self._ahead: StepAhead | None = None
 
     @property
     def state(self) -> State | None:
@@ -110,6 +112,8 @@ class RunningBatch(Generic[AnySequence]):
         logits = self._logits(rows)
         processed, errors = _processed(logits, sequences)
         outcomes = sample_batch(processed, [sequence.sampler for sequence in sequences])
+        if self._speculation is None:
+            self._ahead = StepAhead.start(self._model, self.state, sequences, outcomes)
         return [
             _event(sequence, logits[row], errors.get(row, outcome))
             for row, (sequence, outcome) in enumerate(zip(sequences, outcomes, strict=True))
@@ -122,6 +126,11 @@ class RunningBatch(Generic[AnySequence]):
         """
         rows = range(len(self.sequences))
         if not rows or any(self._can_sample(row) for row in rows):
+            return
+        ahead, self._ahead = self._ahead, None
+        known = None if ahead is None else ahead.state_of(self.sequences)
+        if known is not None:
+            self._rows.update(known)
             return
         self._remove_rejected()
         ids = [self._unread(row) for row in rows]
