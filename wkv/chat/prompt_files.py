@@ -1,14 +1,19 @@
 """Prompt files: the speakers and the opening of a conversation. No code is executed.
 
 ChatRWKV's format is a Python file with the variables `user`, `bot`, `interface` and `init_prompt`.
-Only its syntax tree is evaluated: texts, f-strings, sums and these four names are allowed. A
-`.toml` file has the same four keys.
+Only its syntax tree is evaluated: texts, f-strings, sums and these four names are allowed, and
+`print` is ignored. A `.toml` file has the same four keys. A `.json` file is one of rwkv.cpp, with
+`user`, `bot` or `assistant`, `separator` and `prompt`; or one of web-rwkv, with `user`, `bot`,
+`intro` and `text`, a list of pairs of messages, in which {user} and {bot} are the names.
 """
 
 import ast
+import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wkv.errors import InputError
 from wkv.files import read_text
@@ -57,7 +62,8 @@ def read_prompt(path: str | Path) -> OpeningPrompt:
         raise InputError(
             f"{path}: the file is too large for a prompt file; use +read for long texts"
         )
-    values = _from_toml(path, source) if path.suffix == ".toml" else _from_python(path, source)
+    readers = {".toml": _from_toml, ".json": _from_json}
+    values = readers.get(path.suffix.lower(), _from_python)(path, source)
     for key in ("user", "bot"):
         if not values.get(key, "").strip() or "\n" in values[key]:
             raise InputError(f"{path}: {key} must be a name on one line; set {key} = 'NAME'")
@@ -80,6 +86,44 @@ def _from_toml(path: Path, source: str) -> dict[str, str]:
     return table
 
 
+def _from_json(path: Path, source: str) -> dict[str, str]:
+    """Return the four keys of a file of rwkv.cpp or web-rwkv."""
+    try:
+        table = json.loads(source)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the file is not valid JSON ({error})") from error
+    if isinstance(table, dict) and "text" in table:
+        return _from_web_rwkv(path, table)
+    names = {"assistant": "bot", "separator": "interface", "prompt": "init_prompt"}
+    values: dict[str, str] = {}
+    for key, value in table.items() if isinstance(table, dict) else [("", None)]:
+        name = names.get(key, key)
+        if name not in KEYS or not isinstance(value, str):
+            raise InputError(
+                f"{path}: expected texts named user, bot or assistant, separator and prompt (as in "
+                f"files of rwkv.cpp), or user, bot, intro and text (web-rwkv); found {key[:40]!r}"
+            )
+        values[name] = value
+    return values
+
+
+def _from_web_rwkv(path: Path, table: Mapping[str, Any]) -> dict[str, str]:
+    """Return the four keys of a file of web-rwkv."""
+    names = {key: table.get(key) for key in ("user", "bot", "intro")}
+    pairs = table["text"]
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
+        for pair in pairs
+    ):
+        raise InputError(f"{path}: text must be a list of pairs [message, reply]")
+    if not all(isinstance(value, str) for value in names.values()):
+        raise InputError(f"{path}: user, bot and intro must be texts")
+    user, bot, intro = (str(value) for value in names.values())
+    turns = [f"{user}: {message}\n\n{bot}: {reply}" for message, reply in pairs]
+    text = "\n\n".join([intro, *turns]).replace("{user}", user).replace("{bot}", bot)
+    return {"user": user, "bot": bot, "interface": ":", "init_prompt": text}
+
+
 def _from_python(path: Path, source: str) -> dict[str, str]:
     """Return the four variables of a Python file."""
     try:
@@ -93,9 +137,15 @@ def _from_python(path: Path, source: str) -> dict[str, str]:
         match statement:
             case ast.Expr(value=ast.Constant(value=str())):
                 continue  # a text without an assignment is a comment
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in KEYS:
+            case ast.Expr(value=ast.Call(func=ast.Name(id="print"))):
+                continue
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AugAssign(target=ast.Name(id=name), op=ast.Add(), value=value)
+            ) if name in KEYS:
+                begun = values.get(name, "") if isinstance(statement, ast.AugAssign) else ""
                 try:
-                    values[name] = _text(value, values)
+                    values[name] = begun + _text(value, values)
                 except _NotText as error:
                     raise _refused(path, error.line) from None
                 except RecursionError:

@@ -62,7 +62,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         metavar="NAME_OR_FILE",
-        help="world, 20b, bytes, or a file (default: chosen for the model)",
+        help="world, 20b, bytes, abc, or a file (default: chosen for the model)",
     )
 
 

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         metavar="NAME_OR_FILE",
-        help="world, 20b, bytes, or a file (default: selected by the vocabulary size)",
+        help="world, 20b, bytes, abc, or a file (default: selected by the vocabulary size)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

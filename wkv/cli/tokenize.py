@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         metavar="NAME_OR_FILE",
         default="world",
-        help="world (default), 20b, bytes, a vocabulary file, or a tokenizer.json",
+        help="world (default), 20b, bytes, abc, a vocabulary file, or a tokenizer.json",
     )
     parser.add_argument(
         "--decode", action="store_true", help="read token ids from stdin and print their text"

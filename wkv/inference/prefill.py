@@ -9,6 +9,7 @@ import torch
 from wkv.errors import InputError
 from wkv.inference.model import Model
 from wkv.models.state import State
+from wkv.tokenizers.music import ABC_VOCAB_SIZE, AbcTokenizer
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 Prompt = str | bytes | Sequence[int]
@@ -47,7 +48,7 @@ def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
 
     A text that begins a document begins with the ids that the state requires, see
     `State.begins_with`. From the empty state, id 0 comes first in generations 7 and 7a with the
-    World vocabulary, as in their training.
+    World vocabulary, and id 2 in models of ABC notation, as in their training.
 
     Raises:
         InputError: if the prompt is empty and the state has no logits to continue from.
@@ -67,6 +68,8 @@ def first_ids(model: Model, state: State | None = None) -> tuple[int, ...]:
     """Return the ids with which a document of a model begins after a state without tokens."""
     if state is not None and state.begins_with is not None:
         return state.begins_with
+    if model.config.vocab_size == ABC_VOCAB_SIZE and isinstance(model.tokenizer, AbcTokenizer):
+        return AbcTokenizer.begins_with
     return (0,) if has_leading_zero(model) else ()
 
 

@@ -6,10 +6,16 @@ from pathlib import Path
 from wkv.errors import TokenizerError
 from wkv.tokenizers.interface import Tokenizer
 from wkv.tokenizers.library import LibraryTokenizer, is_byte_level
+from wkv.tokenizers.music import ABC_VOCAB_SIZE, AbcTokenizer
 from wkv.tokenizers.pile import PileTokenizer
 from wkv.tokenizers.plain_bytes import BYTES, BytesTokenizer
 from wkv.tokenizers.tokenizer_json import read_tokenizer_json, world_vocabulary
-from wkv.tokenizers.world import VOCABULARY_FILE, WORLD_VOCAB_SIZE, WorldTokenizer
+from wkv.tokenizers.world import (
+    VOCABULARY_FILE,
+    WORLD_VOCAB_SIZE,
+    WorldTokenizer,
+    entries_of_json,
+)
 
 PILE_VOCAB_SIZES = range(50254, 50433)
 """Vocabulary sizes of Pile and Raven models: 50277 ids, which some models pad further."""
@@ -25,11 +31,11 @@ A tokenizer in the same directory belongs to such a checkpoint.
 
 TOKENIZER_FILES = ("tokenizer.json", VOCABULARY_FILE)
 
-NAMES = ("world", "20b", "bytes")
+NAMES = ("world", "20b", "bytes", "abc")
 
 
 def open_tokenizer(choice: str | Path | Tokenizer, vocab_size: int = 0) -> Tokenizer:
-    """Open a tokenizer by name ("world", "20b", "bytes") or from a file.
+    """Open a tokenizer by name ("world", "20b", "bytes", "abc") or from a file.
 
     A warning is logged if the model has many more ids than the tokenizer.
 
@@ -89,7 +95,7 @@ def name_for(vocab_size: int) -> str | None:
         return "world"
     if vocab_size in PILE_VOCAB_SIZES:
         return "20b"
-    return "bytes" if vocab_size == BYTES else None
+    return {BYTES: "bytes", ABC_VOCAB_SIZE: "abc"}.get(vocab_size)
 
 
 def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
@@ -114,6 +120,8 @@ def _open(choice: str | Path | Tokenizer, vocab_size: int) -> Tokenizer:
             return PileTokenizer(vocab_size=vocab_size)
         case "bytes":
             return BytesTokenizer(vocab_size)
+        case "abc":
+            return AbcTokenizer(vocab_size)
     path = Path(choice)
     if not path.is_file():
         raise TokenizerError(
@@ -129,6 +137,9 @@ def _open_json(path: Path, vocab_size: int) -> Tokenizer:
     """Open a tokenizer.json with the class for its algorithm."""
     content = read_tokenizer_json(path)
     try:
+        entries = entries_of_json(content)
+        if entries is not None:
+            return WorldTokenizer(entries, vocab_size or None, path.name)
         world, byte_level = world_vocabulary(content), is_byte_level(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(
@@ -152,8 +163,9 @@ def choose_tokenizer(vocab_size: int, checkpoint: Path | None = None) -> Tokeniz
     choice = name_for(vocab_size) if own is None else own
     if choice is None:
         raise TokenizerError(
-            f"no tokenizer is known for a vocabulary of {vocab_size} ids (256: bytes, 50277: 20B, "
-            "65536: World); select one: --tokenizer NAME_OR_FILE, or tokenizer= in Python"
+            f"no tokenizer is known for a vocabulary of {vocab_size} ids (128: abc, 256: bytes, "
+            "50277: 20B, 65536: World); select one: --tokenizer NAME_OR_FILE, or tokenizer= in "
+            "Python"
         )
     return open_tokenizer(choice, vocab_size)
 

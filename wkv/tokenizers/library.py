@@ -17,7 +17,7 @@ from wkv.tokenizers.interface import text_to_bytes, unknown_id
 if TYPE_CHECKING:
     import tokenizers
 
-END_OF_TEXT_NAMES = ("<|endoftext|>", "</s>", "<eos>")
+END_OF_TEXT_NAMES = ("<|endoftext|>", "</s>", "<eos>", "<end>")
 """Names of the token that ends a document, in the order in which they are searched."""
 
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
@@ -30,7 +30,7 @@ class LibraryTokenizer:
     Attributes:
         name: name of the file.
         vocab_size: number of ids.
-        end_of_text: id of `<|endoftext|>`, `</s>` or `<eos>`, which has no text; None without one.
+        end_of_text: id of a name of END_OF_TEXT_NAMES, which has no text; None without one.
         n_tokens: number of ids with a token.
         file: the tokenizer.json that was read.
         has_byte_tokens: whether every token is a sequence of bytes, so that the text of ids is the

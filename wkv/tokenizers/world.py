@@ -31,12 +31,10 @@ class WorldTokenizer:
     Attributes:
         name: name of the vocabulary, for messages.
         vocab_size: number of ids, including those without bytes.
-        end_of_text: 0.
+        end_of_text: 0; None if this id has bytes, as in vocabularies of characters.
         n_tokens: number of ids that have bytes.
         entries: id to bytes, for all ids that have bytes.
     """
-
-    end_of_text: int | None = 0
 
     def __init__(
         self,
@@ -61,6 +59,7 @@ class WorldTokenizer:
         source = official_vocabulary() if vocabulary is None else vocabulary
         entries = read_vocabulary(source) if isinstance(source, Path) else dict(source)
         self.entries, self.n_tokens = entries, len(entries)
+        self.end_of_text: int | None = None if 0 in entries else 0
         if vocab_size is None:
             vocab_size = WORLD_VOCAB_SIZE if vocabulary is None else 0
         self.name = name or ("world" if vocabulary is None else getattr(source, "name", "entries"))
@@ -134,7 +133,11 @@ def official_vocabulary() -> Path:
 
 
 def read_vocabulary(path: Path) -> dict[int, bytes]:
-    """Read a vocabulary file and return its bytes by id.
+    """Read a vocabulary file and return its bytes by id. Entries without bytes are left out.
+
+    A file has lines `id literal length`, or one literal in each line: then the number of the line,
+    from 0, is the id, and line 0 may be the name of the end of text. The latter is the form of
+    `vocab.txt` in Hugging Face directories of RWKV-5 and 6.
 
     Raises:
         TokenizerError: if a line is wrong; the message names the line and the reason.
@@ -143,31 +146,65 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
         lines = read_text(path).split("\n")
     except InputError as error:
         raise TokenizerError(f"expected a vocabulary in World format, but {error}") from error
+    has_literals_only = len(lines) > 1 and lines[1].startswith(("'", '"', "b'", 'b"'))
     entries: dict[int, bytes] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, line in enumerate(lines):
+        if not line.strip() or (has_literals_only and number == 0):
             continue
         try:
-            token_text, rest = line.split(" ", 1)
-            literal, length = rest.rsplit(" ", 1)
-            value = ast.literal_eval(literal)
-            text = value.encode("utf-8") if isinstance(value, str) else value
-            token = int(token_text)
-            if not isinstance(text, bytes) or len(text) != int(length) or not text:
-                raise ValueError("the length does not match the literal")
-            if not 1 <= token < MOST_IDS:
-                raise ValueError(f"the id must be 1 to {MOST_IDS - 1}")
+            token, text = (number, _literal(line)) if has_literals_only else _entry(line)
         except (ValueError, SyntaxError) as error:
             raise TokenizerError(
-                f"{path}, line {number}: {line[:60]!r} does not have the form `id literal length` "
-                f"({error}); give a vocabulary in World format"
+                f"{path}, line {number + 1}: {line[:60]!r} does not have the form `id literal "
+                f"length` ({error}); give a vocabulary in World format"
             ) from error
         if token in entries:
-            raise TokenizerError(f"{path}, line {number}: id {token} occurs twice; remove one")
-        entries[token] = text
+            raise TokenizerError(f"{path}, line {number + 1}: id {token} occurs twice; remove one")
+        if text:
+            entries[token] = text
     if not entries:
         raise TokenizerError(f"{path}: the vocabulary is empty; give a file in World format")
     return entries
+
+
+def _entry(line: str) -> tuple[int, bytes]:
+    """Return the id and bytes of a line `id literal length`."""
+    token_text, rest = line.split(" ", 1)
+    literal, length = rest.rsplit(" ", 1)
+    text, token = _literal(literal), int(token_text)
+    if len(text) != int(length):
+        raise ValueError("the length does not match the literal")
+    if not (1 <= token < MOST_IDS or (token == 0 and not text)):
+        raise ValueError(f"the id must be 1 to {MOST_IDS - 1}")
+    return token, text
+
+
+def _literal(literal: str) -> bytes:
+    """Return the bytes of a Python string or bytes literal."""
+    value = ast.literal_eval(literal.strip())
+    if not isinstance(value, (str, bytes)):
+        raise ValueError("this is not a text")
+    return value.encode("utf-8") if isinstance(value, str) else value
+
+
+def entries_of_json(content: Mapping[str, Any]) -> dict[int, bytes] | None:
+    """Return the entries of a vocabulary as JSON, or None if the object is something else.
+
+    The keys are ids, the values texts, or lists of bytes where they are not UTF-8. So web-rwkv
+    stores the World vocabulary, and RWKV's early models their characters.
+    """
+    if not content or not all(key.isdecimal() and len(key) < 9 for key in content):
+        return None
+    entries = {}
+    for key, value in content.items():
+        is_list = isinstance(value, list) and all(
+            type(byte) is int and 0 <= byte < 256 for byte in value
+        )
+        if not isinstance(value, str) and not is_list:
+            return None
+        if value:
+            entries[int(key)] = value.encode("utf-8") if isinstance(value, str) else bytes(value)
+    return entries or None
 
 
 def write_vocabulary(entries: Mapping[int, bytes], path: Path) -> None:

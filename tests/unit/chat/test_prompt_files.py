@@ -1,10 +1,13 @@
-"""Prompt files: two formats, and no code is executed."""
+"""Prompt files of ChatRWKV, rwkv.cpp and web-rwkv, and in TOML; no code is executed."""
+
+import json
 
 import pytest
 
 import wkv
 from wkv.chat import Template, language_named, read_prompt
 from wkv.chat.prompt_files import prepared
+from wkv.errors import InputError
 
 GOOD = '''
 """A prompt."""
@@ -114,3 +117,69 @@ def test_every_language_has_an_opening_for_both_families(code, template):
     assert prompt.text.count(f"\n\n{template.bot}: ") == prompt.text.count(f"{template.user}: ")
     assert "{" not in prompt.text
     assert prompt.text.endswith("\n\n")
+
+
+def test_an_opening_in_several_parts_with_changing_names(tmp_path):
+    path = tmp_path / "English-3.py"
+    path.write_text(
+        "interface = ':'\nuser = 'James' # in the sample\nbot = 'Emma'\n"
+        "init_prompt = f'''\nA talk of {bot} and {user}. \\\nIt is long.\n\n"
+        "{user}{interface} Hi.\n'''\n"
+        "user = 'Bob'\nbot = 'Alice'\n"
+        "init_prompt += f'''\n{user}{interface} Hello {bot}.\n'''\n"
+        "print('[[[ Loading ]]]')\n"
+    )
+    opening = read_prompt(path)
+    assert (opening.template.user, opening.template.bot) == ("Bob", "Alice")
+    assert opening.text == (
+        "\nA talk of Emma and James. It is long.\n\nJames: Hi.\n\nBob: Hello Alice.\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["user += print('x')", "init_prompt += open('/etc/passwd').read()"]
+)
+def test_nothing_of_a_further_part_is_executed(tmp_path, line):
+    path = tmp_path / "p.py"
+    path.write_text(f"user = 'A'\nbot = 'B'\n{line}\n")
+    with pytest.raises(InputError, match="line 3"):
+        read_prompt(path)
+
+
+def test_files_of_rwkv_cpp(tmp_path):
+    path = tmp_path / "English-QA.json"
+    table = {"user": "User", "assistant": "Assistant", "separator": ":", "prompt": "User: hi\n\n"}
+    path.write_text(json.dumps(table))
+    opening = read_prompt(path)
+    assert (opening.template.user, opening.template.bot) == ("User", "Assistant")
+    assert opening.text == "\nUser: hi\n\n"
+    path.write_text(json.dumps({"user": "A", "bot": "B", "separator": "：", "prompt": ""}))
+    assert read_prompt(path).text == ""
+
+
+def test_files_of_web_rwkv(tmp_path):
+    path = tmp_path / "prompt.json"
+    talk = [["Hi {bot}!", "Hello, {user}."], ["So?", "Well."]]
+    path.write_text(json.dumps({"user": "P", "bot": "N", "intro": "{bot} sings.", "text": talk}))
+    assert read_prompt(path).text == (
+        "\nN sings.\n\nP: Hi N!\n\nN: Hello, P.\n\nP: So?\n\nN: Well.\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[1]", "expected texts named"),
+        ('{"user": 3}', "expected texts named"),
+        ('{"user": "A", "code": "x"}', "found 'code'"),
+        ('{"user": "A", "bot": "B", "intro": "", "text": [["a"]]}', "a list of pairs"),
+        ('{"user": "A", "bot": "B", "text": []}', "must be texts"),
+    ],
+)
+def test_json_that_is_no_prompt_file(tmp_path, content, message):
+    path = tmp_path / "p.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_prompt(path)
