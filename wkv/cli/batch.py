@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from wkv.cli.notices import notice
-from wkv.cli.options import add_model, add_speculation, load_model, load_speculation
+from wkv.cli.options import (
+    add_model,
+    add_speculation,
+    add_states,
+    load_model,
+    load_speculation,
+    read_states,
+)
 from wkv.errors import InputError
+
+ANY_NAME = "wkv"
+"""The name of the model, if requests may contain any name."""
 
 SUMMARY = "answer a file of requests without a server"
 
@@ -27,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input", type=Path, metavar="IN", help="file of requests, one JSON object per line"
     )
     parser.add_argument("output", type=Path, metavar="OUT", help="file to append the answers to")
-    add_model(parser)
+    add_model(parser, several=True)
+    add_states(parser)
     add_speculation(parser)
     parser.add_argument(
         "--slots",
@@ -68,16 +79,16 @@ def run(args: argparse.Namespace) -> int:
     if not left:
         return 0
     model = load_model(args)
-    for line in left:  # only one model is loaded, so the model name in a request is ignored
-        if args.name is None:
-            line.body.pop("model", None)
+    states = read_states(args, model)
+    start = states.pop(None, None)
+    named = {str(name): state for name, state in states.items()}
+    settings = ServerSettings(args.name or ANY_NAME, states=named, start=start)
+    if args.name is None:  # only one model is loaded, so the name of the model is ignored
+        for line in left:
+            _drop_model_name(line.body, {*named, *model.adapters})
     width = batch_files.REQUESTS_PER_SLOT * args.slots
-    app = create_app(
-        model,
-        ServerSettings(args.name or "wkv"),
-        Limits(slots=args.slots, queue=width),
-        load_speculation(args, model),
-    )
+    limits = Limits(slots=args.slots, queue=width)
+    app = create_app(model, settings, limits, load_speculation(args, model))
     failed = 0
     with _progress(len(left)) as advance, args.output.open("a", encoding="utf-8") as out:
 
@@ -98,6 +109,14 @@ def run(args: argparse.Namespace) -> int:
             ) from error
     notice(f"{len(left) - failed} answered, {failed} refused, in {args.output}")
     return 1 if failed else 0
+
+
+def _drop_model_name(body: dict[str, Any], variants: set[str]) -> None:
+    """Replace the name of the model in a request by that of the loaded one; a variant stays."""
+    name = body.pop("model", None)
+    variant = name.rpartition(":")[2] if isinstance(name, str) else None
+    if variant in variants:
+        body["model"] = f"{ANY_NAME}:{variant}"
 
 
 @contextmanager

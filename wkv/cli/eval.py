@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="token id to read before each text (default: auto, which reads 0 for RWKV-7 World "
         "models and nothing for others)",
     )
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        help="begin each text from this tuned state of MODEL, instead of the empty state",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     lambada = parser.add_argument_group("lambada")
     lambada.add_argument(
@@ -138,8 +143,8 @@ def _run_lambada(args: argparse.Namespace) -> int:
 
     # Before PyTorch is imported, so that a mistyped file name is reported without delay.
     documents = read_documents(args.data)
-    models = [load_model(args)]
-    if args.against is not None:  # the adapter is for MODEL
+    models = [_load(args)]
+    if args.against is not None:  # the adapter and the state are for MODEL
         other = {"model": args.against, "adapter": None, "alpha": None}
         models.append(load_model(argparse.Namespace(**vars(args) | other)))
 
@@ -176,6 +181,14 @@ def _run_lambada(args: argparse.Namespace) -> int:
     return 0
 
 
+def _load(args: argparse.Namespace) -> "Model":
+    """Load the model; its texts begin from the state of --state."""
+    from wkv.models.state import State
+
+    model = load_model(args)
+    return model if args.state is None else model.starting_from(State.load(args.state, model))
+
+
 def _render(totals: Sequence["Measurement"]) -> str:
     """Format a line of results: count, ppl and acc; for two models both, and their difference."""
     words = [f"{totals[0].count}", *(f"{total.ppl:.2f} {total.acc:.2f}" for total in totals)]
@@ -200,13 +213,14 @@ def _facts(model: "Model", begin: str) -> dict[str, object]:
     """Return the properties that distinguish the results of one model from another's."""
     from wkv.evaluate.lambada import begin_ids
 
-    return {
+    facts: dict[str, object] = {
         "identity": model.identity,
         "generation": model.config.generation,
         "strategy": str(model.strategy),
         "tokenizer": model.tokenizer.name,
         "begin": begin_ids(model, begin),
     }
+    return facts if model.start is None else facts | {"state": model.start.digest}
 
 
 def _result_file(
@@ -294,7 +308,7 @@ def _run_tasks(args: argparse.Namespace) -> int:
     from wkv.evaluate.lm_eval_tasks import check_installed
 
     check_installed()
-    model = load_model(args)
+    model = _load(args)
 
     from wkv.evaluate.lm_eval_tasks import run_tasks, table_of
     from wkv.prompting.template import template_for

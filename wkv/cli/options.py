@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from wkv.inference.model import Model
     from wkv.inference.sampling import Sampling
     from wkv.inference.speculation import Speculation
+    from wkv.models.state import State
+
+NAMED_PATH = re.compile(r"(?P<name>[^/\\=]+)=(?P<path>.+)")
+"""NAME=PATH; the name contains no slash, so that paths with an equals sign have none."""
 
 # These are the defaults of Sampling, repeated here because importing it would import torch.
 SAMPLING = {
@@ -41,13 +47,20 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, --adapter, --strategy, --threads and --tokenizer to a parser."""
+def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add MODEL, --adapter, --strategy, --threads and --tokenizer to a parser.
+
+    With `several`, adapters may have names, among which each request chooses.
+    """
     add_model_path(parser)
+    adapter = "an adapter for MODEL, such as a LoRA folder of peft; it is merged in memory"
+    if several:
+        adapter += "; with NAME=PATH, requests choose it by its name; may be repeated"
     parser.add_argument(
         "--adapter",
-        metavar="PATH",
-        help="an adapter for MODEL, such as a LoRA folder of peft; it is merged in memory",
+        metavar="[NAME=]PATH" if several else "PATH",
+        action="append" if several else "store",
+        help=adapter,
     )
     add_alpha(parser)
     parser.add_argument(
@@ -118,6 +131,43 @@ def add_alpha(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_states(parser: argparse.ArgumentParser) -> None:
+    """Add --state to a parser of a command whose requests choose a tuned state by its name."""
+    parser.add_argument(
+        "--state",
+        metavar="[NAME=]FILE",
+        action="append",
+        help='a tuned state of MODEL that requests choose by its name, as "state" or as '
+        '"model": "MODEL:NAME"; without NAME, requests without a state begin from it; may be '
+        "repeated",
+    )
+
+
+def named_paths(given: Sequence[str] | str | None, option: str) -> dict[str | None, str]:
+    """Return the paths of an option that may be repeated, by name; None is the one without a name.
+
+    Raises:
+        InputError: if a name is repeated.
+    """
+    paths: dict[str | None, str] = {}
+    for text in [given] if isinstance(given, str) else given or ():
+        match = NAMED_PATH.fullmatch(text)
+        name, path = (match["name"], match["path"]) if match else (None, text)
+        if name in paths:
+            which = "without a name" if name is None else f"with the name {name!r}"
+            raise InputError(f"{option} was given twice {which}; give each its own: NAME=PATH")
+        paths[name] = path
+    return paths
+
+
+def read_states(args: argparse.Namespace, model: Model) -> dict[str | None, State]:
+    """Load the states of --state by name; None is the one without a name."""
+    from wkv.models.state import State
+
+    paths = named_paths(args.state, "--state")
+    return {name: State.load(path, model) for name, path in paths.items()}
+
+
 def add_sampling(parser: argparse.ArgumentParser, *, show_defaults: bool = True) -> None:
     """Add one option for each field of Sampling; `read_sampling` fills in missing values."""
     for name, (kind, text, default) in SAMPLING.items():
@@ -157,14 +207,22 @@ def load_model(args: argparse.Namespace) -> Model:
     file = find_model(args.model)  # before PyTorch is imported: a typo is reported without delay
     from wkv.inference.load import load
 
+    adapters = named_paths(args.adapter, "--adapter")
+    merged = adapters.pop(None, None)
+    if merged is not None and adapters:
+        raise InputError(
+            "--adapter was given with and without a name; one without a name changes the model "
+            "that the others were trained for, so give every adapter a name, or only one"
+        )
     with slow_step(f"loading {args.model or 'the built-in model'}"):
         model = load(
             file,
             args.strategy,
             tokenizer=args.tokenizer,
             threads=args.threads,
-            adapter=args.adapter,
+            adapter=merged,
             alpha=args.alpha,
+            adapters={str(name): path for name, path in adapters.items()},
         )
     if model.strategy.reason and args.model is not None:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")

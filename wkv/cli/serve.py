@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 
 from wkv.cli.notices import notice
 from wkv.cli.options import (
+    NAMED_PATH,
     add_model,
     add_speculation,
+    add_states,
     find_model,
     load_model,
     load_speculation,
+    read_states,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv serve` to the parser."""
-    add_model(parser)
+    add_model(parser, several=True)
+    add_states(parser)
     add_speculation(parser)
     add = parser.add_argument
     host = "address to listen on (default: 127.0.0.1, reachable from this machine only)"
@@ -107,6 +111,8 @@ def _build(args: argparse.Namespace) -> FastAPI:
     from wkv.serve.service import Limits, ServerSettings
 
     model = load_model(args)
+    states = read_states(args, model)
+    start = states.pop(None, None)
     settings = ServerSettings(
         args.name or (model.path.stem if model.path.is_file() else model.path.name),
         keys=tuple(args.api_key or ()),
@@ -116,6 +122,8 @@ def _build(args: argparse.Namespace) -> FastAPI:
         idle_seconds=args.idle_seconds,
         drain_seconds=args.drain_seconds,
         max_tokens=args.max_tokens,
+        states={str(name): state for name, state in states.items()},
+        start=start,
     )
     limits = Limits(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
     return create_app(model, settings, limits, load_speculation(args, model))
@@ -134,10 +142,10 @@ def _run_on_ray(args: argparse.Namespace) -> int:
     args.cache_dir = args.cache_dir.absolute()  # replicas have other working directories
     if args.model is not None and Path(args.model).exists():
         args.model = str(Path(args.model).absolute())
+    args.adapter = [_absolute(text) for text in args.adapter or ()]
+    args.state = [_absolute(text) for text in args.state or ()]
     if args.draft is not None and Path(args.draft).exists():
         args.draft = str(Path(args.draft).absolute())
-    if args.adapter is not None:
-        args.adapter = str(Path(args.adapter).expanduser().absolute())
     find_model(args.model)  # download it once, before every replica tries to
     find_model(args.draft)
     args.threads = args.threads or max(1, round(args.replica_cpus))
@@ -158,6 +166,13 @@ def _run_on_ray(args: argparse.Namespace) -> int:
     name = args.name or "a model"
     run(lambda: _build(args), cluster, lambda: _greet(name, args, args.port), notice)
     return 0
+
+
+def _absolute(text: str) -> str:
+    """Return PATH or NAME=PATH with an absolute path."""
+    match = NAMED_PATH.fullmatch(text)
+    name, path = (f"{match['name']}=", match["path"]) if match else ("", text)
+    return f"{name}{Path(path).expanduser().absolute()}"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from wkv.evaluate.documents import split
 from wkv.evaluate.results_file import ResultFile
 from wkv.evaluate.scoring import Pair, Score, score
 from wkv.inference.model import Model
-from wkv.inference.prefill import has_leading_zero
+from wkv.inference.prefill import first_ids
 from wkv.tokenizers import Tokenizer
 
 REPORT_EVERY = 100
@@ -87,7 +87,9 @@ def begin_ids(model: Model, begin: str) -> list[int]:
     """
     if begin not in BEGINS:
         raise InputError(f"begin is {begin!r}, expected one of {', '.join(BEGINS)}")
-    return [0] if begin == "0" or (begin == "auto" and has_leading_zero(model)) else []
+    if begin == "auto":
+        return list(first_ids(model))
+    return [0] if begin == "0" else []
 
 
 def pair_of(text: str, number: int, tokenizer: Tokenizer, begin: Sequence[int]) -> Pair:

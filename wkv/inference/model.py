@@ -6,6 +6,7 @@ above this module does not know which engine runs the model.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -104,6 +105,7 @@ class Model:
         path: the checkpoint.
         identity: digest of samples of the tensors; states contain it.
         layout: format of the checkpoint, "pth" or "safetensors".
+        start: the state from which texts begin, if one was chosen; see `starting_from`.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Model:
         self._tokenizer: Tokenizer | None = None
         self._initial_wkv = initial_wkv
         self._row_adapters = row_adapters
+        self.start: State | None = None
 
     def __repr__(self) -> str:
         """Return the generation, the sizes and the strategy."""
@@ -190,6 +193,8 @@ class Model:
             raise InputError(
                 f"the adapter {adapter!r} was not loaded; there are: {', '.join(self.adapters)}"
             )
+        if self.start is not None and adapter is None:
+            return self.start.rows([0] * batch_size)
         used = () if adapter is None else (self.adapters[adapter],) * batch_size
         layers = self.network.new_layers(batch_size)
         if self._initial_wkv is not None:
@@ -199,6 +204,20 @@ class Model:
             )
         generation, identity = self.config.generation, self.identity
         return State(layers, (0,) * batch_size, generation, identity, adapters=used)
+
+    def starting_from(self, state: State) -> "Model":
+        """Return this model with another initial state, from which texts begin.
+
+        Args:
+            state: one row, such as a tuned state. The models share their weights.
+
+        Raises:
+            StateError: if it is a state of another model, or has several rows.
+        """
+        start = self._check_state(state, 1)
+        model = copy(self)
+        model.start = start
+        return model
 
     def tuned_state(self, path: str | Path) -> State | None:
         """Return the tuned state in a file of another program; see `wkv.adapters.tuned_state`.

@@ -66,6 +66,7 @@ def prompt_ids(model: Model, prompt: Prompt, state: State | None) -> list[int]:
 
 def first_ids(model: Model, state: State | None = None) -> tuple[int, ...]:
     """Return the ids with which a document of a model begins after a state without tokens."""
+    state = model.start if state is None else state
     if state is not None and state.begins_with is not None:
         return state.begins_with
     if model.config.vocab_size == ABC_VOCAB_SIZE and isinstance(model.tokenizer, AbcTokenizer):

@@ -121,6 +121,16 @@ class State:
             for tensor in (layer.att_shift, layer.wkv, layer.ffn_shift)
         )
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all values of the layers, and of what a text after the state begins with."""
+        facts = (self.tokens_seen, self.adapters, self.begins_with)
+        digest = hashlib.sha256(repr(facts).encode())
+        for layer in self.layers:
+            for tensor in (layer.att_shift, layer.wkv, layer.ffn_shift):
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, devices: Sequence[torch.device]) -> State:
         """Move each layer, and the logits, to a device.
 

@@ -44,6 +44,7 @@ from wkv.serve.routes import (
 from wkv.serve.scheduler_thread import SchedulerThread
 from wkv.serve.service import Limits, ServerSettings, Service
 from wkv.serve.user_states import UserStates
+from wkv.serve.variants import Variants
 from wkv.version import __version__
 
 ROUTES = (
@@ -107,8 +108,10 @@ def create_app(
     Raises:
         StateError: if the folder for states cannot be used.
         TokenizerError: if the model has no tokenizer.
+        InputError: if a state and an adapter have the same name, or a reserved one.
     """
     limits = limits or Limits()
+    variants = Variants(settings.name, model, settings.states, settings.start)
     # The object removes its folder when it is deleted, even if the lifespan does not end.
     temporary = None if limits.folder else TemporaryDirectory(prefix="wkv-states-")
     folder = limits.folder or Path(temporary.name if temporary else "")
@@ -137,6 +140,7 @@ def create_app(
         grammars=Grammars(model.tokenizer, model.config.vocab_size),
         preset=preset_for(model),
         settings=settings,
+        variants=variants,
     )
 
     @asynccontextmanager

@@ -33,16 +33,19 @@ class ConversationStart:
     """The beginning of a conversation.
 
     Attributes:
-        tenant: the digest of the client's API key, or "" without keys; with `state`, its id follows
-            after a slash. Replies and cached states of other tenants are not used.
+        tenant: the digest of the client's API key, or "" without keys; with `state`, what
+            identifies it and its adapter follows after a slash. Replies and cached states of other
+            tenants are not used.
         state: the state that the conversation continues; None for a new conversation.
         read_ahead: the text that the state has read after its last message: a separator, perhaps
             with the next speaker's name; see `unread_part`.
+        model: the name of the model or variant that was asked for.
     """
 
     tenant: str = ""
     state: State | None = None
     read_ahead: str = SEPARATOR
+    model: str = ""
 
 
 @dataclass(frozen=True)

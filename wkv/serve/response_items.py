@@ -106,6 +106,8 @@ def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatReques
         for number, item in enumerate(body.input):
             _add_item(conversation, item, ("input", number), previous_end)
     fields = {
+        "model": body.model,
+        "state": body.state,
         "messages": conversation.messages,
         "max_completion_tokens": body.max_output_tokens,
         "temperature": body.temperature,

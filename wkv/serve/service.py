@@ -1,19 +1,20 @@
 """The objects that all routes share: the model, its scheduler, and the stored states and values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wkv.constraints.grammar import Grammars
 from wkv.inference.model import Model
+from wkv.models.state import State
 from wkv.prompting.presets import Preset, ends_at_blank_line
 from wkv.prompting.template import SEPARATOR, Thinking
 from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
-from wkv.serve.protocol.errors import ApiError
 from wkv.serve.render_prompt import ConversationStart, PromptRenderer
 from wkv.serve.scheduler_thread import SchedulerThread
 from wkv.serve.user_states import UserStates
+from wkv.serve.variants import Variants
 from wkv.tokenizers.world import WORLD_VOCAB_SIZE
 
 
@@ -30,6 +31,8 @@ class ServerSettings:
         idle_seconds: the time after which a client that receives nothing is disconnected.
         drain_seconds: the time that requests have to finish when the server stops.
         max_tokens: the largest number of tokens of a reply.
+        states: tuned states by name, which requests can begin from.
+        start: the tuned state that other requests begin from; None for the empty state.
     """
 
     name: str
@@ -40,6 +43,8 @@ class ServerSettings:
     idle_seconds: float = 60.0
     drain_seconds: float = 30.0
     max_tokens: int = 2**17
+    states: Mapping[str, State] = field(default_factory=dict)
+    start: State | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Service:
         grammars: compiled grammars, of each tenant separately.
         preset: default sampling parameters of chat replies.
         settings: the settings of the server.
+        variants: the model with its named states and adapters.
     """
 
     model: Model
@@ -84,6 +90,7 @@ class Service:
     grammars: Grammars
     preset: Preset
     settings: ServerSettings
+    variants: Variants
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -112,24 +119,25 @@ class Service:
             return limit
         return min(default if requested is None else requested, limit)
 
-    def conversation_start(self, state_id: str | None, tenant: str) -> ConversationStart:
-        """Return the start of a conversation: a saved state, or a new conversation.
+    def conversation_start(
+        self, state: str | None, tenant: str, model: str | None = None
+    ) -> ConversationStart:
+        """Return the start of a conversation: a tuned or saved state, or a new conversation.
+
+        Args:
+            state: the name of a tuned state, or the id of a saved one; None: that of the model.
+            tenant: who asks.
+            model: the name of the model or of one of its variants.
 
         Raises:
-            ApiError: if the state does not exist.
+            ApiError: if the model or the state does not exist, or they do not fit each other.
         """
-        if state_id is None:
-            return ConversationStart(tenant)
-        state, read_ahead = self.states.load(tenant, state_id)
-        return ConversationStart(f"{tenant}/{state_id}", state, read_ahead)
-
-    def check_model(self, name: str | None) -> None:
-        """Accept the served model's name, or no name.
-
-        Raises:
-            ApiError: if a request names another model.
-        """
-        served = self.settings.name
-        if name not in (None, "", served):
-            message = f"the model {name[:100]!r} is not served here, expected {served!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+        variant = self.variants.find(model)
+        if state is None or state in self.variants.states:
+            start, key = self.variants.start(variant, state)
+            who = f"{tenant}/{key}" if key else tenant
+            return ConversationStart(who, start, model=variant.model)
+        saved, read_ahead = self.states.load(tenant, state)
+        saved = self.variants.with_adapter(variant, saved)
+        who = "/".join([tenant, *filter(None, saved.adapters), state])
+        return ConversationStart(who, saved, read_ahead, model=variant.model)

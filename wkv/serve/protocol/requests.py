@@ -415,6 +415,7 @@ class ResponseRequest(IgnoredFields):
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     background: Literal[False] | None = None
+    state: Annotated[str, Field(max_length=100)] | None = None
 
 
 class EmbeddingRequest(IgnoredFields):
@@ -443,6 +444,7 @@ class DetokenizeRequest(RequestBody):
 class StateRequest(RequestBody):
     """The body of `POST /v1/states`: messages or a text, whose state is saved."""
 
+    model: Text | None = None
     messages: Messages | None = None
     prompt: Text | None = None
     state: Annotated[str, Field(max_length=100)] | None = None

@@ -266,6 +266,7 @@ class ModelDetails(ResponseModel):
     sampling: SamplingValues
     max_tokens: int
     presets: dict[str, SamplingValues]
+    kind: Literal["state", "adapter"] | None = None
 
 
 class ServedModel(ResponseModel):
@@ -275,6 +276,7 @@ class ServedModel(ResponseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None = None
     wkv: ModelDetails
 
 

@@ -38,7 +38,6 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=documentation)
     async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         """Reply to a conversation."""
-        service.check_model(body.model)
         chat, request = await run_in_threadpool(prepare, service, body, tenant_of(http))
         events = service.scheduler_thread.submit(request)
         return await send_reply(http, chat, events, stream=body.stream)
@@ -52,7 +51,7 @@ def prepare(service: Service, body: ChatRequest, tenant: str) -> tuple["ChatExch
     Raises:
         ApiError, InputError, StateError: if the request is invalid.
     """
-    start = service.conversation_start(body.state, tenant)
+    start = service.conversation_start(body.state, tenant, body.model)
     reply_format = reply_format_of(body, service.grammars.of(tenant))
     thinking = Thinking.PLAIN if reply_format.grammar else _thinking(service, body)
     messages = messages_of(body.messages, reply_format)
@@ -231,6 +230,6 @@ class ChatExchange:
             "id": self.id,
             "object": kind,
             "created": self.created,
-            "model": self.service.settings.name,
+            "model": self.start.model,
             "system_fingerprint": None,
         }

@@ -46,7 +46,6 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/completions", response_model=TextCompletion, responses=documentation)
     async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
         """Continue texts."""
-        service.check_model(body.model)
         exchange = await run_in_threadpool(prepare, service, body, tenant_of(http))
         if body.echo and body.logprobs is not None:
             task = prompt_logprobs(service.model, exchange.prompts)
@@ -65,7 +64,7 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> "Completi
     Raises:
         ApiError, InputError, StateError: if the request is invalid.
     """
-    start = service.conversation_start(body.state, tenant)
+    start = service.conversation_start(body.state, tenant, body.model)
     model = service.model
     count = len(prompts_of(body.prompt)) * body.choices
     if count > MAX_CHOICES:
@@ -92,7 +91,7 @@ def prepare(service: Service, body: CompletionRequest, tenant: str) -> "Completi
         message = f"echo repeats more than {MAX_CHARACTERS} characters; leave it out, or lower n"
         raise ApiError(400, message, param="echo")
     choices = [TextReply(StreamDecoder(model.tokenizer)) for _ in range(count)]
-    return CompletionExchange(service, body, prompts, texts, choices)
+    return CompletionExchange(service, body, prompts, start.model, texts, choices)
 
 
 def prompts_of(prompt: Any) -> Sequence[Prompt]:
@@ -151,6 +150,7 @@ class CompletionExchange:
         service: the served model.
         request: the request.
         prompts: a request to the scheduler for each prompt.
+        model: the name of the model or variant that was asked for.
         texts: the texts of the prompts.
         choices: the choices of all prompts.
         cached: number of prompt tokens whose state came from the cache.
@@ -162,6 +162,7 @@ class CompletionExchange:
     service: Service
     request: CompletionRequest
     prompts: list[Request]
+    model: str
     texts: list[str]
     choices: list[TextReply]
     cached: int = 0
@@ -268,7 +269,7 @@ class CompletionExchange:
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
-            "model": self.service.settings.name,
+            "model": self.model,
         }
 
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from torch import Tensor
 
 from wkv.inference.model import Model
+from wkv.models.state import State
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import EmbeddingRequest
 from wkv.serve.protocol.responses import EmbeddingList
@@ -35,14 +36,15 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings", response_model=EmbeddingList)
     async def embeddings(body: EmbeddingRequest, http: HttpRequest) -> Response:
         """Return the pooled hidden states of texts."""
-        service.check_model(body.model)
+        start = service.conversation_start(None, "", body.model)
         width = service.model.config.n_embd
         if body.dimensions not in (None, width):
             message = f"dimensions is {body.dimensions}, but the model's vectors have {width}"
             raise ApiError(400, f"{message}; leave the field out", param="dimensions")
-        inputs = await run_in_threadpool(ids_of, service.model, body.input, None, "input")
+        arguments = service.model, body.input, start.state, "input"
+        inputs = await run_in_threadpool(ids_of, *arguments)
         chunk = service.scheduler_thread.scheduler.prefill_chunk
-        work = service.scheduler_thread.run_task(pooled(service.model, inputs, chunk))
+        work = service.scheduler_thread.run_task(pooled(service.model, inputs, chunk, start.state))
         vectors = await until_disconnect(http, work)
         prompt_tokens = sum(map(len, inputs))
         service.metrics.prompt_tokens.inc(prompt_tokens)
@@ -57,8 +59,7 @@ def routes(service: Service) -> APIRouter:
                 for index, vector in enumerate(vectors)
             ]
             usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
-            name = service.settings.name
-            return {"object": "list", "data": data, "model": name, "usage": usage}
+            return {"object": "list", "data": data, "model": start.model, "usage": usage}
 
         return await json_response(build)
 
@@ -66,12 +67,15 @@ def routes(service: Service) -> APIRouter:
 
 
 def pooled(
-    model: Model, inputs: Sequence[Sequence[int]], chunk: int
+    model: Model, inputs: Sequence[Sequence[int]], chunk: int, start: State | None = None
 ) -> Generator[None, None, list[Tensor]]:
-    """Compute the pooled hidden states (D,) of several texts; a step reads `chunk` ids."""
+    """Compute the pooled hidden states (D,) of several texts that begin from a state.
+
+    A step reads `chunk` ids.
+    """
     vectors = []
     for ids in inputs:
-        total, state = torch.zeros(model.config.n_embd), None
+        total, state = torch.zeros(model.config.n_embd), start
         for begin in range(0, len(ids), chunk):
             hidden, state = model.hidden(ids[begin : begin + chunk], state)
             total += hidden.sum(dim=0).cpu()

@@ -40,7 +40,6 @@ def routes(service: Service) -> APIRouter:
     @router.post("", response_model=ResponseObject, responses=documentation)
     async def create(body: ResponseRequest, http: HttpRequest) -> Response:
         """Reply to a conversation, and store it."""
-        service.check_model(body.model)
         exchange, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
         events = service.scheduler_thread.submit(request)
         try:
@@ -201,7 +200,7 @@ class ResponseExchange:
             "incomplete_details": details,
             "instructions": request.instructions,
             "max_output_tokens": request.max_output_tokens,
-            "model": self.chat.service.settings.name,
+            "model": self.chat.start.model,
             "output": items_of(self.reply, self.id, status) if is_done else [],
             "parallel_tool_calls": request.parallel_tool_calls is True,
             "previous_response_id": request.previous_response_id,

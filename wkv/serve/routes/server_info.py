@@ -43,19 +43,19 @@ Json = dict[str, Any]
 def routes(service: Service) -> APIRouter:
     """Return the routes."""
     router = APIRouter(route_class=BodyRoute)
-    served = _model_body(service)
+    served = _model_bodies(service)
     page = _page()
 
     @router.get("/v1/models", response_model=ModelList)
     async def models() -> Response:
-        """List the served model."""
-        return JSONResponse({"object": "list", "data": [served]})
+        """List the served model and its variants."""
+        return JSONResponse({"object": "list", "data": served})
 
     @router.get("/v1/models/{name:path}", response_model=ServedModel)
     async def model(name: str) -> Response:
         """Return the model with a name."""
-        service.check_model(name)
-        return JSONResponse(served)
+        variant = service.variants.find(name)
+        return JSONResponse(next(one for one in served if one["id"] == variant.model))
 
     @router.get("/health", response_model=Health)
     async def health() -> Response:
@@ -87,7 +87,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/tokenize", response_model=Tokens)
     async def tokenize(body: TokenizeRequest) -> Response:
         """Encode a text as token ids."""
-        service.check_model(body.model)
+        service.variants.find(body.model)
 
         def build() -> Json:
             ids = service.model.tokenizer.encode(body.content)
@@ -98,7 +98,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/detokenize", response_model=DetokenizedText)
     async def detokenize(body: DetokenizeRequest) -> Response:
         """Decode token ids as a text."""
-        service.check_model(body.model)
+        service.variants.find(body.model)
         return await json_response(lambda: {"content": service.model.tokenizer.decode(body.tokens)})
 
     @router.get("/", include_in_schema=False)
@@ -114,8 +114,11 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _model_body(service: Service) -> Json:
-    """Return the served model; `wkv` contains properties that the OpenAI API does not have."""
+def _model_bodies(service: Service) -> list[Json]:
+    """Return the served model, then its variants.
+
+    `wkv` contains properties that the OpenAI API does not have.
+    """
     model, preset = service.model, service.preset
     config = model.config
     details = {
@@ -131,8 +134,13 @@ def _model_body(service: Service) -> Json:
         "max_tokens": preset.max_tokens,
         "presets": {name: _sampling_body(p.sampling) for name, p in PRESETS.items()},
     }
-    name = service.settings.name
-    return {"id": name, "object": "model", "created": 0, "owned_by": "wkv", "wkv": details}
+    base, variants = service.settings.name, service.variants
+    body = {"id": base, "object": "model", "created": 0, "owned_by": "wkv", "wkv": details}
+    bodies = [body]
+    for name in variants.names:
+        kind = {"kind": "state" if name in variants.states else "adapter"}
+        bodies.append(body | {"id": f"{base}:{name}", "parent": base, "wkv": details | kind})
+    return bodies
 
 
 def _sampling_body(sampling: Sampling) -> Json:

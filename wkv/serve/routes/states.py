@@ -102,7 +102,7 @@ def _prepare(service: Service, body: StateRequest, tenant: str) -> tuple[Request
     """
     if (body.messages is None) == (body.prompt is None):
         raise ApiError(400, "give either messages or prompt", param="messages")
-    start = service.conversation_start(body.state, tenant)
+    start = service.conversation_start(body.state, tenant, body.model)
     if body.messages is not None:
         messages = messages_of(body.messages, ReplyFormat())
         prompt = service.renderer.render_messages(messages, start)
