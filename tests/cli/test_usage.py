@@ -34,6 +34,32 @@ def test_a_model_instead_of_a_command_is_recognized(capsys, tmp_path):
     assert "wkv --help lists the commands" in usage_error(capsys, "zzzzz")
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("--hepl", "--help"), ("--versoin", "--version")])
+def test_an_unknown_option_of_wkv_itself_gets_the_nearest_one(capsys, typed, meant):
+    assert usage_error(capsys, typed).endswith(f"arguments: {typed}; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("typed", ["--version", "--vers", "-h"])
+def test_options_of_wkv_itself_may_be_abbreviated(capsys, typed):
+    with pytest.raises(SystemExit) as end:
+        main([typed])
+    assert end.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"),
+    [
+        ("generate", "--n-predict", "did you mean --max-tokens?"),
+        ("generate", "-p", "did you mean --prompt?"),
+        ("serve", "--parallel", "did you mean --slots?"),
+        ("chat", "--model", "give MODEL without an option: wkv chat MODEL"),
+        ("models", "--model", "unrecognized arguments: --model x"),
+    ],
+)
+def test_an_option_of_other_programs_leads_to_ours(capsys, command, typed, meant):
+    assert usage_error(capsys, command, typed, "x").endswith(meant)
+
+
 def test_an_unknown_option_gets_the_nearest_one(capsys):
     assert usage_error(capsys, "generate", "--promt", "hi").endswith("did you mean --prompt?")
     assert usage_error(capsys, "models", "--jsno").endswith("did you mean --json?")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import wkv
 from tests.checkpoints import random_checkpoint, save_pth
 from tests.unit.test_web_rwkv import web_rwkv
 from wkv.checkpoint.layouts import FLA7, foreign_tensors
+from wkv.checkpoint.open import open_checkpoint
+from wkv.errors import CheckpointError
 from wkv.inference.describe import describe
 
 IDS = [5, 250, 17, 3, 99]
@@ -210,3 +213,20 @@ def test_tensors_of_wrong_shapes_are_one_clear_error(tmp_path, layout):
                 wkv.load(path, "cpu fp32")
             except wkv.WKVError as error:
                 assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], ["word/document.xml", "a"]])
+def test_other_zip_files_are_recognized(tmp_path, names):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "text")
+    with pytest.raises(CheckpointError, match="ZIP file without a PyTorch checkpoint") as error:
+        open_checkpoint(path)
+    assert "again" not in str(error.value)
+
+
+def test_a_file_of_another_pickle_version_gives_no_warning(tmp_path, recwarn):
+    torch.save({"x": torch.zeros(2)}, tmp_path / "model.pth", pickle_protocol=4)
+    open_checkpoint(tmp_path / "model.pth")
+    assert not list(recwarn)

@@ -2,6 +2,9 @@
 
 import pickle
 import re
+import warnings
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,10 +23,13 @@ def open_pth(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as file:
             mmap = file.read(4) == b"PK\x03\x04"
-        content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other versions of pickle, for programmers
+            content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_advice(path, str(error))) from error
     except Exception as error:  # for a damaged pickle the unpickler can raise any type of error
+        _refuse_other_archives(path)
         raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -38,8 +44,8 @@ def open_pth(path: Path) -> Checkpoint:
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
-            f"{path}: {str(others[0])!r} is a {type(content[others[0]]).__name__}, expected only "
-            "tensors by name; save the model's state_dict() alone"
+            f"{path}: {str(others[0])!r} has the type {type(content[others[0]]).__name__}, "
+            "expected only tensors by name; save the model's state_dict() alone"
         )
     tensors: dict[str, Tensor] = {str(name): value.detach() for name, value in content.items()}
     for name, tensor in tensors.items():
@@ -56,6 +62,22 @@ def open_pth(path: Path) -> Checkpoint:
         tensors.__getitem__,
         metadata,
     )
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """Refuse a ZIP file that torch.save did not write; another download would be the same.
+
+    Raises:
+        CheckpointError: if it is one.
+    """
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            found = f"contains {names[0]}" if names else "is empty"
+            raise CheckpointError(
+                f"{path}: this is a ZIP file without a PyTorch checkpoint (it {found}); "
+                f"{EXPECTED}; if a model is in it, unpack it and give the model"
+            )
 
 
 def _unpickling_advice(path: Path, message: str) -> str:

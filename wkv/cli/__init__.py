@@ -72,6 +72,32 @@ SYNONYMS = {
 """Names of commands in other programs, and the command of wkv that does the same."""
 
 
+OPTION_SYNONYMS = {
+    "-n": "--max-tokens",
+    "--n-predict": "--max-tokens",
+    "--num-predict": "--max-tokens",
+    "--max-new-tokens": "--max-tokens",
+    "--length": "--max-tokens",
+    "-p": "--prompt",
+    "-t": "--threads",
+    "--device": "--strategy",
+    "--dtype": "--strategy",
+    "--precision": "--strategy",
+    "--lora": "--adapter",
+    "--lang": "--language",
+    "--key": "--api-key",
+    "--parallel": "--slots",
+    "--cors": "--allow-origin",
+    "-m": "MODEL",
+    "--model": "MODEL",
+    "--model-path": "MODEL",
+}
+"""Options of other programs, and the option of wkv with the same meaning.
+
+A name in capitals is an argument without an option.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     _prepare_streams()
@@ -82,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return 2
+    if all(word.startswith("-") for word in argv) and not parser.accepts(argv):
+        parser.error(_about_unknown(parser, argv))
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         args.usage_error(_about_unknown(args.usage_error.__self__, unknown))
@@ -115,6 +143,11 @@ def _in_one_line(error: Exception) -> str:
 class _Parser(argparse.ArgumentParser):
     """The parser of the whole command line, which suggests a command for an unknown one."""
 
+    def accepts(self, words: Sequence[str]) -> bool:
+        """Return whether these words are options, which may be abbreviated."""
+        names = self._option_string_actions
+        return all(any(name.startswith(word) for name in names) for word in words)
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with status 2."""
         wrong = re.search(r"invalid choice: '([^']*)'", message)
@@ -134,8 +167,12 @@ def _about_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> s
     """Return the message about arguments that a command does not have."""
     message = f"unrecognized arguments: {' '.join(unknown)}"
     names = [name for action in parser._actions for name in action.option_strings]
+    places = [str(action.metavar) for action in parser._actions if not action.option_strings]
     wrong = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-    near = get_close_matches(wrong, names, n=1)
+    meant = OPTION_SYNONYMS.get(wrong)
+    if meant in places:
+        return f"{message}; give {meant} without an option: {parser.prog} {meant}"
+    near = [meant] if meant in names else get_close_matches(wrong, names, n=1, cutoff=0.7)
     return f"{message}; did you mean {near[0]}?" if near else message
 
 
