@@ -187,7 +187,7 @@ def _prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="replace")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(
         prog="wkv",
         description="Run, convert, train and evaluate RWKV language models.",
