@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 HANGING = "，。、！？：；）」』】》〉”’…,.!?:;)"
 """Punctuation that must not start a line; two columns are reserved for it after wide characters."""
+
+NARROW = 60
+"""Columns below which a table is shown in one column."""
+
+TABLE_ROW = re.compile(r"^( +)(\S.*?) {2,}(?=\S)", re.MULTILINE)
+"""The first column of an indented line with two columns."""
 
 PROGRESS_DELAY = 0.5
 """Seconds of prompt processing before a progress bar appears."""
@@ -73,8 +80,9 @@ class WordWrap:
         if not word:
             return ""
         free = self._size - self._column - len(self._blanks)
-        reserved = 2 if width(word[0]) == 2 else 0
-        if self._column and not continues and width(word.rstrip(HANGING)) > free - reserved:
+        is_wide = width(word[0]) == 2
+        needed = width(word.rstrip(HANGING)) + 2 if is_wide else width(word)
+        if self._column and not continues and needed > free:
             self._column, self._blanks = width(word), ""
             return "\n" + word
         shown, self._blanks = self._blanks + word, ""
@@ -82,6 +90,22 @@ class WordWrap:
         if continues:
             self._column %= self._size + 1  # the terminal itself breaks a word that is too long
         return shown
+
+
+def wrapped(text: str, size: int) -> str:
+    """Wrap a whole text; the parts of an indented line keep its indent.
+
+    On a narrow terminal, the second column of a table is placed below the first one.
+    """
+    if size < NARROW:
+        text = TABLE_ROW.sub(r"\1\2\n\1  ", text)
+    lines = []
+    for line in text.split("\n"):
+        start = line.lstrip(" ")
+        indent = line[: len(line) - len(start)]
+        wrap = WordWrap(max(size - len(indent), 1))
+        lines.append(indent + (wrap.push(start) + wrap.flush()).replace("\n", f"\n{indent}"))
+    return "\n".join(lines)
 
 
 class Screen:
@@ -117,8 +141,7 @@ class Screen:
     def notice(self, text: str, *, is_aside: bool = False) -> None:
         """Print a notice to stderr, wrapped on a terminal, and dimmed if it is an aside."""
         if sys.stderr.isatty():
-            wrap = WordWrap(shutil.get_terminal_size().columns - 1)
-            text = wrap.push(text) + wrap.flush()
+            text = wrapped(text, shutil.get_terminal_size().columns - 1)
             if is_aside and self._has_styles:
                 text = f"{DIM}{text}{PLAIN}"
         notice(text)

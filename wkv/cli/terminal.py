@@ -23,8 +23,8 @@ def greet(session: Session, screen: Screen, is_built_in: bool, opening: str) -> 
         "width": config.n_embd,
         "strategy": model.strategy,
     }
-    notice(session.say("model", **facts))
-    notice(session.say("hint"))
+    screen.notice(session.say("model", **facts))
+    screen.notice(session.say("hint"))
     if opening.strip():
         screen.notice(f"\n{session.say('begins')}\n{opening.strip()}", is_aside=True)
 

@@ -7,7 +7,8 @@ from wcwidth import width
 
 from tests.unit.chat.talking import ScriptedModel
 from wkv.chat import ChatSettings, ChatStore, Conversation, Session, answer
-from wkv.cli.screen import Screen, WordWrap
+from wkv.chat.language import LANGUAGES, language_named
+from wkv.cli.screen import Screen, WordWrap, wrapped
 from wkv.prompting.presets import EXACT
 
 
@@ -83,3 +84,24 @@ def test_a_terminal_without_styles_gets_none(byte_model, tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     shown = _shown(byte_model, tmp_path, " <think>\nHm.\n</think>\nYes.", Terminal())
     assert "\x1b" not in shown
+
+
+def test_a_table_is_shown_in_one_column_on_a_narrow_terminal():
+    text = (
+        "Commands:\n  +undo            撤销上一轮对话\n"
+        "  +set [KEY VALUE] show the settings, or more\n"
+    )
+    assert wrapped(text, 80) == text
+    assert wrapped(text, 24).split("\n") == [
+        "Commands:", "  +undo", "    撤销上一轮对话", "  +set [KEY VALUE] show",
+        "  the settings, or more", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+@pytest.mark.parametrize("size", [24, 39, 79])
+def test_notices_fit_a_terminal(code, size):
+    language = language_named(code)
+    for text in (*language.texts.values(), *language.help.values()):
+        for line in wrapped(text, size).split("\n"):
+            assert width(line) <= size or " " not in line.strip()
