@@ -62,7 +62,8 @@ class WordWrap:
             shown = self._place()
             self._blanks += " " if character == " " else 4 * " "
             return shown
-        if width(character) == 2 and character not in HANGING:
+        is_wide = 2 in map(width, self._word[-1:] + character)  # also after wide punctuation
+        if is_wide and character not in HANGING:
             shown = self._place()
             self._word = character
             return shown
