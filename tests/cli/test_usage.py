@@ -53,7 +53,6 @@ def test_options_of_wkv_itself_may_be_abbreviated(capsys, typed):
         ("generate", "-p", "did you mean --prompt?"),
         ("serve", "--parallel", "did you mean --slots?"),
         ("chat", "--model", "give MODEL without an option: wkv chat MODEL"),
-        ("models", "--model", "unrecognized arguments: --model x"),
     ],
 )
 def test_an_option_of_other_programs_leads_to_ours(capsys, command, typed, meant):
