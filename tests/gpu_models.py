@@ -2,7 +2,8 @@
 
 import torch
 
-from wkv.gpu.network import GpuNetwork
+from wkv.gpu.module_step import ModuleStep
+from wkv.gpu.network import GpuNetwork, NetworkWeights
 from wkv.gpu.rows import SPARE_SLOT
 from wkv.inference.model import Model
 
@@ -18,14 +19,20 @@ class PoisonedNetwork(GpuNetwork):
         return read, new, write
 
 
-def on_gpu_engine(model, *, slots=12, grows=False, **options):
+def on_gpu_engine(model, *, slots=12, grows=False, step=None, capture=None):
     """Return a model of PyTorch's engine on the GPU engine.
 
     With few slots that do not grow, states move to main memory and back all the time.
     """
-    cpu = torch.device("cpu")
-    room = (lambda: 2**30) if grows else (lambda: 0)
-    network = PoisonedNetwork(model.network, cpu, room=room, first_count=slots, **options)
+    modules, room = model.network, (lambda: 2**30) if grows else (lambda: 0)
+    network = PoisonedNetwork(
+        step or ModuleStep(modules),
+        NetworkWeights.of_modules(modules),
+        modules.new_layers(1),
+        room=room,
+        first_count=slots,
+        capture=capture,
+    )
     return Model(
         network,
         strategy=model.strategy,

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from tests.gpu_models import on_gpu_engine, trace
+from wkv.batching import SchedulerLoad
+from wkv.bench.engine_info import why
+from wkv.cli import machine
 from wkv.errors import BusyError, StrategyError
 from wkv.gpu.graphs import DecodeGraphs, graph_size
 from wkv.gpu.network import lack_of_memory, unsupported_reason
@@ -21,6 +25,7 @@ from wkv.models.state import LayerState
 from wkv.models.strategy import choose_strategy
 from wkv.models.strategy.language import read_strategy
 from wkv.models.strategy.placement import place
+from wkv.serve.metrics import CacheSize, Metrics
 
 PARTS = ("att_shift", "wkv", "ffn_shift")
 
@@ -86,12 +91,12 @@ def test_slots_keep_every_state_that_is_referred_to(steps, limit):
             assert pool.slots.wkv[number, 0, 0, 0] == held[index][0] + 0.5
         assert numbers_of(pool, [slot for _, slot in held]) == [number for number, _ in held]
         saved = len({id(slot) for _, slot in held if slot.saved is not None})
-        assert pool.in_use + saved == len({id(slot) for _, slot in held})
-        assert pool.saved_bytes == saved * pool.slots.slot_bytes
+        assert pool.usage.in_use + saved == len({id(slot) for _, slot in held})
+        assert pool.usage.saved_bytes == saved * pool.slots.slot_bytes
         assert pool.slots.count <= max(limit, 4)
     assert numbers_of(pool, [pool.empty]) == [-1]
     held.clear()
-    assert pool.in_use == pool.saved_bytes == 0
+    assert pool.usage.in_use == pool.usage.saved_bytes == 0
 
 
 def test_states_that_were_not_used_for_longest_move_first():
@@ -126,10 +131,10 @@ def test_states_share_slots_and_are_copied_when_looked_at(plain, tmp_path):
     _, state = model.forward([[1, 2], [3, 4], [5, 6]])
     expected = plain.forward([[1, 2], [3, 4], [5, 6]])[1]
     pool = model.network.pool
-    used = pool.in_use
+    used = pool.usage.in_use
     rows = state.rows([2, 0, 2])
     stacked = wkv.State.stack([rows, state])
-    assert pool.in_use == used == 3
+    assert pool.usage.in_use == used == 3
     both = wkv.State.stack([expected.rows([2, 0, 2]), expected])
     assert all(map(torch.equal, values(stacked), values(both)))
     assert stacked.n_bytes == both.n_bytes
@@ -144,6 +149,8 @@ def test_states_share_slots_and_are_copied_when_looked_at(plain, tmp_path):
         loaded = wkv.State.load(tmp_path / "s", reader)
         assert all(map(torch.equal, values(loaded), values(expected)))
         assert torch.equal(model.forward([[7]] * 3, loaded)[0], model.forward([[7]] * 3, state)[0])
+    with pytest.raises(wkv.StateError, match=r"cannot be moved to cpu.*read the text again"):
+        model.forward([1], expected.rows([0]).to([torch.device("meta")] * 3))
     # States of other engines join them, and become tensors.
     mixed = wkv.State.stack([expected, state])
     assert isinstance(mixed.layers, tuple)
@@ -151,7 +158,7 @@ def test_states_share_slots_and_are_copied_when_looked_at(plain, tmp_path):
     assert mixed.layers[1].wkv.shape[0] == 4
     del rows, stacked, state, loaded, mixed, reader
     gc.collect()
-    assert pool.in_use == 0
+    assert pool.usage.in_use == 0
 
 
 def test_memory_is_constant_while_rows_come_and_go(plain):
@@ -163,8 +170,8 @@ def test_memory_is_constant_while_rows_come_and_go(plain):
             state = state.rows([row % state.batch_size for row in range(rows)])
         _, state = model.forward([[step]] * rows, state)
     pool = model.network.pool
-    assert pool.in_use == state.batch_size
-    assert pool.saved_bytes == 0
+    assert pool.usage.in_use == state.batch_size
+    assert pool.usage.saved_bytes == 0
     assert model.network.graphs.sizes == [1, 2, 4]
 
 
@@ -208,8 +215,10 @@ def test_a_decode_step_never_waits_for_the_device(paths):
         plain = wkv.load(paths[generation], "cpu fp32", engine="torch")
         network = on_gpu_engine(plain).network
         meta = torch.device("meta")
-        network.network.to(meta)
-        pool = SlotPool([layer.to(meta) for layer in network.network.new_layers(1)], lambda: 0)
+        network._step.network.to(meta)
+        pool = SlotPool(
+            [layer.to(meta) for layer in network._step.network.new_layers(1)], lambda: 0
+        )
         graphs = DecodeGraphs(network._step, lambda run: run, pytest.fail)
         logits = graphs(torch.tensor([1, 2, 3]), [0, 0, 0], [2, 3, 4], pool.slots)
         assert logits.shape == (3, 300)
@@ -287,7 +296,7 @@ def test_lack_of_memory_is_tried_again_and_then_refused(plain, ids):
     step.failures = 2
     with pytest.raises(BusyError, match=r"memory of cpu.*\(CUDA out of memory.*fewer rows"):
         model.forward(ids)
-    assert model.network.pool.in_use == 0
+    assert model.network.pool.usage.in_use == 0
     assert torch.equal(model.forward(ids)[0], plain.forward(ids)[0])
 
 
@@ -345,3 +354,20 @@ def test_the_engine_is_chosen_if_the_embedding_fits(paths, monkeypatch):
         load._engine_for(description, strategy, "cuda", None)
     with pytest.raises(StrategyError, match="one CUDA device"):
         wkv.load(paths["7"], "cpu fp32", engine="cuda")
+
+
+def test_doctor_and_bench_describe_the_card_and_the_slots(plain, monkeypatch):
+    card = SimpleNamespace(name="NVIDIA Test", major=9, minor=0, total_memory=2**34)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    (found,) = machine.gpus()
+    assert found.topic == "cuda:0"
+    assert found.found.startswith("NVIDIA Test, compute capability 9.0, 16.0 GiB; a model whose")
+    model = on_gpu_engine(plain, slots=10)
+    assert why(model).startswith("all layers are on one GPU; 8 slots for states take 0 MiB")
+    load = SchedulerLoad(0, 0, 0, 0, 16)
+    state = model.forward([[1], [2]])[1]
+    text = Metrics().text(load, CacheSize(0, 0), model.slot_usage)
+    assert "wkv_gpu_slots 8.0" in text
+    assert f"wkv_gpu_slots_used {state.batch_size}.0" in text

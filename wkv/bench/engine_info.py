@@ -13,8 +13,12 @@ def kernels_here() -> tuple[str, ...]:
 
 def why(model: Model) -> str:
     """Explain why a model runs with its engine and kernels."""
-    if model.engine == "cuda":
-        return "all layers are on one GPU"
+    if model.slot_usage is not None:
+        used = model.slot_usage
+        return (
+            f"all layers are on one GPU; {used.count} slots for states take "
+            f"{used.n_bytes / 2**20:.0f} MiB there, and more are made when they are needed"
+        )
     if model.engine == "torch":
         return _why_torch(model)
     fastest, *others = kernels_here()

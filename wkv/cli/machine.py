@@ -97,7 +97,12 @@ def gpus() -> list[Finding]:
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         return [
-            Finding(f"cuda:{i}", f"{card.name}, {card.total_memory / 2**30:.1f} GiB")
+            Finding(
+                f"cuda:{i}",
+                f"{card.name}, compute capability {card.major}.{card.minor}, "
+                f"{card.total_memory / 2**30:.1f} GiB; a model whose layers are all on it runs on "
+                "the engine cuda, with decode steps as CUDA graphs",
+            )
             for i, card in enumerate(cards)
         ]
     if torch.backends.mps.is_available():

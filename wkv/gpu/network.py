@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -9,18 +10,44 @@ from torch import Tensor
 
 from wkv.errors import BusyError, StateError
 from wkv.gpu.graphs import Capture, CudaCapture, DecodeGraphs, call_again
-from wkv.gpu.module_step import ModuleStep
 from wkv.gpu.rows import PackedRows, Step
 from wkv.gpu.slot_layers import SlotLayers
-from wkv.gpu.slots import Slot, SlotPool
-from wkv.models.parts import Skeleton
+from wkv.gpu.slots import FIRST_COUNT, Slot, SlotPool, SlotUsage
+from wkv.models.parts import Config, Skeleton
 from wkv.models.state import LayerState
 from wkv.models.strategy import Strategy
+
+LOOKED_UP = ("emb.weight", "s_emb.weight")
+"""Suffixes of the names of tables, of which a token needs one row."""
 
 RESERVED_BYTES = 2**30
 """Memory of a GPU that slots leave free for activations, graphs and other programs."""
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class NetworkWeights:
+    """The weights of a network, as far as users of a model see them.
+
+    Attributes:
+        config: the generation and the sizes.
+        n_bytes: size of all weights that a token needs: all but lookup tables.
+        tensors: returns the weights by their official names.
+    """
+
+    config: Config
+    n_bytes: int
+    tensors: Callable[[], Mapping[str, Tensor]]
+
+    @staticmethod
+    def of_modules(network: Skeleton) -> "NetworkWeights":
+        """Describe the weights of PyTorch's modules."""
+        tensors = network.state_dict()
+        n_bytes = sum(
+            tensor.nbytes for name, tensor in tensors.items() if not name.endswith(LOOKED_UP)
+        )
+        return NetworkWeights(network.config, n_bytes, network.state_dict)
 
 
 class GpuNetwork:
@@ -31,7 +58,7 @@ class GpuNetwork:
     Attributes:
         engine: the name of this engine, "cuda".
         config: the generation and the sizes.
-        weight_bytes: size of all weights that a token needs: all but the embedding.
+        weight_bytes: size of all weights that a token needs: all but lookup tables.
         pool: the states.
         graphs: the captured decode steps.
     """
@@ -40,36 +67,35 @@ class GpuNetwork:
 
     def __init__(
         self,
-        network: Skeleton,
-        device: torch.device,
-        step: Step | None = None,
+        step: Step,
+        weights: NetworkWeights,
+        empty: Sequence[LayerState],
         *,
         room: Callable[[], int] | None = None,
         capture: Capture | None = None,
-        first_count: int = 16,
+        first_count: int = FIRST_COUNT,
     ) -> None:
-        """Move a network to a device.
+        """Create a network.
 
         Args:
-            network: PyTorch's modules; all tensors are moved to the device, also the embedding.
-            device: a CUDA device; on a CPU, everything but graphs works, for tests.
-            step: runs packed rows; None runs the modules.
+            step: runs packed rows.
+            weights: what is known of the weights.
+            empty: the empty state of one row, on the device of the step. That is a CUDA device; on
+                a CPU, everything but graphs works, for tests.
             room: returns the bytes that more slots may take; None is the free memory of the device
                 without RESERVED_BYTES.
             capture: captures decode steps; None captures CUDA graphs.
             first_count: number of slots at the beginning.
         """
-        self.network = network.to(device)
-        self.config: Any = network.config
-        self._device = device
-        self._step = step or ModuleStep(network)
-        empty = network.new_layers(1)
+        self.config: Any = weights.config
+        self.weight_bytes = weights.n_bytes
+        self._weights = weights
+        self._device = device = empty[0].wkv.device
+        self._step = step
         self.pool = SlotPool(empty, room or (lambda: free_bytes(device)), first_count)
         if capture is None:
             capture = CudaCapture(device) if device.type == "cuda" else call_again
-        self.graphs = DecodeGraphs(self._step, capture, _notice)
-        tensors = network.state_dict().values()
-        self.weight_bytes = sum(one.nbytes for one in tensors) - network.emb.weight.nbytes
+        self.graphs = DecodeGraphs(step, capture, _notice)
 
     @property
     def kernels(self) -> str:
@@ -139,7 +165,12 @@ class GpuNetwork:
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights by their official names."""
-        return self.network.state_dict()
+        return self._weights.tensors()
+
+    @property
+    def slot_usage(self) -> SlotUsage:
+        """The memory of states."""
+        return self.pool.usage
 
     def _slots_of(self, layers: Sequence[LayerState]) -> Sequence[Slot]:
         """Return the slots of a state; one that lies elsewhere is copied into slots."""
@@ -149,7 +180,13 @@ class GpuNetwork:
             raise StateError(
                 f"the state has {len(layers)} layers, this model has {self.config.n_layer}"
             )
-        return self._with_memory(lambda: self.pool.adopt(layers))
+        try:
+            return self._with_memory(lambda: self.pool.adopt(layers))
+        except RuntimeError as error:  # tensors without values, or of another shape
+            raise StateError(
+                f"the state is on {layers[0].wkv.device} and cannot be moved to {self._device} "
+                f"({error}); read the text again"
+            ) from error
 
     def _places(self, old: Sequence[Slot]) -> tuple[list[int], list[Slot], list[int]]:
         """Return the numbers of old slots, as many new slots, and their numbers."""

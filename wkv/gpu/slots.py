@@ -8,6 +8,7 @@ main memory. They come back when they are read.
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from weakref import WeakSet, ref
 
 import torch
@@ -22,6 +23,23 @@ FIRST_COUNT = 16
 
 SMALLEST_GROWTH = 1.25
 """The pool grows only by a larger factor than this one."""
+
+
+@dataclass(frozen=True)
+class SlotUsage:
+    """The memory of a pool.
+
+    Attributes:
+        count: slots on the device.
+        in_use: those that contain states.
+        n_bytes: size of all slots on the device.
+        saved_bytes: size of the states that moved to main memory.
+    """
+
+    count: int
+    in_use: int
+    n_bytes: int
+    saved_bytes: int
 
 
 class Slot:
@@ -83,14 +101,12 @@ class SlotPool:
         self.empty = self._owned(EMPTY_SLOT)
 
     @property
-    def in_use(self) -> int:
-        """The number of states on the device."""
-        return self.slots.count - len(self._free) - (SPARE_SLOT + 1)
-
-    @property
-    def saved_bytes(self) -> int:
-        """The size of the states that moved to main memory."""
-        return len(self._saved) * self.slots.slot_bytes
+    def usage(self) -> SlotUsage:
+        """The memory in use at present; needs no lock."""
+        slots = self.slots
+        count, size = slots.count - (SPARE_SLOT + 1), slots.slot_bytes
+        used = count - len(self._free)
+        return SlotUsage(count, used, slots.count * size, len(self._saved) * size)
 
     def take(self, count: int, keep: Collection[Slot] = ()) -> list[Slot]:
         """Return slots without values, which belong to the caller.
@@ -123,20 +139,20 @@ class SlotPool:
         return [slot.number for slot in slots if slot.number is not None]
 
     def adopt(self, layers: Sequence[LayerState]) -> list[Slot]:
-        """Copy a state of B rows into slots.
+        """Copy a state of B rows, whose layers are on one device, into slots.
 
         Raises:
             BusyError: if there is no memory for them.
         """
         taken = self.take(len(layers[0].wkv))
         index = self.index([slot.number or 0 for slot in taken])
-        for number, layer in enumerate(layers):
-            for to, part in (
-                (self.slots.att_shift, layer.att_shift),
-                (self.slots.wkv, layer.wkv),
-                (self.slots.ffn_shift, layer.ffn_shift),
-            ):
-                to.select(1, number).index_copy_(0, index, part.to(to))
+        for to, name in (
+            (self.slots.att_shift, "att_shift"),
+            (self.slots.wkv, "wkv"),
+            (self.slots.ffn_shift, "ffn_shift"),
+        ):
+            parts = torch.stack([getattr(layer, name) for layer in layers], dim=1)
+            to.index_copy_(0, index, parts.to(to))
         return taken
 
     def layer(self, index: int, slots: Sequence[Slot]) -> LayerState:

@@ -13,6 +13,7 @@ from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.weights import Weights
 from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.gpu import network as gpu
+from wkv.gpu.module_step import ModuleStep
 from wkv.inference.describe import (
     Description,
     adapter_for,
@@ -220,7 +221,7 @@ def _network(
         network = load_torch_network(config, weights)
         if rows is not None:
             add_to_network(network, rows)
-        return network if engine == "torch" else gpu.GpuNetwork(network, strategy.device)
+        return network if engine == "torch" else _on_gpu(network, strategy.device)
     except (MemoryError, RuntimeError) as error:  # PyTorch raises these when memory runs out
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
@@ -230,6 +231,13 @@ def _network(
             f"({size:.1f} GiB in {strategy}); use a strategy with fewer bytes, such as int8 on the "
             "cpu, bf16i8 or a streamed one elsewhere, or a smaller model"
         ) from error
+
+
+def _on_gpu(network: Skeleton, device: torch.device) -> gpu.GpuNetwork:
+    """Return a network of modules on the GPU engine, with its embedding on the device."""
+    network = network.to(device)
+    weights = gpu.NetworkWeights.of_modules(network)
+    return gpu.GpuNetwork(ModuleStep(network), weights, network.new_layers(1))
 
 
 def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] | None:

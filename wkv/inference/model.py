@@ -17,6 +17,8 @@ from torch import Tensor
 from wkv.adapters.rows import RowAdapters
 from wkv.adapters.tuned_state import read_tuned_state
 from wkv.errors import InputError, StateError
+from wkv.gpu.network import GpuNetwork
+from wkv.gpu.slots import SlotUsage
 from wkv.inference.rewind import RewindablePass, run_rewindable
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import Layers, LayerState, State
@@ -336,6 +338,11 @@ class Model:
         return (X[0] if single else X), new_state
 
     @property
+    def slot_usage(self) -> SlotUsage | None:
+        """The memory of states on the GPU engine; None on other engines."""
+        return self.network.slot_usage if isinstance(self.network, GpuNetwork) else None
+
+    @property
     def skip_zeros(self) -> bool:
         """Whether weights that are multiplied by zero are not read. Settable for measurements."""
         return bool(getattr(self.network, "skip_zeros", False))
@@ -477,6 +484,8 @@ class Model:
                 f"the state has {state.batch_size} rows and {batch} were given; choose rows with "
                 "state.rows or join states with State.stack"
             )
+        if self.engine == "cuda" and len(set(state.devices)) == 1:  # it copies all layers at once
+            return state
         return state.to([layer.device for layer in self.strategy.layers])
 
 

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wkv.batching import SchedulerLoad
+from wkv.gpu.slots import SlotUsage
 from wkv.inference.sequence import DraftCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
@@ -75,9 +76,9 @@ class Metrics:
         self.drafted_tokens.inc(drafts.drafted)
         self.accepted_tokens.inc(drafts.accepted)
 
-    def text(self, load: SchedulerLoad, cache: CacheSize) -> str:
-        """Return all values in Prometheus' text format."""
-        gauges = _Gauges(load, cache)
+    def text(self, load: SchedulerLoad, cache: CacheSize, slots: SlotUsage | None = None) -> str:
+        """Return all values in Prometheus' text format; `slots` are those of a GPU."""
+        gauges = _Gauges(load, cache, slots)
         self.registry.register(gauges)
         try:
             lines = generate_latest(self.registry).decode().splitlines()
@@ -95,8 +96,8 @@ class Metrics:
 class _Gauges(Collector):
     """The present load, under the names that the server has always had."""
 
-    def __init__(self, load: SchedulerLoad, cache: CacheSize) -> None:
-        self._values = {
+    def __init__(self, load: SchedulerLoad, cache: CacheSize, slots: SlotUsage | None) -> None:
+        self._values: dict[str, tuple[str, float]] = {
             "wkv_sequences_writing": ("Sequences that are being generated.", load.running),
             "wkv_prompts_reading": ("Prompts that are being read.", load.prefilling),
             "wkv_requests_queued": ("Requests that wait for a slot.", load.queued),
@@ -105,6 +106,16 @@ class _Gauges(Collector):
             "wkv_cache_states": ("Cached states.", cache.states),
             "wkv_cache_bytes": ("Memory of the cached states.", cache.n_bytes),
         }
+        if slots is not None:
+            self._values |= {
+                "wkv_gpu_slots": ("Slots for states on the GPU.", slots.count),
+                "wkv_gpu_slots_used": ("Slots that contain states.", slots.in_use),
+                "wkv_gpu_slot_bytes": ("GPU memory of all slots.", slots.n_bytes),
+                "wkv_gpu_saved_bytes": (
+                    "Main memory of states that moved there from slots.",
+                    slots.saved_bytes,
+                ),
+            }
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""

@@ -81,7 +81,8 @@ def routes(service: Service) -> APIRouter:
             raise ApiError(403, "only the first API key of the server may read the metrics")
         thread = service.scheduler_thread
         cache = thread.scheduler.cache
-        text = service.metrics.text(thread.load, CacheSize(len(cache), cache.n_bytes))
+        slots = thread.scheduler.model.slot_usage
+        text = service.metrics.text(thread.load, CacheSize(len(cache), cache.n_bytes), slots)
         return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
     @router.post("/tokenize", response_model=Tokens)
