@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from tests.gpu_models import on_gpu_engine, trace
 from wkv.batching import SchedulerLoad
 from wkv.bench.engine_info import why
-from wkv.cli import machine
 from wkv.errors import BusyError, StrategyError
 from wkv.gpu.graphs import DecodeGraphs, graph_size
 from wkv.gpu.network import lack_of_memory, unsupported_reason
@@ -356,14 +354,7 @@ def test_the_engine_is_chosen_if_the_embedding_fits(paths, monkeypatch):
         wkv.load(paths["7"], "cpu fp32", engine="cuda")
 
 
-def test_doctor_and_bench_describe_the_card_and_the_slots(plain, monkeypatch):
-    card = SimpleNamespace(name="NVIDIA Test", major=9, minor=0, total_memory=2**34)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    (found,) = machine.gpus()
-    assert found.topic == "cuda:0"
-    assert found.found.startswith("NVIDIA Test, compute capability 9.0, 16.0 GiB; a model whose")
+def test_bench_and_metrics_describe_the_slots(plain):
     model = on_gpu_engine(plain, slots=10)
     assert why(model).startswith("all layers are on one GPU; 8 slots for states take 0 MiB")
     load = SchedulerLoad(0, 0, 0, 0, 16)

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from wkv.adapters.tuned_state import read_tuned_state
 from wkv.errors import InputError, StateError
 from wkv.gpu.network import GpuNetwork
 from wkv.gpu.slots import SlotUsage
+from wkv.inference.engines import Engine, Network, StepNetwork, kernels_of
 from wkv.inference.rewind import RewindablePass, run_rewindable
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import Layers, LayerState, State
@@ -36,59 +36,6 @@ On a GPU, a pass of 512 tokens would end before the host has launched it.
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor
-
-
-class Network(Protocol):
-    """The interface of a network that computes; see `wkv.models.parts.Skeleton`."""
-
-    @property
-    def config(self) -> Any:
-        """The generation and the sizes."""
-        ...
-
-    def __call__(
-        self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
-    ) -> tuple[Tensor, Layers]:
-        """Return the residual stream (B, T, D) of ids (B, T) after a state, and the new state."""
-        ...
-
-    def logits(self, X: Tensor) -> Tensor:
-        """Return the logits (..., V) float32 of a residual stream (..., D)."""
-        ...
-
-    def new_layers(self, batch: int) -> Layers:
-        """Return the empty state for `batch` rows."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the weights by their official names."""
-        ...
-
-
-@runtime_checkable
-class StepNetwork(Network, Protocol):
-    """A network with a faster call for one token in each row, such as `wkv.gpu`'s."""
-
-    def step(self, ids: Tensor, layers: Sequence[LayerState]) -> tuple[Tensor, Layers]:
-        """Return the logits (B, V) after ids (B,), which belong to the caller, and the state."""
-        ...
-
-
-class Engine(Network, Protocol):
-    """The interface of an engine: `wkv.native.network.NativeNetwork`, `wkv.gpu.network.GpuNetwork`.
-
-    Attributes:
-        engine: its name.
-        weight_bytes: bytes of weights that one token reads if no zeros are skipped.
-    """
-
-    engine: str
-    weight_bytes: int
-
-    @property
-    def kernels(self) -> str:
-        """The name of what computes, for users."""
-        ...
 
 
 class Model:
@@ -487,15 +434,3 @@ class Model:
         if self.engine == "cuda" and len(set(state.devices)) == 1:  # it copies all layers at once
             return state
         return state.to([layer.device for layer in self.strategy.layers])
-
-
-def kernels_of(strategy: Strategy) -> str:
-    """Return what computes the layers of a strategy in PyTorch: instruction set and GPU names."""
-    names = {
-        "cpu": lambda _: torch.backends.cpu.get_cpu_capability().lower(),
-        "cuda": torch.cuda.get_device_name,
-    }
-    devices = dict.fromkeys(layer.device for layer in strategy.layers)
-    return " + ".join(
-        names[device.type](device) if device.type in names else device.type for device in devices
-    )
