@@ -68,7 +68,7 @@ def test_costs_follow_the_table_then_the_measurements():
     assert costs.of(2) == pytest.approx(0.014)
     for _ in range(3):
         costs.record(4, 1.0)  # the machine was busy
-    assert costs.of(4) == pytest.approx(1.5 * 0.014)
+    assert costs.of(4) == pytest.approx(0.028)
 
 
 @given(

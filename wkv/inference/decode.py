@@ -10,7 +10,6 @@
 `generate`, `stream` and the server's scheduler all use this loop.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -132,20 +131,18 @@ class RunningBatch(Generic[AnySequence]):
         if known is not None:
             self._rows.update(known)
             return
-        self._remove_rejected()
+        if self._speculation is None:
+            self._read([self._unread(row) for row in rows])
+            return
+        with self._speculation.clock.rewind():
+            self._remove_rejected()
         ids = [self._unread(row) for row in rows]
-        drafts: list[list[int]] = []
-        if self._speculation is not None:
-            drafts = self._speculation.next_drafts(self.sequences)
-        begun = time.perf_counter()
-        if any(drafts):
-            self._read_drafts(ids, drafts)
-        else:
-            _, state = self._model.forward(torch.tensor(ids), self.state)
-            self._rows.update(state)
-        if self._speculation is not None:
-            count = len(ids) + sum(map(len, drafts))
-            self._speculation.costs.record(count, time.perf_counter() - begun)
+        drafts = self._speculation.next_drafts(self.sequences)
+        with self._speculation.clock.read(len(ids) + sum(map(len, drafts))):
+            if any(drafts):
+                self._read_drafts(ids, drafts)
+            else:
+                self._read(ids)
 
     def remove(self, sequences: Sequence[AnySequence]) -> list[State]:
         """Take sequences out of the batch.
@@ -203,6 +200,11 @@ class RunningBatch(Generic[AnySequence]):
                 accepted = len(one.drafts) - one.n_rejected(self.sequences[row].token_ids)
                 found.append(one.logits[accepted])
         return torch.stack(found)
+
+    def _read(self, ids: Sequence[list[int]]) -> None:
+        """Read one id of each row."""
+        _, state = self._model.forward(torch.tensor(ids), self.state)
+        self._rows.update(state)
 
     def _read_drafts(self, ids: Sequence[list[int]], drafts: Sequence[list[int]]) -> None:
         """Read the ids and drafts of each row in one pass."""

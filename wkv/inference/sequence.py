@@ -113,6 +113,7 @@ class RunningSequence:
         tokens_before: tokens that the state had seen when generation began.
         sampler: the sampling parameters with the seed in use, and the counts for penalties.
         logits_processor: changes the logits before penalties and sampling; None changes nothing.
+        draft_guide: the logits processor, if it knows which drafts can follow.
         drafter: drafts the next tokens, if decoding is speculative.
         draft_counts: passes and drafts so far; zeros without a drafter.
     """
@@ -146,6 +147,9 @@ class RunningSequence:
         self.sampler = Sampler(sampling, choice)
         self._max_tokens = max_tokens
         self.logits_processor = logits_processor
+        # Checked once, because comparing an object with a protocol takes microseconds.
+        processor: object = logits_processor
+        self.draft_guide = processor if isinstance(processor, DraftGuide) else None
         self.drafter: Drafter | None = None
         self.draft_counts = DraftCounts()
         self._top_logprobs = top_logprobs

@@ -47,7 +47,7 @@ class AcceptanceRates:
         self._accepted[kind] = self._accepted[kind] * FADE + is_accepted
 
     def _kind(self, value: int) -> int:
-        return max(0, bisect_right(self._starts, value) - 1)
+        return bisect_right(self._starts, value) - 1
 
 
 def match_rates() -> AcceptanceRates:

@@ -54,6 +54,8 @@ def choose(
         max_rows: the largest number of rows of a pass with drafts.
     """
     count = len(offers)
+    if not any(offer.acceptance for offer in offers):
+        return Choice([0] * count, [0.0] * count)
     plain = costs(count)
     unit = plain / count  # the time of one token of one sequence
     reach = [_products(offer.acceptance) for offer in offers]

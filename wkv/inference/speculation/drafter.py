@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wkv.inference.sequence import DraftGuide, RunningSequence
+from wkv.inference.sequence import RunningSequence
 from wkv.inference.speculation.acceptance import (
     AcceptanceRates,
     match_rates,
@@ -24,7 +24,7 @@ MODEL_BELOW_MATCH = 4
 BREAK = 2**31 - 1
 """Separates a prediction from the prompt; it is never drafted."""
 
-MIN_PRODUCT = 0.02
+MIN_PRODUCT = 0.05
 """Drafts that are less probable than this are not considered."""
 
 MAX_FAILURES, PAUSE_TOKENS = 3, 200
@@ -175,8 +175,8 @@ class Drafter:
 
     def _choose_source(self, sequence: RunningSequence, most: int, model_cost: float) -> _Source:
         sampled = sequence.token_ids
-        guide = sequence.logits_processor
-        if isinstance(guide, DraftGuide) and (certain := guide.certain(sampled, most)):
+        guide = sequence.draft_guide
+        if guide is not None and (certain := guide.certain(sampled, most)):
             return _Source((1.0,) * len(certain), lambda count: certain[:count])
         predicted = self._predicted
         if predicted is not None and predicted < len(self._prediction):
@@ -217,8 +217,8 @@ class Drafter:
         impossible = {BREAK, sequence.end_of_text, *sequence.sampler.sampling.banned}
         at = next((i for i, token in enumerate(drafts) if token in impossible), len(drafts))
         possible = list(drafts[:at])
-        guide = sequence.logits_processor
-        if possible and isinstance(guide, DraftGuide):
+        guide = sequence.draft_guide
+        if possible and guide is not None:
             possible = guide.cut(sequence.token_ids, possible)
         return possible
 

@@ -1,8 +1,10 @@
 """The time of a pass by its number of rows."""
 
+import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from statistics import median
 
 TABLES: dict[str, dict[int, float]] = {
@@ -18,7 +20,7 @@ SAMPLES = 15
 
 MIN_SAMPLES = 3
 
-MAX_DEVIATION = 1.5
+MAX_DEVIATION = 2.0
 """A measured cost is trusted up to this factor from the table, as a busy machine distorts it."""
 
 
@@ -78,3 +80,28 @@ class PassCosts:
         low, high = self._rows[at - 1], self._rows[at]
         slope = (self._table[high] - self._table[low]) / (high - low)
         return self._table[low] + slope * (rows - low)
+
+
+class PassClock:
+    """Measures passes for their costs; the rewind after a pass is part of it."""
+
+    def __init__(self, costs: PassCosts) -> None:
+        self._costs = costs
+        self._last: tuple[int, float] | None = None  # rows and seconds of a pass
+
+    @contextmanager
+    def read(self, rows: int) -> Iterator[None]:
+        """Measure a pass of so many rows; `rewind` must follow before the next one."""
+        begun = time.perf_counter()
+        yield
+        self._last = rows, time.perf_counter() - begun
+
+    @contextmanager
+    def rewind(self) -> Iterator[None]:
+        """Measure the rewind after a pass, if there was one, and record both."""
+        begun = time.perf_counter()
+        yield
+        if self._last is not None:
+            rows, seconds = self._last
+            self._costs.record(rows, seconds + time.perf_counter() - begun)
+            self._last = None

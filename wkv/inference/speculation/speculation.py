@@ -11,7 +11,7 @@ from wkv.inference.sequence import RunningSequence
 from wkv.inference.speculation.choose import Choice, Offer, choose
 from wkv.inference.speculation.draft_model import DraftModel
 from wkv.inference.speculation.drafter import Drafter, Rates
-from wkv.inference.speculation.pass_costs import TABLES, PassCosts
+from wkv.inference.speculation.pass_costs import TABLES, PassClock, PassCosts
 from wkv.inference.speculation.time_budget import TimeBudget
 
 MAX_DRAFT = 16
@@ -30,6 +30,7 @@ class Speculation:
         draft: the number of drafts of each pass; None chooses it by costs and acceptance.
         draft_model: a model that drafts where the text gives no draft, or None.
         costs: the time of a pass by its number of rows.
+        clock: measures the passes.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Speculation:
         self.draft = draft
         self.draft_model = draft_model
         self.costs = costs
+        self.clock = PassClock(costs)
         self._rates = Rates()
         self._budget = TimeBudget()
 
