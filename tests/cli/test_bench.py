@@ -13,6 +13,7 @@ from tests.checkpoints import random_checkpoint, save_pth
 @pytest.fixture
 def bench(monkeypatch, capfd):
     """Give `wkv bench --quick` without a process of its own, and with short turns."""
+    import wkv.bench.drafts
     import wkv.bench.memory_bandwidth
     import wkv.bench.rounds
     import wkv.bench.workloads
@@ -21,6 +22,7 @@ def bench(monkeypatch, capfd):
     monkeypatch.setattr(wkv.bench.rounds, "TURN", 0.005)
     monkeypatch.setattr(wkv.bench.memory_bandwidth, "LARGEST", 2**22)
     monkeypatch.setattr(wkv.bench.memory_bandwidth, "SMALLEST", 2**20)
+    monkeypatch.setattr(wkv.bench.drafts, "MOST", 24)
     monkeypatch.setattr(wkv.bench.workloads, "PROMPTS", (16, 700))
 
     def run(*arguments):
@@ -56,6 +58,13 @@ def test_json_holds_every_round_and_what_ran(bench):
         assert len(result["seconds_each_round"]) == 3
         assert result["tokens_per_second"] > 0
         assert (result["share_of_memory"] is None) == (result["kind"] == "prefill")
+    if report["engine"] == "native":
+        drafts = {result["text"]: result for result in report["drafts"]}
+        repeated, wrong = drafts["a repeated text"], drafts["drafts that are all wrong"]
+        assert 0 < repeated["accepted"] <= repeated["drafted"]
+        assert repeated["tokens_per_pass"] > 1
+        assert wrong["accepted"] == 0
+        assert min(repeated["speed"], wrong["speed"]) > 0
 
 
 def test_costs_are_those_of_the_sizes(bench):
@@ -87,8 +96,10 @@ def test_a_pipe_gets_plain_columns_and_the_plot_is_drawn(bench, tmp_path):
         "prefill, 16",
     ):
         assert any(line.startswith(begin) for line in out.splitlines())
-    table = out[out.index("decode, batch 1") :].splitlines()
+    table, *drafts = out[out.index("decode, batch 1") :].split("\n\n")
+    table = table.splitlines()
     assert all(line.split()[-1].replace(",", "").replace(".", "").isdigit() for line in table)
+    assert all("drafts accepted" in line for text in drafts for line in text.splitlines()[1:])
 
 
 def test_a_model_that_the_native_engine_cannot_run_says_why(bench):

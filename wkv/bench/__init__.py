@@ -6,6 +6,7 @@ allow more. `measure` alternates between model and memory, so that a noisy machi
 """
 
 from wkv.bench.costs import Costs, costs_of
+from wkv.bench.drafts import DraftResult, measure_drafts, texts_for
 from wkv.bench.inputs import Text, text_for
 from wkv.bench.memory_bandwidth import Stream, stream_for
 from wkv.bench.rounds import Measured, Result, measure, plan
@@ -13,6 +14,7 @@ from wkv.bench.workloads import Task
 
 __all__ = [
     "Costs",
+    "DraftResult",
     "Measured",
     "Result",
     "Stream",
@@ -20,7 +22,9 @@ __all__ = [
     "Text",
     "costs_of",
     "measure",
+    "measure_drafts",
     "plan",
     "stream_for",
     "text_for",
+    "texts_for",
 ]

@@ -1,14 +1,18 @@
 """The results of a measurement as one JSON object."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
+from wkv.bench.drafts import DraftResult
 from wkv.bench.engine_info import kernels_here, why
 from wkv.bench.memory_bandwidth import Stream
 from wkv.bench.rounds import Measured, Result
 from wkv.inference.model import Model
 
 
-def report_of(model: Model, stream: Stream, measured: Measured) -> dict[str, object]:
+def report_of(
+    model: Model, stream: Stream, measured: Measured, drafts: Sequence[DraftResult] = ()
+) -> dict[str, object]:
     """Return the model, its engine, the memory and all results, with the raw values per round."""
     config = model.config
     return {
@@ -35,6 +39,7 @@ def report_of(model: Model, stream: Stream, measured: Measured) -> dict[str, obj
             "each_round": measured.streams,
         },
         "results": [_facts(result) for result in measured.results],
+        "drafts": [asdict(result) for result in drafts],
     }
 
 

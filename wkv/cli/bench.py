@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from wkv.cli.notices import notice
-from wkv.cli.options import add_model, load_model
+from wkv.cli.notices import notice, slow_step
+from wkv.cli.options import add_model, add_speculation, load_model, load_speculation
 from wkv.version import __version__
 
 if TYPE_CHECKING:
-    from wkv.bench import Measured, Result, Stream
+    from wkv.bench import DraftResult, Measured, Result, Stream
     from wkv.inference.model import Model
 
 SUMMARY = "measure the speed of a model on this machine"
@@ -39,6 +39,7 @@ IN_CACHE = 2**26
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv bench` to the parser."""
     add_model(parser)
+    add_speculation(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object with every measurement"
     )
@@ -58,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
         picture = picture_path(args.plot)
     model = load_model(args)
+    speculation = load_speculation(args, model)
 
-    from wkv.bench import measure, plan, stream_for
+    from wkv.bench import measure, measure_drafts, plan, stream_for, texts_for
     from wkv.bench.report import report_of
     from wkv.cli.machine import memory_bytes
 
@@ -67,8 +69,14 @@ def run(args: argparse.Namespace) -> int:
     tasks, rounds = plan(model), QUICK if args.quick else ROUNDS
     with _progress(rounds, len(tasks) + 1) as on_turn:
         measured = measure(model, stream, tasks, rounds=rounds, on_turn=on_turn)
+    drafts: tuple[DraftResult, ...] = ()
+    if speculation is not None:
+        speed = measured.results[0].tokens_per_second
+        texts = texts_for(model, speed, with_model=args.draft is not None)
+        with slow_step("measuring speculative decoding"):
+            drafts = measure_drafts(model, texts, speculation, rounds=rounds)
     if args.json:
-        print(json.dumps(report_of(model, stream, measured) | _machine()))
+        print(json.dumps(report_of(model, stream, measured, drafts) | _machine()))
     else:
         for topic, text in _facts(model, stream, measured).items():
             lines = textwrap.wrap(
@@ -76,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             )
             print(f"{topic:<{TOPIC}}" + f"\n{' ' * TOPIC}".join(lines))
         _print_table(measured.results)
+        _print_drafts(drafts)
     if picture is not None:
         from wkv.bench.roofline import draw
 
@@ -130,6 +139,18 @@ def _print_table(results: "tuple[Result, ...]") -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _print_drafts(drafts: "tuple[DraftResult, ...]") -> None:
+    """Print the speed of speculative decoding, relative to plain decoding."""
+    if drafts:
+        print("\nspeculative decoding, compared with plain decoding of the same text")
+    for result in drafts:
+        share = f"{result.accepted} of {result.drafted} drafts accepted"
+        print(
+            f"{result.text:<28}{result.speed:>6.2f}x{result.tokens_per_second:>11,.1f} tokens/s"
+            f"{result.tokens_per_pass:>8.2f} tokens per pass, {share}"
+        )
 
 
 def _cells(result: "Result") -> tuple[str, ...]:
