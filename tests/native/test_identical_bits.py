@@ -16,15 +16,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 KERNELS = library.kernels() if library.missing_reason() is None else ()
-PAIRS = "avx512_bf16"
-"""These kernels multiply pairs of bf16 numbers; one row pairs other inputs than several rows do."""
-
 SIZES = {
     "small": {},
     "odd": {"n_embd": 96, "head_size": 16, "n_ffn": 344, "vocab_size": 301, "n_layer": 2},
     "wide": {"n_embd": 1088, "head_size": 64, "n_ffn": 2080, "vocab_size": 260, "n_layer": 1},
 }
 TOKENS = 17
+ALIVE = {"small": 1.0, "odd": 0.6, "wide": 0.24}
+"""Share of hidden units that are not always zero; half of these are zero after a squared ReLU.
+
+So one row of "odd" skips zeros and several rows do not, and any few rows of "wide" skip zeros.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,13 @@ def paths(tmp_path_factory):
     def path(generation, size):
         if (generation, size) not in made:
             made[generation, size] = folder / f"{generation}-{size}.pth"
-            save_pth(random_checkpoint(generation, **SIZES[size]), made[generation, size])
+            tensors = random_checkpoint(generation, **SIZES[size])
+            shuffle = torch.Generator().manual_seed(3)
+            for name, tensor in tensors.items():
+                if name.endswith("ffn.key.weight"):
+                    tensor[int(ALIVE[size] * len(tensor)) :] = 0
+                    tensor[:] = tensor[torch.randperm(len(tensor), generator=shuffle)]
+            save_pth(tensors, made[generation, size])
         return made[generation, size]
 
     return path
@@ -63,8 +71,6 @@ CASES = [(size, name) for size in SIZES for name in KERNELS if size != "wide" or
 @pytest.mark.parametrize("format", ["fp32", "fp16", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("generation", LAYERS)
 def test_rows_together_give_the_bits_of_rows_alone(paths, generation, format, size, kernels):
-    if format == "bf16" and kernels == PAIRS:
-        pytest.skip("one row pairs its nonzero inputs, several rows pair neighbors")
     network = _network(paths(generation, size), format, kernels)
     ids = torch.randint(0, 260, (1, TOKENS), generator=torch.Generator().manual_seed(1))
     states, rows = [network.new_layers(1)], []

@@ -72,38 +72,40 @@ static inline void quantize_group(const float* x, int8_t* q, float* scale, int32
     *total = added;
 }
 
-// Returns a bit mask of the nonzero activations in a group of 32, after rounding to the form that
-// products read. Values that are not finite count as nonzero.
-static inline uint32_t nonzero_of_group(const float* x, const Inputs& in, int group) {
-    const int at = group * GROUP, n = in.width - at < GROUP ? in.width - at : GROUP;
+// Returns a bit mask of the nonzero activations in a group of 32 of a row, in the form that products
+// read. Values that are not finite count as nonzero.
+static inline uint32_t nonzero_of_group(const Inputs& in, int row, int group) {
+    const int begin = group * GROUP, n = in.width - begin < GROUP ? in.width - begin : GROUP;
     const uint32_t valid = n == GROUP ? ~0u : (1u << n) - 1;
-    if (in.forms & AS_INT8) return in.scale[group] < 3e38f ? nonzero(in.int8 + at) & valid : valid;
+    const size_t at = (size_t)row * in.padded + begin;
+    if (in.forms & AS_INT8) return in.scale[at / GROUP] < 3e38f ? nonzero(in.int8 + at) & valid : valid;
     uint32_t found = 0;
     if (in.forms & AS_BF16) {
 #pragma omp simd reduction(| : found)
         for (int i = 0; i < n; i++) found |= (uint32_t)(in.bf16[at + i] != 0) << i;
     } else {
 #pragma omp simd reduction(| : found)
-        for (int i = 0; i < n; i++) found |= (uint32_t)(x[at + i] != 0) << i;
+        for (int i = 0; i < n; i++) found |= (uint32_t)(in.fp32[at + i] != 0) << i;
     }
     return found;
 }
 
-// Lists the nonzero inputs of a single row. Sequential reads are much faster: if more than a third of
-// the inputs is nonzero, all inputs are listed.
-static inline int find_nonzero(const float* x, const Inputs& in) {
-    const int groups = in.padded / GROUP;
+static inline void list_all(Inputs& in) {
+    for (int i = 0; i < in.width; i++) in.nonzero[i] = i;
+    in.n_nonzero = in.width;
+}
+
+// Sequential reads are much faster: if more than a third of the inputs is nonzero in one of the rows, all
+// inputs are listed.
+static void list_nonzero(Inputs& in, int rows) {
     int n = 0;
-    for (int group = 0; group < groups; group++) n += __builtin_popcount(nonzero_of_group(x, in, group));
-    if (n > in.width / 3) {
-        for (int i = 0; i < in.width; i++) in.nonzero[i] = i;
-        return in.width;
+    for (int group = 0; group < in.padded / GROUP; group++) {
+        uint32_t left = 0;
+        for (int row = 0; row < rows; row++) left |= nonzero_of_group(in, row, group);
+        for (; left; left &= left - 1) in.nonzero[n++] = group * GROUP + __builtin_ctz(left);
+        if (n > in.width / 3) return list_all(in);
     }
-    n = 0;
-    for (int group = 0; group < groups; group++)
-        for (uint32_t left = nonzero_of_group(x, in, group); left; left &= left - 1)
-            in.nonzero[n++] = group * GROUP + __builtin_ctz(left);
-    return n;
+    in.n_nonzero = n;
 }
 
 // Converts a row of floats to the forms that products read.
@@ -132,5 +134,4 @@ static void prepare(const float* x, Inputs& in, int row) {
             quantize_group(g * GROUP < whole ? x + g * GROUP : last, in.int8 + at + (size_t)g * GROUP,
                            in.scale + group + g, in.sum + group + g);
     }
-    if (in.sparse && in.single_row) in.n_nonzero = find_nonzero(x, in);
 }

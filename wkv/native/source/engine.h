@@ -21,6 +21,7 @@ enum Layout : int32_t { ROWS = 0, BLOCKS = 1, COLUMNS = 2 };
 constexpr int GROUP = 32;   // weights that share a scale
 constexpr int BLOCK = 16;   // outputs per block
 constexpr int PANEL = 128;  // outputs per panel
+constexpr int FEW_ROWS = 8; // rows for which zero inputs are skipped
 
 struct Matrix {
     Format format;
@@ -37,15 +38,14 @@ struct Inputs {
     int width = 0;         // in the model
     int padded = 0;        // next multiple of GROUP; values beyond `width` are zero
     int forms = 0;         // set of Forms that are stored
-    bool sparse = false;      // list the nonzero inputs if there is a single row
-    bool single_row = false;
+    bool sparse = false;   // list the nonzero inputs if there are few rows
     float* fp32 = nullptr;       // (rows, padded)
     uint16_t* bf16 = nullptr;    // (rows, padded)
     int8_t* int8 = nullptr;      // (rows, padded), x = int8 * scale
     float* scale = nullptr;      // (rows, padded / GROUP)
     int32_t* sum = nullptr;      // (rows, padded / GROUP), sum of int8
-    int32_t* nonzero = nullptr;  // indices of the nonzero inputs, in order
-    int n_nonzero = 0;
+    int32_t* nonzero = nullptr;  // inputs that are nonzero in one of at most FEW_ROWS rows, in order
+    int n_nonzero = 0;           // `width` if all inputs are listed
 };
 
 // Destination of a product: y[row * stride + output], replaced or added to.
@@ -65,6 +65,8 @@ struct Kernels {
     void (*product)(const Matrix&, const Inputs&, int rows, int first, int last, Outputs, void* scratch);
     // Convert `width` floats to the forms of row `row` of the inputs.
     void (*prepare)(const float* x, Inputs&, int row);
+    // List the nonzero inputs of all rows, at most FEW_ROWS; or all inputs, if that is faster.
+    void (*list_nonzero)(Inputs&, int rows);
 
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n, float* y);
     void (*mix)(const float* x, const float* difference, const float* share, const float* change, int n, float* y);

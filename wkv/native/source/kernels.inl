@@ -19,6 +19,7 @@ namespace {
 #include "products_rows.inl"
 #include "products_int.inl"
 #include "products_columns.inl"
+#include "products_columns_int.inl"
 #include "recurrences.inl"
 #include "training.inl"
 
@@ -70,7 +71,7 @@ uint64_t stream(const uint8_t* memory, size_t bytes) { return stream64(memory, b
 extern const Kernels WKV_TABLE;
 const Kernels WKV_TABLE = {
     WKV_NAME, LANES, {AS_FP32, AS_FP32, BF16_FORM, AS_INT8, AS_INT8},
-    product,  prepare, layer_norm, mix, squared_relu, sigmoid, add_gated, wkv4, wkv6, wkv7, replay6, replay7,
+    product,  prepare, list_nonzero, layer_norm, mix, squared_relu, sigmoid, add_gated, wkv4, wkv6, wkv7, replay6, replay7,
     train_forward, train_backward, stream,
 };
 

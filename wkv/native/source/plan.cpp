@@ -140,7 +140,6 @@ void Plan::start_run(int rows, float* x, float* logits, const Run& run) {
     buffers_[X_BUFFER].data = x;
     buffers_[LOGITS_BUFFER].data = logits;
     start_sequences(run);
-    for (Inputs& inputs : inputs_) inputs.single_row = rows == 1;
 }
 
 void Plan::start_sequences(const Run& run) {
@@ -193,6 +192,9 @@ int Plan::shift_tasks_per_row(const ShiftStep& step) const {
     return rows_ > 1 ? 1 : std::max(1, std::min(threads_.count(), (int)step.n_mixes));
 }
 
+// One task prepares all rows, because the list is that of all of them.
+bool Plan::lists_nonzero(const ActivateStep& step) const { return inputs_[step.inputs].sparse && rows_ <= FEW_ROWS; }
+
 int Plan::task_count(const Step& step) const {
     switch (step.kind) {
         case PRODUCT: {
@@ -204,6 +206,7 @@ int Plan::task_count(const Step& step) const {
         case WKV7: return run_.n_sequences * (width(step.wkv7.receptance) / step.wkv7.head_size);
         case ADAPTER: return run_.adapters == nullptr ? 0 : divide_up(rows_, rows_per_task());
         case SHIFT: return divide_up(rows_, rows_per_task()) * shift_tasks_per_row(step.shift);
+        case ACTIVATE: return lists_nonzero(step.activate) ? 1 : divide_up(rows_, rows_per_task());
         default: return divide_up(rows_, rows_per_task());
     }
 }
@@ -216,7 +219,8 @@ void Plan::run_task(const Step& step, int index, int thread) {
         case NORM: return norm(step.norm, begin, end);
         case SHIFT: return rows_ == 1 ? shift(step.shift, 0, 1, index, floats) : shift(step.shift, begin, end, 0, floats);
         case MIX: return mix(step.mix, begin, end, floats);
-        case ACTIVATE: return activate(step.activate, begin, end, floats);
+        case ACTIVATE: return lists_nonzero(step.activate) ? activate_and_list(step.activate, floats)
+                                                           : activate(step.activate, begin, end, floats);
         case PRODUCT: return product(step.product, index, scratch);
         case GATED: return gated(step.gated, begin, end);
         case WKV4: return wkv4(step.wkv4, index);

@@ -71,6 +71,7 @@ private:
     int rows_per_task() const;
     int outputs_per_task(const Matrix& matrix) const;
     int shift_tasks_per_row(const ShiftStep& step) const;
+    bool lists_nonzero(const ActivateStep& step) const;
     void run_task(const Step& step, int index, int thread);
 
     void norm(const NormStep&, int begin, int end);
@@ -78,6 +79,7 @@ private:
     void keep_shift_of_empty_sequences(int state_index, int width);
     void mix(const MixStep&, int begin, int end, float* scratch);
     void activate(const ActivateStep&, int begin, int end, float* scratch);
+    void activate_and_list(const ActivateStep&, float* scratch);
     void product(const ProductStep&, int index, void* scratch);
     void gated(const GatedStep&, int begin, int end);
     void adapter(const AdapterStep&, int begin, int end, float* scratch);

@@ -77,10 +77,14 @@ void Plan::activate(const ActivateStep& step, int begin, int end, float* scratch
         }
         kernels_.prepare(scratch, to, r);
     }
-    if (to.sparse && rows_ == 1 && !skip_zeros) {  // list every input, to measure the gain of skipping zeros
-        for (int i = 0; i < to.width; i++) to.nonzero[i] = i;
-        to.n_nonzero = to.width;
-    }
+}
+
+void Plan::activate_and_list(const ActivateStep& step, float* scratch) {
+    activate(step, 0, rows_, scratch);
+    Inputs& to = inputs_[step.inputs];
+    if (skip_zeros) return kernels_.list_nonzero(to, rows_);
+    for (int i = 0; i < to.width; i++) to.nonzero[i] = i;  // to measure the gain of skipping zeros
+    to.n_nonzero = to.width;
 }
 
 void Plan::product(const ProductStep& step, int index, void* scratch) {

@@ -1,15 +1,15 @@
 // Products with weights stored input after input, in panels of 128 outputs.
 //
-// With a single row of activations, only the weights of nonzero inputs are read: after a squared ReLU
-// most inputs are zero. With several rows, all weights are read, as in the other layouts.
+// With few rows of activations, only the weights of inputs that are nonzero in one of them are read: after
+// a squared ReLU most inputs are zero. With more rows, all weights are read, as in the other layouts.
 //
 //   fp32, fp16, bf16   for each input: 128 numbers
 //   int8               for each input: 128 bytes, the first 64 for outputs 0..63
 //   int4               for each input: 64 bytes, outputs 0..63 in the low nibbles, 64..127 in the high
 //   scales             for int8 and int4, after all inputs, for each group: 128 bf16 numbers
 //
-// In 64 outputs, byte 16 l + 4 j + i is output 16 j + 4 l + i: interleaving the bytes of four inputs
-// within each 128-bit lane yields the order that `dot` reads.
+// A row gives the same bits alone and together with others: each output has one sum, to which the inputs
+// are added in their order, and the products of inputs that are zero add nothing.
 
 static inline int panel_outputs(const Matrix& m, int panel) {
     const int left = m.outputs - panel * PANEL;
@@ -20,198 +20,174 @@ static inline void write_panel(const float* sums, int outputs, float* y, bool ac
     for (int o = 0; o < outputs; o++) y[o] = accumulate ? y[o] + sums[o] : sums[o];
 }
 
-// Prefetch distances, in inputs and in groups of scales.
-constexpr int AHEAD = 12, AHEAD_INT = 24, AHEAD_SCALES = 2;
-
 static inline void prefetch_range(const uint8_t* p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) prefetch(p + i);
 }
 
-// ---- One row of activations, floating-point weights.
-template <class P, class Input>
-static void columns_row(const typename P::Weight* w, const Input* x, const int32_t* nonzero, int n, float* sums) {
-    constexpr int PART = 8 * LANES < PANEL ? 8 * LANES : PANEL, N = PART / LANES;
-    for (int part = 0; part < PANEL; part += PART) {
-        Floats all[N];
-        for (int v = 0; v < N; v++) all[v] = zero();
-        for (int i = 0; i < n; i++) {
-            const auto* row = w + (size_t)nonzero[i] * PANEL + part;
-            if (i + AHEAD < n)
-                prefetch_range((const uint8_t*)(w + (size_t)nonzero[i + AHEAD] * PANEL + part), PART * sizeof(*w));
-            const Floats at = splat(P::activation(x[nonzero[i]]));
-#pragma GCC unroll 8
-            for (int v = 0; v < N; v++) all[v] = multiply_add(P::floats(row + v * LANES), at, all[v]);
-        }
-        for (int v = 0; v < N; v++) store(sums + part + v * LANES, all[v]);
-    }
-}
+// The inputs that a product reads: those of a list, or all from one on.
+struct Listed {
+    static constexpr bool LISTS_ALL = false;
+    const int32_t* list;
+    int operator()(int i) const { return list[i]; }
+};
+struct Every {
+    static constexpr bool LISTS_ALL = true;
+    int first;  // an even number
+    int operator()(int i) const { return first + i; }
+};
 
-#ifdef WKV_BF16_PAIRS
-// The same with pairs of consecutive nonzero inputs.
-static void columns_row_pairs(const uint16_t* w, const uint16_t* x, const int32_t* nonzero, int n, float* sums) {
-    constexpr int N = PANEL / PAIRED_LANES;
-    Floats low[N], high[N];
-    for (int v = 0; v < N; v++) low[v] = high[v] = zero();
-    for (int i = 0; i < n; i += 2) {
-        const int first = nonzero[i], second = i + 1 < n ? nonzero[i + 1] : first;
-        for (int ahead = i + AHEAD; ahead < i + AHEAD + 2 && ahead < n; ahead++)
-            prefetch_range((const uint8_t*)(w + (size_t)nonzero[ahead] * PANEL), PANEL * sizeof(*w));
-        const uint16_t two[2] = {x[first], i + 1 < n ? x[second] : (uint16_t)0};
-        const Pairs at = splat_pair(two);
-#pragma GCC unroll 4
-        for (int v = 0; v < N; v++) {
-            Pairs a, b;
-            interleave_pairs(w + (size_t)first * PANEL + v * PAIRED_LANES,
-                             w + (size_t)second * PANEL + v * PAIRED_LANES, a, b);
-            low[v] = fma_pairs(a, at, low[v]);
-            high[v] = fma_pairs(b, at, high[v]);
-        }
-    }
-    for (int v = 0; v < N; v++) store_paired(sums + v * PAIRED_LANES, low[v], high[v], false);
-}
-#endif
+// Rows and vectors per tile, chosen so that the sums fill the registers.
+constexpr int COLUMNS_WIDE = LANES == 8 ? 4 : 8;
+template <int C> constexpr int COLUMNS_VECTORS = LANES == 8 ? (C <= 3 ? 4 : 2) : C <= 3 ? 8 : C <= 6 ? 4 : 2;
 
-// ---- Integer weights: four inputs at a time are converted to the blocks that `dot` reads.
-constexpr int HALF_PANEL = 64, HALF_BLOCKS = HALF_PANEL / BLOCK;
-
-// Converts 64 outputs of four inputs to 4 blocks.
-template <Format F>
-static inline void four_inputs(const uint8_t* const rows[4], int half, Bytes blocks[HALF_BLOCKS]) {
-    Bytes four[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        if (F == INT8)
-            four[i] = load_block(rows[i] + half * HALF_PANEL);
-        else
-            four[i] = half ? high_halves(load_block(rows[i])) : low_halves(load_block(rows[i]));
-    }
-    interleave(four[0], four[1], four[2], four[3], blocks);
-}
-
-constexpr int GROUPS_AT_ONCE = 32;
-
-// One row of activations. The sums are added to y after every GROUPS_AT_ONCE groups, as with several rows,
-// so that both give the same bits.
-template <Format F>
-static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inputs& in, float* sums, float* y,
-                            int outputs, bool accumulate) {
-    constexpr size_t BYTES = F == INT8 ? PANEL : PANEL / 2;
-    const int n = in.n_nonzero;
-    const int32_t* nonzero = in.nonzero;
-    Sixteen all[2][HALF_BLOCKS];
-    for (auto& half : all)
-        for (auto& block : half) block = sixteen_zero();
-    int at_once = 0;
-    const auto add_to_y = [&] {
-        for (int half = 0; half < 2; half++)
-            for (int b = 0; b < HALF_BLOCKS; b++) {
-                sixteen_store(sums + half * HALF_PANEL + b * BLOCK, all[half][b], false);
-                all[half][b] = sixteen_zero();
-            }
-        write_panel(sums, outputs, y, accumulate);
-        accumulate = true;
-    };
-    for (int i = 0; i < n;) {
-        const int group = nonzero[i] / GROUP, end = (group + 1) * GROUP, begin = i;
-        if (group / GROUPS_AT_ONCE != at_once) {
-            add_to_y();
-            at_once = group / GROUPS_AT_ONCE;
-        }
-        while (i < n && nonzero[i] < end) i++;
-        for (int ahead = begin; ahead < i; ahead++)
-            if (ahead + AHEAD_INT < n) prefetch_range(w + (size_t)nonzero[ahead + AHEAD_INT] * BYTES, BYTES);
-        const uint16_t* scale = scales + (size_t)group * PANEL;
-        prefetch_range((const uint8_t*)(scale + AHEAD_SCALES * PANEL), PANEL * 2);
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            Integers parts[HALF_BLOCKS];
-            for (auto& part : parts) part = integers((WEIGHT_OFFSET - ZERO_POINT<F>) * in.sum[group]);
-            for (int at = begin; at < i; at += 4) {
-                const uint8_t* rows[4];
-                int8_t x[4];
-#pragma GCC unroll 4
-                for (int k = 0; k < 4; k++) {  // missing inputs of the last four are zero
-                    const int input = nonzero[at + k < i ? at + k : begin];
-                    rows[k] = w + (size_t)input * BYTES;
-                    x[k] = at + k < i ? in.int8[input] : (int8_t)0;
-                }
-                Bytes blocks[HALF_BLOCKS];
-                four_inputs<F>(rows, half, blocks);
-#pragma GCC unroll 4
-                for (int b = 0; b < HALF_BLOCKS; b++) parts[b] = dot(parts[b], blocks[b], x);
-            }
-#pragma GCC unroll 4
-            for (int b = 0; b < HALF_BLOCKS; b++)
-                all[half][b] = sixteen_fma(parts[b], sixteen_bf16(scale + half * HALF_PANEL + b * BLOCK),
-                                           in.scale[group], all[half][b]);
-        }
-    }
-    add_to_y();
-}
-
-// ---- Several rows of activations, floating-point weights.
-template <class P, int V, int C>
-static inline void columns_tile(const typename P::Weight* w, const typename P::Input* x, size_t next_row,
-                                int n, float* y, size_t stride, bool accumulate) {
+// Adds the products of inputs [0, n) to the sums of C rows, PANEL floats apart, or begins them, for one part
+// of the outputs. The parts share the work of prefetching the weights of the `ahead` inputs that follow.
+template <class P, int V, int C, class Index>
+static inline void columns_tile(const typename P::Weight* panel, int part, const typename P::Input* x, size_t next_row,
+                                Index input, int n, int ahead, float* y, bool accumulate) {
+    constexpr int PARTS = PANEL / (V * LANES);
+    const auto* w = panel + part * V * LANES;
     Floats sums[C][V];
     for (int c = 0; c < C; c++)
-        for (int v = 0; v < V; v++) sums[c][v] = accumulate ? load(y + c * stride + v * LANES) : zero();
-    for (int k = 0; k < n; k++) {
-        Floats weights[V];
+        for (int v = 0; v < V; v++) sums[c][v] = accumulate ? load(y + c * PANEL + v * LANES) : zero();
+    for (int i = 0; i < n; i++) {
+        const int k = input(i);
+        if (i < ahead && i % PARTS == part)
+            prefetch_range((const uint8_t*)(panel + (size_t)input(n + i) * PANEL), PANEL * sizeof(*w));
+        Floats at[C];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) weights[v] = P::floats(w + (size_t)k * PANEL + v * LANES);
+        for (int c = 0; c < C; c++) at[c] = splat(P::activation(x[c * next_row + k]));
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-            const Floats at = splat(P::activation(x[c * next_row + k]));
+        for (int v = 0; v < V; v++) {
+            const Floats weights = P::floats(w + (size_t)k * PANEL + v * LANES);
 #pragma GCC unroll 8
-            for (int v = 0; v < V; v++) sums[c][v] = multiply_add(weights[v], at, sums[c][v]);
+            for (int c = 0; c < C; c++) sums[c][v] = multiply_add(weights, at[c], sums[c][v]);
         }
     }
     for (int c = 0; c < C; c++)
-        for (int v = 0; v < V; v++) store(y + c * stride + v * LANES, sums[c][v]);
+        for (int v = 0; v < V; v++) store(y + c * PANEL + v * LANES, sums[c][v]);
 }
 
 #ifdef WKV_BF16_PAIRS
-// The same with pairs of inputs; a last single input is paired with zero.
-template <int C>
-static inline void columns_pairs(const uint16_t* w, const uint16_t* x, size_t next_row, int n,
-                                 float* y, size_t stride, bool accumulate) {
-    static const uint16_t NOTHING[PAIRED_LANES] = {0};
-    Floats low[C], high[C];
-    for (int c = 0; c < C; c++) low[c] = high[c] = zero();
-    for (int k = 0; k < n; k += 2) {
-        Pairs a, b;
-        interleave_pairs(w + (size_t)k * PANEL, k + 1 < n ? w + (size_t)(k + 1) * PANEL : NOTHING, a, b);
-#pragma GCC unroll 16
-        for (int c = 0; c < C; c++) {
-            const Pairs at = splat_pair(x + c * next_row + k);  // rows are padded with a zero
-            low[c] = fma_pairs(a, at, low[c]);
-            high[c] = fma_pairs(b, at, high[c]);
+template <int C> constexpr int PAIRED_VECTORS = C <= 3 ? 4 : C <= 6 ? 2 : 1;
+
+// The same with pairs of neighboring inputs 2 i and 2 i + 1. If one of them is not listed, zeros replace its
+// weights. The sums are in the order of `interleave_pairs`.
+template <int V, int C, class Index>
+static inline void pairs_tile(const uint16_t* panel, int part, const uint16_t* x, size_t next_row, Index input, int n,
+                              int ahead, float* y, bool accumulate) {
+    static const uint16_t NOTHING[PANEL] = {0};
+    constexpr int PARTS = PANEL / (V * PAIRED_LANES);
+    const auto* w = panel + part * V * PAIRED_LANES;
+    Floats low[C][V], high[C][V];
+    for (int c = 0; c < C; c++)
+        for (int v = 0; v < V; v++) {
+            low[c][v] = accumulate ? load(y + c * PANEL + v * PAIRED_LANES) : zero();
+            high[c][v] = accumulate ? load(y + c * PANEL + v * PAIRED_LANES + LANES) : zero();
+        }
+    const auto add_pair = [&](int even, const uint16_t* first, const uint16_t* second) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) {
+            Pairs a, b;
+            interleave_pairs(first + v * PAIRED_LANES, second + v * PAIRED_LANES, a, b);
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                const Pairs at = splat_pair(x + c * next_row + even);  // rows are padded with a zero
+                low[c][v] = fma_pairs(a, at, low[c][v]);
+                high[c][v] = fma_pairs(b, at, high[c][v]);
+            }
+        }
+    };
+    if constexpr (Index::LISTS_ALL) {
+        for (int i = 0; i < n; i += 2) {
+            const uint16_t* first = w + (size_t)input(i) * PANEL;
+            add_pair(input(i), first, i + 1 < n ? first + PANEL : NOTHING);
+        }
+    } else {
+        for (int i = 0; i < n;) {
+            const int even = input(i) & ~1, odd = even + 1;
+            const bool has_even = input(i) == even, has_odd = !has_even || (i + 1 < n && input(i + 1) == odd);
+            add_pair(even, has_even ? w + (size_t)even * PANEL : NOTHING, has_odd ? w + (size_t)odd * PANEL : NOTHING);
+            for (const int next = i + has_even + has_odd; i < next; i++)
+                if (i < ahead && i % PARTS == part)
+                    prefetch_range((const uint8_t*)(panel + (size_t)input(n + i) * PANEL), PANEL * sizeof(*w));
         }
     }
-    for (int c = 0; c < C; c++) store_paired(y + c * stride, low[c], high[c], accumulate);
+    for (int c = 0; c < C; c++)
+        for (int v = 0; v < V; v++) {
+            store(y + c * PANEL + v * PAIRED_LANES, low[c][v]);
+            store(y + c * PANEL + v * PAIRED_LANES + LANES, high[c][v]);
+        }
 }
 #endif
 
-// Computes outputs [0, 128) of a panel for C rows from inputs [0, n); sums have `stride` floats per row.
-template <class P, int C>
+// Computes all outputs of a panel for C rows.
+template <class P, int C, class Index>
 static inline void columns_rows(const typename P::Weight* w, const typename P::Input* x, size_t next_row,
-                                int n, float* y, size_t stride, bool accumulate) {
+                                Index input, int n, int ahead, float* y, bool accumulate) {
 #ifdef WKV_BF16_PAIRS
     if constexpr (__is_same(P, Bf16Pairs)) {
-        for (int o = 0; o < PANEL; o += PAIRED_LANES)
-            columns_pairs<C>(w + o, x, next_row, n, y + o, stride, accumulate);
+        constexpr int V = PAIRED_VECTORS<C>;
+        for (int part = 0; part * V * PAIRED_LANES < PANEL; part++)
+            pairs_tile<V, C>(w, part, x, next_row, input, n, ahead, y + part * V * PAIRED_LANES, accumulate);
         return;
     } else
 #endif
     {
-        constexpr int V = C == 1 ? 4 : 2;
-        for (int o = 0; o < PANEL; o += V * LANES)
-            columns_tile<P, V, C>(w + o, x, next_row, n, y + o, stride, accumulate);
+        constexpr int V = COLUMNS_VECTORS<C>;
+        for (int part = 0; part * V * LANES < PANEL; part++)
+            columns_tile<P, V, C>(w, part, x, next_row, input, n, ahead, y + part * V * LANES, accumulate);
     }
 }
 
-constexpr int COLUMNS_WIDE = LANES == 8 ? 4 : 8, PANEL_INPUTS = 512;
+// Computes a panel for any number of rows; the sums of a row are PANEL floats.
+template <class P, class Index>
+static inline void columns_panel(const typename P::Weight* w, const typename P::Input* x, size_t next_row,
+                                 Index input, int n, int ahead, int rows, float* sums, bool accumulate) {
+    int c = 0;
+#define WKV_TILE(C)                                                                               \
+    columns_rows<P, C>(w, x + c * next_row, next_row, input, n, c ? 0 : ahead, sums + c * PANEL, accumulate)
+#define WKV_LAST(C)                                                                               \
+    case C:                                                                                       \
+        if constexpr (C < COLUMNS_WIDE) WKV_TILE(C);                                              \
+        break;
+    for (; c + COLUMNS_WIDE <= rows; c += COLUMNS_WIDE) WKV_TILE(COLUMNS_WIDE);
+    switch (rows - c) {
+        WKV_LAST(1)
+        WKV_LAST(2)
+        WKV_LAST(3)
+        WKV_LAST(4)
+        WKV_LAST(5)
+        WKV_LAST(6)
+        WKV_LAST(7)
+    }
+#undef WKV_LAST
+#undef WKV_TILE
+}
+
+// Writes the sums of a panel; those of pairs are brought in order.
+template <class P>
+static inline void finish_panel(float* sums, int rows, int outputs, Outputs out) {
+    for (int c = 0; c < rows; c++) {
+        float* row = sums + c * PANEL;
+#ifdef WKV_BF16_PAIRS
+        if constexpr (__is_same(P, Bf16Pairs))
+            for (int o = 0; o < PANEL; o += PAIRED_LANES)
+                store_paired(row + o, load(row + o), load(row + o + LANES));
+#endif
+        write_panel(row, outputs, out.y + c * out.stride, out.add);
+    }
+}
+
+// Inputs at a time: few rows reuse them in the nearest cache, many rows in the next.
+constexpr int LISTED_AT_ONCE = 32, PANEL_INPUTS = 512;
+
+// A pair of inputs is not divided, because its two products are added in one instruction.
+static inline int listed_at_once(const Inputs& in, int k) {
+    const int n = in.n_nonzero - k < LISTED_AT_ONCE ? in.n_nonzero - k : LISTED_AT_ONCE;
+    const int last = in.nonzero[k + n - 1];
+    return n + (last % 2 == 0 && k + n < in.n_nonzero && in.nonzero[k + n] == last + 1);
+}
 
 template <class P>
 static void columns_product(const Matrix& m, const typename P::Input* x, size_t next_row,
@@ -220,71 +196,23 @@ static void columns_product(const Matrix& m, const typename P::Input* x, size_t 
         const auto* w = (const typename P::Weight*)m.weights + (size_t)panel * m.inputs * PANEL;
         const int outputs = panel_outputs(m, panel);
         float* y = out.y + panel * PANEL;
-        if (rows == 1) {
-#ifdef WKV_BF16_PAIRS
-            if constexpr (__is_same(P, Bf16Pairs))
-                columns_row_pairs(w, x, in.nonzero, in.n_nonzero, scratch);
-            else
-#endif
-                columns_row<P>(w, x, in.nonzero, in.n_nonzero, scratch);
-            write_panel(scratch, outputs, y, out.add);
+        if (rows <= FEW_ROWS) {
+            if (in.n_nonzero == 0) memset(scratch, 0, rows * PANEL * sizeof(float));
+            for (int k = 0, n; k < in.n_nonzero; k += n) {
+                n = listed_at_once(in, k);
+                const int left = in.n_nonzero - k - n;
+                columns_panel<P>(w, x, next_row, Listed{in.nonzero + k}, n, left < n ? left : n, rows, scratch, k > 0);
+            }
+            finish_panel<P>(scratch, rows, outputs, {y, out.stride, out.add});
             continue;
         }
         for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {  // the sums of 64 rows take 32 KiB
-            const int end = rows - begin < ROWS_AT_ONCE ? rows : begin + ROWS_AT_ONCE;
+            const int count = rows - begin < ROWS_AT_ONCE ? rows - begin : ROWS_AT_ONCE;
             for (int k = 0; k < m.inputs; k += PANEL_INPUTS) {
                 const int n = m.inputs - k < PANEL_INPUTS ? m.inputs - k : PANEL_INPUTS;
-                const auto* from = w + (size_t)k * PANEL;
-                int c = begin;
-                for (; c + COLUMNS_WIDE <= end; c += COLUMNS_WIDE)
-                    columns_rows<P, COLUMNS_WIDE>(from, x + c * next_row + k, next_row, n,
-                                                  scratch + (c - begin) * PANEL, PANEL, k > 0);
-                for (; c < end; c++)
-                    columns_rows<P, 1>(from, x + c * next_row + k, next_row, n,
-                                       scratch + (c - begin) * PANEL, PANEL, k > 0);
+                columns_panel<P>(w, x + begin * next_row, next_row, Every{k}, n, 0, count, scratch, k > 0);
             }
-            for (int c = begin; c < end; c++)
-                write_panel(scratch + (c - begin) * PANEL, outputs, y + c * out.stride, out.add);
-        }
-    }
-}
-
-// ---- Several rows of activations, integer weights: groups are converted to blocks first.
-template <Format F>
-static void columns_product_int(const Matrix& m, const Inputs& in, int rows, int first, int last,
-                                Outputs out, uint8_t* scratch) {
-    constexpr size_t BYTES = F == INT8 ? PANEL : PANEL / 2;
-    const int groups = padded_to_groups(m.inputs) / GROUP;
-    const size_t weights = (size_t)groups * GROUP * BYTES, panel_bytes = weights + (size_t)groups * PANEL * 2;
-    for (int panel = first / PANEL; panel * PANEL < last; panel++) {
-        const uint8_t* w = m.weights + panel * panel_bytes;
-        const auto* scales = (const uint16_t*)(w + weights);
-        const int outputs = panel_outputs(m, panel);
-        float* y = out.y + panel * PANEL;
-        if (rows == 1) {
-            columns_row_int<F>(w, scales, in, (float*)scratch, y, outputs, out.add);
-            continue;
-        }
-        for (int group = 0; group < groups; group += GROUPS_AT_ONCE) {
-            const int n = groups - group < GROUPS_AT_ONCE ? groups - group : GROUPS_AT_ONCE;
-            const size_t next_block = (size_t)n * GROUP * BLOCK;
-            for (int k = 0; k < n * GROUP; k += 4) {
-                const uint8_t* from = w + ((size_t)group * GROUP + k) * BYTES;
-                if (k + 16 < n * GROUP) prefetch_range(from + 16 * BYTES, 4 * BYTES);
-                const uint8_t* const four[4] = {from, from + BYTES, from + 2 * BYTES, from + 3 * BYTES};
-                for (int half = 0; half < 2; half++) {
-                    Bytes blocks[HALF_BLOCKS];
-                    four_inputs<F>(four, half, blocks);
-                    for (int b = 0; b < HALF_BLOCKS; b++)
-                        store_block(scratch + (half * HALF_BLOCKS + b) * next_block + (size_t)k * BLOCK, blocks[b]);
-                }
-            }
-            Block block{scratch, scales + (size_t)group * PANEL, PANEL, n, ZERO_POINT<F>};
-            block.to_next = next_block;
-            block.to_next_scales = BLOCK;
-            for (int c = 0; c < rows; c += INT_WIDE)
-                blocks_rows<INT8>(block, in, group, c, c + INT_WIDE < rows ? c + INT_WIDE : rows,
-                                  {y, out.stride, out.add || group > 0}, outputs);
+            finish_panel<P>(scratch, count, outputs, {y + begin * out.stride, out.stride, out.add});
         }
     }
 }

@@ -38,6 +38,12 @@ struct Block {
     int turn = 0, turns = 1;
     // Distance to the next block, of the weights and of the scales.
     size_t to_next = 0, to_next_scales = 0;
+
+    void go(int blocks) {
+        weights += blocks * to_next;
+        scales += blocks * to_next_scales;
+        if (ahead) ahead += blocks * to_next;
+    }
 };
 
 // Sums of a group with an initial value.
@@ -46,12 +52,13 @@ template <Format F> static inline auto group_sums(int32_t start) {
     else return narrow_sums(start);
 }
 
-// Rows and blocks per tile, chosen so that the integer and float sums fill the registers.
-constexpr int INT_WIDE = LANES == 16 ? 6 : 4, INT_TALL = LANES == 16 ? 2 : 1;
+// Rows and blocks per tile, chosen so that the integer and float sums fill the registers. The last rows
+// are one tile: up to INT_LAST rows, so that weights are unpacked once.
+constexpr int INT_WIDE = LANES == 16 ? 6 : 4, INT_TALL = LANES == 16 ? 2 : 1, INT_LAST = LANES == 16 ? 8 : 4;
 
-template <Format F> static inline void prefetch_group(const Block& block, int group) {
+template <Format F, int B> static inline void prefetch_group(const Block& block, int group) {
     const ptrdiff_t distance = block.ahead - block.weights;
-    for (int b = 0; b < INT_TALL; b++) {
+    for (int b = 0; b < B; b++) {
         const size_t next = b * block.to_next;
         for (size_t i = 0; i < GROUP_BYTES<F>; i += 64) prefetch(block.ahead + next + group * GROUP_BYTES<F> + i);
         prefetch((const uint8_t*)(block.scales + group * block.next_scales) + next + distance);
@@ -66,7 +73,7 @@ static inline void block_tile(const Block& block, const Int8Rows& in, Outputs ou
         for (Sixteen& sum : row) sum = sixteen_zero();
     const uint8_t* w = block.weights;
     for (int g = 0; g < block.groups; g++, w += GROUP_BYTES<F>) {
-        if (block.ahead && g % block.turns == block.turn) prefetch_group<F>(block, g);
+        if (block.ahead && g % block.turns == block.turn) prefetch_group<F, B>(block, g);
         const int8_t* x = in.x + g * GROUP;
         decltype(group_sums<F>(0)) parts[B][C];
         int32_t start[C];
@@ -123,20 +130,43 @@ static inline void block_tile(const Block& block, const Int8Rows& in, Outputs ou
         }
 }
 
-// Multiplies B blocks by rows [begin, end); the remainder of INT_WIDE is done in tiles of 4, 2 and 1.
+// Multiplies B blocks by C rows, one block after the other if the sums of all would not fit the registers.
+template <Format F, int B, int C>
+static inline void block_tiles(Block block, const Int8Rows& in, Outputs out, int outputs) {
+    if constexpr (B * C <= INT_TALL * INT_WIDE) {
+        block_tile<F, B, C>(block, in, out, outputs);
+    } else {
+        for (int b = 0; b < B; b++, block.go(1))
+            block_tile<F, 1, C>(block, in, {out.y + b * BLOCK, out.stride, out.add}, outputs - b * BLOCK);
+    }
+}
+
+// Multiplies B blocks by rows [begin, end).
 template <Format F, int B>
 static inline void block_rows(Block block, const Inputs& in, int group, int begin, int end, Outputs out, int outputs) {
     int c = begin;
-#define WKV_TILES(C)                                                                              \
-    for (; c + C <= end; c += C)                                                                  \
-        block_tile<F, B, C>(block, Int8Rows(in, c, group),                                        \
-                            {out.y + c * out.stride, out.stride, out.add}, outputs),              \
-            block.turn++;
-    WKV_TILES(INT_WIDE)
-    if (INT_WIDE > 4) { WKV_TILES(4) }
-    if (INT_WIDE > 2) { WKV_TILES(2) }
-    WKV_TILES(1)
-#undef WKV_TILES
+#define WKV_TILE(C)                                                                               \
+    block_tiles<F, B, C>(block, Int8Rows(in, c, group), {out.y + c * out.stride, out.stride, out.add}, outputs)
+#define WKV_LAST(C)                                                                               \
+    case C:                                                                                       \
+        if constexpr (C <= INT_LAST) WKV_TILE(C);                                                 \
+        break;
+    for (; end - c > INT_LAST; c += INT_WIDE, block.turn++) WKV_TILE(INT_WIDE);
+    switch (end - c) {
+        WKV_LAST(1)
+        WKV_LAST(2)
+        WKV_LAST(3)
+        WKV_LAST(4)
+        WKV_LAST(5)
+        WKV_LAST(6)
+        WKV_LAST(7)
+        WKV_LAST(8)
+    }
+#undef WKV_LAST
+#undef WKV_TILE
+}
+static inline int block_turns(int rows) {
+    return rows <= INT_LAST ? 1 : 1 + (rows - INT_LAST + INT_WIDE - 1) / INT_WIDE;
 }
 
 // Multiplies consecutive blocks, INT_TALL at a time; the last may have fewer outputs.
@@ -145,9 +175,7 @@ static inline void blocks_rows(Block block, const Inputs& in, int group, int beg
     for (; outputs > 0; outputs -= INT_TALL * BLOCK, out.y += INT_TALL * BLOCK) {
         outputs > BLOCK ? block_rows<F, INT_TALL>(block, in, group, begin, end, out, outputs)
                         : block_rows<F, 1>(block, in, group, begin, end, out, outputs);
-        block.weights += INT_TALL * block.to_next;
-        block.scales += INT_TALL * block.to_next_scales;
-        if (block.ahead) block.ahead += INT_TALL * block.to_next;
+        block.go(INT_TALL);
     }
 }
 
@@ -168,7 +196,7 @@ static void block_product(const Matrix& m, const Inputs& in, int rows, int first
         block.to_next_scales = bytes / 2;
         if (!many && from + OUTPUTS_AT_ONCE < last) {  // outputs beyond this task belong to the next
             block.ahead = w + INT_TALL * bytes;
-            block.turns = (rows + INT_WIDE - 1) / INT_WIDE;
+            block.turns = block_turns(rows);
         }
         for (int c = 0; c < rows; c += step)
             blocks_rows<F>(block, in, 0, c, c + step < rows ? c + step : rows,

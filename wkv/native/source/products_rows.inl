@@ -44,12 +44,13 @@ struct Bf16Pairs {
 };
 #endif
 
-// Tile sizes, chosen so that the sums fill the registers.
-constexpr int TALL = LANES == 8 ? 3 : 6, WIDE = 4;
+// Tile sizes, chosen so that the sums fill the registers. Up to LAST rows are one tile.
+constexpr int TALL = LANES == 8 ? 3 : 6, WIDE = 4, LAST = LANES == 8 ? 4 : 8;
 // Outputs per tile of C rows. One row of 16-bit weights is fastest with few outputs at once and prefetching,
 // one row of fp32 weights with many outputs and without it (measured on AVX2).
 template <class P> constexpr bool IS_WIDE = sizeof(typename P::Weight) == 4;
-template <class P, int C> constexpr int HEIGHT = C == 1 ? (IS_WIDE<P> ? 8 : 4) : C == 2 ? 6 : TALL;
+template <class P, int C> constexpr int HEIGHT =
+    C == 1 ? (IS_WIDE<P> ? 8 : 4) : C == 2 ? 6 : C <= WIDE ? TALL : C <= 6 ? 4 : 3;
 // Block sizes that keep the rows in a core's cache while a strip of outputs passes over them.
 constexpr int ROWS_AT_ONCE = 64, INPUTS_AT_ONCE = 2048, STRIP = LANES == 8 ? 4 * TALL : TALL;
 
@@ -96,18 +97,39 @@ static inline void rows_tile(const typename P::Weight* w, size_t next_output,
         }
 }
 
-template <class P, int C, bool AHEAD = false>
+template <class P, int C, bool AHEAD = false, int R = HEIGHT<P, C>>
 static inline void rows_tiles(const typename P::Weight* w, size_t next_output,
                               const typename P::Input* x, size_t next_row, int n, int outputs, Outputs out) {
     int o = 0;
-#define WKV_TILES(R)                                                                              \
-    for (; o + R <= outputs; o += R)                                                              \
-        rows_tile<P, R, C, AHEAD>(w + o * next_output, next_output, x, next_row, n,               \
-                                  {out.y + o, out.stride, out.add});
-    WKV_TILES((HEIGHT<P, C>))
-    if constexpr (HEIGHT<P, C> > TALL) { WKV_TILES(TALL) }
+#define WKV_TILES(HERE)                                                                           \
+    for (; o + HERE <= outputs; o += HERE)                                                        \
+        rows_tile<P, HERE, C, AHEAD>(w + o * next_output, next_output, x, next_row, n,            \
+                                     {out.y + o, out.stride, out.add});
+    WKV_TILES(R)
+    if constexpr (R > TALL) { WKV_TILES(TALL) }
     WKV_TILES(1)
 #undef WKV_TILES
+}
+
+// Few rows need not be divided: the weights pass once, in the order of memory.
+template <class P>
+static inline void few_rows(const typename P::Weight* w, size_t next_output, const typename P::Input* x,
+                            size_t next_row, int rows, int n, int outputs, Outputs out) {
+#define WKV_LAST(C, AHEAD)                                                                        \
+    case C:                                                                                       \
+        if constexpr (C <= LAST) rows_tiles<P, C, AHEAD>(w, next_output, x, next_row, n, outputs, out); \
+        break;
+    switch (rows) {
+        WKV_LAST(1, !IS_WIDE<P>)
+        WKV_LAST(2, true)
+        WKV_LAST(3, true)
+        WKV_LAST(4, true)
+        WKV_LAST(5, true)
+        WKV_LAST(6, true)
+        WKV_LAST(7, true)
+        WKV_LAST(8, true)
+    }
+#undef WKV_LAST
 }
 
 template <class P>
@@ -118,9 +140,9 @@ static void rows_product(const Matrix& m, const typename P::Input* x, size_t nex
     const bool ahead = rows <= ROWS_AT_ONCE && m.inputs <= INPUTS_AT_ONCE;  // otherwise weights are reused
     for (int k = 0; k < m.inputs; k += INPUTS_AT_ONCE) {
         const int n = m.inputs - k < INPUTS_AT_ONCE ? m.inputs - k : INPUTS_AT_ONCE;
-        if (rows == 1) {
-            rows_tiles<P, 1, !IS_WIDE<P>>(weights + first * K + k, K, x + k, next_row, n, last - first,
-                                   {out.y + first, out.stride, out.add || k > 0});
+        if (rows <= LAST) {
+            few_rows<P>(weights + first * K + k, K, x + k, next_row, rows, n, last - first,
+                        {out.y + first, out.stride, out.add || k > 0});
             continue;
         }
         for (int begin = 0; begin < rows; begin += ROWS_AT_ONCE) {
@@ -129,7 +151,7 @@ static void rows_product(const Matrix& m, const typename P::Input* x, size_t nex
                 const int height = last - o < STRIP ? last - o : STRIP;
                 const auto* w = weights + o * K + k;
                 int c = begin;
-                if (ahead && rows >= WIDE && o + 2 * STRIP <= last) {
+                if (ahead && o + 2 * STRIP <= last) {
                     rows_tiles<P, WIDE, true>(w, K, x, next_row, n, height, {out.y + o, out.stride, out.add});
                     c = WIDE;
                 }

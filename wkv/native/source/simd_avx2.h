@@ -125,6 +125,7 @@ static inline Integers to_integers(NarrowSums sums, int32_t start) {
 struct Sixteen { __m256 low, high; };
 
 static inline Sixteen sixteen_zero() { return {zero(), zero()}; }
+static inline Sixteen sixteen_load(const float* p) { return {load(p), load(p + 8)}; }
 static inline Sixteen sixteen_bf16(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 8)}; }
 static inline Sixteen sixteen_fma(Integers i, Sixteen scale, float x, Sixteen c) {
     const Floats all = splat(x);

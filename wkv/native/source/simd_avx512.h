@@ -96,6 +96,7 @@ static inline Integers to_integers(NarrowSums sums, int32_t start) {
 // 16 floats, one per output of a block.
 typedef __m512 Sixteen;
 static inline Sixteen sixteen_zero() { return _mm512_setzero_ps(); }
+static inline Sixteen sixteen_load(const float* p) { return _mm512_loadu_ps(p); }
 static inline Sixteen sixteen_bf16(const uint16_t* p) { return load_bf16(p); }
 static inline Sixteen sixteen_fma(Integers i, Sixteen scale, float x, Sixteen c) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(i), _mm512_mul_ps(scale, _mm512_set1_ps(x)), c);
@@ -140,16 +141,11 @@ static inline void interleave_pairs(const uint16_t* first, const uint16_t* secon
     low = (__m512bh)_mm512_unpacklo_epi16(a, b);
     high = (__m512bh)_mm512_unpackhi_epi16(a, b);
 }
-static inline void store_paired(float* y, Floats low, Floats high, bool accumulate) {
+static inline void store_paired(float* y, Floats low, Floats high) {
     const __m512i order = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
     const __m512i rest = _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
-    __m512 a = _mm512_permutex2var_ps(low, order, high), b = _mm512_permutex2var_ps(low, rest, high);
-    if (accumulate) {
-        a = _mm512_add_ps(a, _mm512_loadu_ps(y));
-        b = _mm512_add_ps(b, _mm512_loadu_ps(y + 16));
-    }
-    _mm512_storeu_ps(y, a);
-    _mm512_storeu_ps(y + 16, b);
+    _mm512_storeu_ps(y, _mm512_permutex2var_ps(low, order, high));
+    _mm512_storeu_ps(y + 16, _mm512_permutex2var_ps(low, rest, high));
 }
 static inline void to_bf16(const float* x, uint16_t* y) {
     _mm256_storeu_si256((__m256i*)y, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)));

@@ -106,6 +106,7 @@ static inline NarrowSums dot_narrow(NarrowSums sums, Bytes weights, const int8_t
 struct Sixteen { float32x4_t at[4]; };
 
 static inline Sixteen sixteen_zero() { return {{zero(), zero(), zero(), zero()}}; }
+static inline Sixteen sixteen_load(const float* p) { return {{load(p), load(p + 4), load(p + 8), load(p + 12)}}; }
 static inline Sixteen sixteen_bf16(const uint16_t* p) {
     return {{load_bf16(p), load_bf16(p + 4), load_bf16(p + 8), load_bf16(p + 12)}};
 }

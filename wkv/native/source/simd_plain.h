@@ -71,6 +71,11 @@ static inline Integers dot_narrow(const Integers& sums, const Bytes& weights, co
 }
 
 static inline Sixteen sixteen_zero() { return Sixteen{}; }
+static inline Sixteen sixteen_load(const float* p) {
+    Sixteen v;
+    memcpy(v.at, p, sizeof v.at);
+    return v;
+}
 static inline Sixteen sixteen_bf16(const uint16_t* p) {
     Sixteen v;
     for (int o = 0; o < 16; o++) v.at[o] = bf16_to_float(p[o]);
