@@ -34,6 +34,8 @@ def test_the_report_comes_before_the_file(tmp_path, capsys, monkeypatch):
     told, progress = capsys.readouterr()
     for fact in ("cpu int4", "file, MB", "tokens/s", "bits per byte", "exercises right", "KL"):
         assert fact in told
+    assert "Int4 weights were calibrated on 11," in told
+    assert "calibrating 100 %" in progress
     assert f"{out}: verified to be exact, and saved" in told
     assert "packing 100 %" in progress
     assert "\r" not in progress
@@ -60,6 +62,7 @@ def test_json_and_what_it_measured(tmp_path, capsys):
 
 def test_a_dry_run_and_too_great_a_loss_save_nothing(tmp_path, capsys):
     command = ["quantize", str(WEIGHTS), str(tmp_path / "x"), "--to", "int4", *FAST]
+    command += ["--calibrate", "none"]
     assert main([*command, "--dry-run"]) == 0
     told, said = capsys.readouterr()
     assert "bits per byte" in told
@@ -113,7 +116,12 @@ def test_an_empty_text_and_wrong_usage(byte_model, tmp_path, capsys):
     command = ["quantize", str(byte_model.path), str(tmp_path / "x"), "--to", "int8"]
     assert main([*command, "--text", str(text)]) == 1
     assert "there is no text in it" in capsys.readouterr().err
-    for wrong in (["--max-loss", "-1"], ["--max-loss", "nan"], ["--exercises", "-1"]):
+    for wrong in (
+        ["--max-loss", "-1"],
+        ["--max-loss", "nan"],
+        ["--exercises", "-1"],
+        ["--calibrate", str(text)],
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*command, *wrong])
         assert ended.value.code == 2

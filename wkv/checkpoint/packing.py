@@ -140,8 +140,13 @@ def pack(weight: Tensor, format: Format, layout: Layout) -> Packed:
         panels = _padded(weight.to(format.dtype), PANEL, 1).view(-1, PANEL, inputs)
         data = panels.transpose(1, 2).contiguous().view(-1)
     else:
-        data = _to_bytes(*quantize(weight, format), format, layout)
+        return pack_integers(*quantize(weight, format), format, layout, inputs)
     return Packed(format, layout, outputs, inputs, data)
+
+
+def pack_integers(q: Tensor, scales: Tensor, format: Format, layout: Layout, inputs: int) -> Packed:
+    """Pack integers and scales, as `quantize` returns them, of a matrix with `inputs` columns."""
+    return Packed(format, layout, len(q), inputs, _to_bytes(q, scales, format, layout))
 
 
 def unpack(packed: Packed) -> Tensor:
@@ -200,7 +205,7 @@ def quantize(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
     scales = torch.empty(len(groups), dtype=torch.bfloat16)
     method: Callable[[Tensor], tuple[Tensor, Tensor]] = {
         Format.int8: _nearest_int8,
-        Format.int4: _best_int4,
+        Format.int4: best_int4,
     }[format]
 
     def piece(start: int) -> None:
@@ -217,33 +222,43 @@ def quantize(weight: Tensor, format: Format) -> tuple[Tensor, Tensor]:
 def _nearest_int8(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Quantize groups (n, 32) so that the largest weight of each becomes 127 above or below 128."""
     scales = _rounded_away(groups.abs().amax(1) / 127)
-    q = (groups * _inverse(scales)[:, None]).round_().clamp_(-127, 127).add_(128)
+    q = (groups * inverse_scale(scales)[:, None]).round_().clamp_(-127, 127).add_(128)
     return q.to(torch.uint8), scales
 
 
-def _best_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
+def best_int4(groups: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Quantize groups (n, 32) with the scale that has the smallest squared error.
 
     Integers are in -8..7. The full scale has the sign that makes the largest weight -8. A smaller
     scale clips this weight and represents the others better. Each scale in SHARES gives integers
     q, for which the best possible scale, sum(w q) / sum(q q), is then evaluated.
+
+    Args:
+        groups: float32.
+        importance: (32,), factors of the squared errors of a group's weights; None: all are 1.
+
+    Returns:
+        Integers plus 8, (n, 32) uint8, and scales (n,) bf16.
     """
     largest = groups.abs().argmax(1, keepdim=True)
     full = (groups.gather(1, largest)[:, 0] / -8).to(torch.bfloat16)
-    in_units = groups * _inverse(full)[:, None]
+    inverse = inverse_scale(full)[:, None]
+    in_units = groups * inverse
+    weighted = in_units if importance is None else in_units * importance
     least_error, best = torch.full_like(in_units[:, 0], float("inf")), full
     for share in SHARES:
         q = (in_units / share).round_().clamp_(-8, 7)
-        products = (in_units * q).sum(1)
-        squares = q.square_().sum(1)
+        products = (weighted * q).sum(1)
+        squares = q.square_() if importance is None else q.square_().mul_(importance)
+        squares = squares.sum(1)
         scales = (full.float() * (products / squares).nan_to_num_()).to(torch.bfloat16)
-        scale = scales.float() * _inverse(full)
+        scale = scales.float() * inverse[:, 0]
         # The squared error without the sum of w^2, which is the same for all scales.
         error = scale * (scale * squares - 2 * products)
         better = error < least_error
         least_error = torch.where(better, error, least_error)
         best = torch.where(better, scales, best)
-    q = (groups * _inverse(best)[:, None]).round_().clamp_(-8, 7)
+    q = (groups * inverse_scale(best)[:, None]).round_().clamp_(-8, 7)
     return q.add_(8).to(torch.uint8), best
 
 
@@ -254,7 +269,7 @@ def _rounded_away(scales: Tensor) -> Tensor:
     return torch.where(nearest.float() < scales, above, nearest)
 
 
-def _inverse(scales: Tensor) -> Tensor:
+def inverse_scale(scales: Tensor) -> Tensor:
     """Return 1 / scale, or 0 where the scale is 0 or too small for a finite inverse."""
     scales = scales.float()
     return torch.where(scales.abs() < SMALLEST_SCALE, 0, 1 / scales)

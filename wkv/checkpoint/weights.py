@@ -18,7 +18,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.packing import Packed, format_for, layout_for, pack, round_like_packed
+from wkv.checkpoint.error_feedback import quantize_with_feedback
+from wkv.checkpoint.packing import (
+    Format,
+    Packed,
+    format_for,
+    layout_for,
+    pack,
+    pack_integers,
+    round_like_packed,
+)
 from wkv.checkpoint.tensors import Checkpoint
 from wkv.errors import CheckpointError
 from wkv.models.int8 import PARTS, quantize
@@ -101,6 +110,19 @@ class Weights:
         """Return the low-rank factors that are stored as a stack (n, inputs, outputs)."""
         count = self.shapes[self._prefix + name][0]
         return [self.packed(f"{name}.{number}") for number in range(count)]
+
+    def calibrated(self, name: str, moments: Tensor) -> Packed:
+        """Return a matrix in int4, quantized for the inputs that it reads on a text.
+
+        Args:
+            name: a name of `matrix_names` that ends in `.weight`.
+            moments: the mean of x x^T over its inputs x; see `quantize_with_feedback`.
+        """
+        weight = self._matrix(name)
+        check_finite(f"{self.checkpoint.path}: {name}", weight)
+        layout = layout_for(Format.int4, sparse_inputs=name.endswith(SPARSE_INPUTS))
+        integers = quantize_with_feedback(weight, moments)
+        return pack_integers(*integers, Format.int4, layout, weight.shape[1])
 
     def packed(self, name: str) -> Packed:
         """Return a matrix as (outputs, inputs) in the format of its placement.

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="format of the weights: 8.5 or 4.5 bits per weight, scales included",
     )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE|none",
+        help="text like those that the model will read; int4 weights are rounded so that its "
+        "outputs change least (default: a text that comes with wkv; none: round to the nearest)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument(
         "--dry-run", action="store_true", help="only report the loss, and do not save the file"
@@ -87,7 +93,10 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error(f"--max-loss is {args.max_loss:g}, expected 0 or more")
     if args.exercises is not None and args.exercises < 0:
         args.usage_error(f"--exercises is {args.exercises}, expected 0 or more")
+    if args.calibrate is not None and args.to != "int4":
+        args.usage_error("--calibrate needs --to int4; int8 loses almost nothing without it")
     source = find_model(args.source) or args.source
+    from wkv.convert.calibrate import CALIBRATION
     from wkv.convert.quantize import quantize
     from wkv.errors import InputError
     from wkv.evaluate.cost import passage
@@ -105,12 +114,17 @@ def run(args: argparse.Namespace) -> int:
             source,
             args.destination,
             to=args.to,
+            calibrate=None if args.calibrate == "none" else args.calibrate or CALIBRATION,
             overwrite=args.overwrite or args.dry_run,
             tokenizer=args.tokenizer,
             accept=accept,
-            on_packed=lambda number, total: show("packing", number, total),
+            on_step=show,
         )
-    report |= {"path": str(done.path), "kept": done.kept}
+    report |= {
+        "path": str(done.path),
+        "kept": done.kept,
+        "calibration_tokens": done.calibration_tokens,
+    }
     print(json.dumps(report) if args.json else _render(report))
     if args.max_loss is not None and report["bits_per_byte"] is None:
         raise InputError(
@@ -221,6 +235,8 @@ def _render(report: dict[str, object]) -> str:
     engines = _pair(report["engines"])
     if set(map(str, engines)) != {"native"}:
         lines.append(f"The speed is that of the {engines[1]} engine; see wkv doctor.")
+    if report["calibration_tokens"]:
+        lines.append(f"Int4 weights were calibrated on {report['calibration_tokens']:,} tokens.")
     if report["kept"]:
         lines.append(f"{report['path']}: verified to be exact, and saved")
     return "\n".join(lines)

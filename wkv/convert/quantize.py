@@ -1,9 +1,13 @@
 """Quantization of a checkpoint: its matrices are packed to int8 or int4, for fast loading.
 
+Int4 weights are rounded for the inputs that they read on a text (`calibrate`), which halves the
+loss and changes neither the size nor the format.
+
 The file contains every matrix except the embedding in the format that the native engine reads, so
 loading neither packs nor copies; `wkv.checkpoint.layouts.packed` describes the file. All other
 tensors are stored as in the source. The embedding is not packed because a token reads only one row
-of it. The logits are bit for bit those of packing the source at every load.
+of it. Without a calibration text, the logits are bit for bit those of packing the source at every
+load.
 
 The new file is saved only after it was verified against the matrices in memory, and after the
 caller has compared both models and accepted it.
@@ -12,16 +16,24 @@ caller has compared both models and accepted it.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.layouts.packed import packed_metadata
-from wkv.checkpoint.packing import Packed
+from wkv.checkpoint.layouts.packed import packed_metadata, with_packed
+from wkv.checkpoint.packing import Format, Packed
 from wkv.checkpoint.tensors import PACKED_KEY, STRATEGY_KEY
 from wkv.checkpoint.weights import Weights, is_packable
+from wkv.convert.calibrate import (
+    CALIBRATION,
+    Pieces,
+    calibration_pieces,
+    default_pieces,
+    input_moments,
+)
 from wkv.convert.checkpoint_file import (
     check_vocabulary,
     mapped_strategy,
@@ -47,6 +59,10 @@ DTYPES = {
 }  # fmt: skip
 
 
+OnStep = Callable[[str, int, int], object]
+"""A function of the name of a stage, the number of its finished parts, and their total number."""
+
+
 @dataclass(frozen=True)
 class Quantization:
     """The result of a quantization.
@@ -56,12 +72,14 @@ class Quantization:
         n_bytes: its size.
         strategy: the strategy it was made for.
         kept: whether the file was saved.
+        calibration_tokens: number of tokens that int4 weights were rounded for.
     """
 
     path: Path
     n_bytes: int
     strategy: str
     kept: bool
+    calibration_tokens: int
 
 
 def quantize(
@@ -69,10 +87,11 @@ def quantize(
     destination: str | Path,
     *,
     to: str,
+    calibrate: str | Path | None = CALIBRATION,
     overwrite: bool = False,
     tokenizer: str | Path | Tokenizer | None = None,
     accept: Callable[[Model, Model, Path], bool] = lambda before, after, file: True,
-    on_packed: Callable[[int, int], object] = lambda done, total: None,
+    on_step: OnStep = lambda stage, done, total: None,
 ) -> Quantization:
     """Write a checkpoint as `.safetensors` with its matrices packed.
 
@@ -80,16 +99,20 @@ def quantize(
         source: any checkpoint that `wkv.load` reads, with floating-point matrices.
         destination: the file to write; `.safetensors` is added if it is missing.
         to: "int8" or "int4".
+        calibrate: a text like those that the model will read, for int4. None: every weight is
+            rounded to the nearest value. So it is with the default text too if no tokenizer is
+            known.
         overwrite: whether to replace an existing file.
         tokenizer: the tokenizer of the models passed to `accept`, as for `wkv.load`.
         accept: called with the original model, the quantized model and its temporary file; if it
             returns False, the file is not saved.
-        on_packed: called with the number of packed matrices and their total number.
+        on_step: called with the name of a stage, the number of finished parts and their total.
 
     Raises:
         CheckpointError: if the source cannot be read or is quantized, or the new file differs
             from the matrices in memory.
-        InputError: if `to` is unknown, or the destination exists.
+        InputError: if `to` is unknown, the destination exists, or the text is too short.
+        TokenizerError: if a text is given and no tokenizer is known.
     """
     if to not in PACKED:
         raise InputError(f"a checkpoint can be quantized to {' or '.join(PACKED)}, not to {to!r}")
@@ -102,30 +125,59 @@ def quantize(
         named = open_tokenizer(tokenizer, description.config.vocab_size)
     strategy = strategy_for(description, f"cpu {to}")
     before = build_model(describe(source), _strategy_before(description), named)
-    matrices: dict[str, Packed] = {}
+    pieces = _pieces(before, calibrate) if Format[to] is Format.int4 else []
     with temporary_folder(path) as folder:
-        partial = folder / path.name
+        unfinished = folder / path.name
         weights = Weights(description.checkpoint, description.shapes, strategy)
-        names = weights.matrix_names()
-        for done, name in enumerate(names, start=1):
-            matrices[name] = weights.packed(name)
-            on_packed(done, len(names))
+        matrices = _packed(description, weights, pieces, on_step)
         with write_errors(path):
-            _write(partial, description, matrices, str(strategy))
-            write_vocabulary_beside(partial, description)
-        in_memory = replace(
-            description, checkpoint=replace(description.checkpoint, read_packed=matrices.get)
-        )
-        expected = build_model(in_memory, strategy)
-        after, _ = verify(expected, partial, packed=matrices, tokenizer=named)
-        n_bytes = partial.stat().st_size
-        is_accepted = accept(before, after, partial)
+            _write(unfinished, description, matrices, str(strategy))
+            write_vocabulary_beside(unfinished, description)
+        expected = build_model(_in_memory(description, matrices, str(strategy)), strategy)
+        after, _ = verify(expected, unfinished, packed=matrices, tokenizer=named)
+        n_bytes = unfinished.stat().st_size
+        is_accepted = accept(before, after, unfinished)
         del after  # it maps the file, and some operating systems cannot rename a mapped file
         if is_accepted:
             with write_errors(path):
-                move_into_place(partial, path)
+                move_into_place(unfinished, path)
                 write_vocabulary_beside(path, description)
-    return Quantization(path, n_bytes, str(strategy), is_accepted)
+    return Quantization(path, n_bytes, str(strategy), is_accepted, sum(map(len, pieces)))
+
+
+def _pieces(model: Model, calibrate: str | Path | None) -> Pieces:
+    """Return the pieces of the text to calibrate on; none without a text."""
+    if calibrate is None:
+        return []
+    if calibrate == CALIBRATION:
+        return default_pieces(model)
+    return calibration_pieces(model, Path(calibrate))
+
+
+def _packed(
+    description: Description, weights: Weights, pieces: Pieces, on_step: OnStep
+) -> dict[str, Packed]:
+    """Return all matrices in the format of the strategy, in the order of the network."""
+    names = weights.matrix_names()
+    matrices: dict[str, Packed] = {}
+    if pieces:
+        for moments in input_moments(description, pieces, partial(on_step, "calibrating")):
+            for name, H in moments.items():
+                matrices[name] = weights.calibrated(name, H)
+                on_step("packing", len(matrices), len(names))
+    for name in names:
+        if name not in matrices:
+            matrices[name] = weights.packed(name)
+            on_step("packing", len(matrices), len(names))
+    return {name: matrices[name] for name in names}
+
+
+def _in_memory(
+    description: Description, matrices: Mapping[str, Packed], strategy: str
+) -> Description:
+    """Describe the quantized model without a file."""
+    checkpoint = replace(description.checkpoint, identity=identity(description))
+    return replace(description, checkpoint=with_packed(checkpoint, matrices.get, strategy))
 
 
 def _check_source(description: Description) -> None:

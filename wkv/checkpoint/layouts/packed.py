@@ -17,7 +17,7 @@ In the view, matrices have their official shapes and are float32; they are unpac
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -84,18 +84,7 @@ def unpacked_view(checkpoint: Checkpoint) -> Checkpoint:
             return None
         return Packed(found.format, found.layout, found.outputs, found.inputs, checkpoint[name])
 
-    def matrix(name: str) -> Tensor:
-        found = packed(name)
-        assert found is not None
-        weights = unpack(found)
-        return weights if name.endswith(".weight") else weights.t().contiguous()
-
-    def read(name: str) -> Tensor:
-        if name in stacks:
-            return torch.stack([matrix(part) for part in stacks[name]])
-        return matrix(name) if name in matrices else checkpoint[name]
-
-    return replace(
+    view = replace(
         checkpoint,
         layout="packed",
         shapes=shapes,
@@ -103,14 +92,42 @@ def unpacked_view(checkpoint: Checkpoint) -> Checkpoint:
             name: torch.float32 if name in unpacked_names else checkpoint.dtypes[name]
             for name in shapes
         },
-        read=read,
-        # The formats of the matrices decide, whatever strategy the metadata may contain.
-        strategy="cpu int4"
-        if any(matrix.format is Format.int4 for matrix in matrices.values())
-        else "cpu int8",
-        read_packed=packed,
         identity=identity,
     )
+    # The formats of the matrices decide, whatever strategy the metadata may contain.
+    is_int4 = any(matrix.format is Format.int4 for matrix in matrices.values())
+    return with_packed(view, packed, "cpu int4" if is_int4 else "cpu int8")
+
+
+def with_packed(
+    checkpoint: Checkpoint, packed: Callable[[str], Packed | None], strategy: str
+) -> Checkpoint:
+    """View a checkpoint with packed matrices in place of its own, unpacked on access.
+
+    Args:
+        checkpoint: any view with official names.
+        packed: returns the packed matrix of a name, or None if the matrix is not packed.
+        strategy: the strategy that the matrices are packed for.
+    """
+
+    def read(name: str) -> Tensor:
+        part = packed(f"{name}.0")
+        if part is None:
+            found = packed(name)
+            return checkpoint.read(name) if found is None else _unpacked(name, found)
+        parts = []
+        while part is not None:
+            parts.append(_unpacked(name, part))
+            part = packed(f"{name}.{len(parts)}")
+        return torch.stack(parts)
+
+    return replace(checkpoint, read=read, read_packed=packed, strategy=strategy)
+
+
+def _unpacked(name: str, matrix: Packed) -> Tensor:
+    """Return a packed matrix as official files store it."""
+    weights = unpack(matrix)
+    return weights if name.endswith(".weight") else weights.t().contiguous()
 
 
 def _read_metadata(checkpoint: Checkpoint) -> tuple[str, dict[str, _Description]]:
