@@ -7,24 +7,21 @@ from tests.checkpoints import random_checkpoint, save_pth
 from wkv.checkpoint.weights import Weights
 from wkv.gpu.rows import EMPTY_SLOT, PackedRows, Slots
 from wkv.inference.describe import describe
+from wkv.inference.torch_weights import load_torch_network
 from wkv.models.strategy import choose_strategy
 
 SIZES = {"n_layer": 2, "n_embd": 96, "head_size": 32, "vocab_size": 90}
 """No power of two, and ranks and a vocabulary that are no multiples of 16."""
 
 
-def weights_of(path, strategy):
-    """Return the configuration and the weights of a checkpoint for a strategy."""
-    found = describe(path)
-    sizes = found.config.n_layer, found.dtypes, found.n_params
-    return found.config, Weights(found.checkpoint, found.shapes, choose_strategy(strategy, *sizes))
-
-
-def random_weights(folder, strategy, generation="7", **sizes):
-    """Return the configuration, the weights, and the tensors of a random checkpoint."""
+def random_network(folder, strategy, generation="7", **sizes):
+    """Return the modules and the tensors of a random checkpoint, in any dtype on the CPU."""
     tensors = random_checkpoint(generation, **(SIZES | sizes))
     save_pth(tensors, folder / "random.pth")
-    return *weights_of(folder / "random.pth", strategy), tensors
+    found = describe(folder / "random.pth")
+    chosen = choose_strategy(strategy, found.config.n_layer, found.dtypes, found.n_params)
+    weights = Weights(found.checkpoint, found.shapes, chosen)
+    return load_torch_network(found.config, weights), tensors
 
 
 def rounded(tensors, dtype):

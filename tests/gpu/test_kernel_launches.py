@@ -3,7 +3,7 @@
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.gpu.packed import new_slots, pack, random_weights
+from tests.gpu.packed import new_slots, pack, random_network
 
 FEW, MANY = 8, 11
 """Launches of an RWKV-7 layer that decodes up to four rows, and more. They may only decrease."""
@@ -52,9 +52,9 @@ def launches(folder, monkeypatch, n_layer, rows):
     ):
         for name in names.split():
             monkeypatch.setattr(module, name, kernel)
-    config, weights, _ = random_weights(folder, "cpu fp16", n_layer=n_layer)
-    step = rwkv7_step.Rwkv7Step(config, weights)
-    slots = new_slots(config, 2 + rows)
+    modules, _ = random_network(folder, "cpu fp16", n_layer=n_layer)
+    step = rwkv7_step.Rwkv7Step(modules)
+    slots = new_slots(modules.config, 2 + rows)
     packed = pack([[1]] * rows, slots, [0] * rows, list(range(2, 2 + rows)))
     with Operators() as operators:
         step(*packed)

@@ -6,6 +6,7 @@ import sysconfig
 import pytest
 import torch
 
+from wkv.cli import machine
 from wkv.gpu import requirements
 from wkv.gpu.requirements import kernel_error, missing
 
@@ -52,3 +53,13 @@ def test_a_kernel_that_fails_is_reported_in_one_line(monkeypatch, triton_interpr
     assert kernel_error(torch.device("cpu")).reason == "a Triton kernel failed (ptxas failed)"
     monkeypatch.setattr(requirements, "_one_kernel", lambda device: torch.zeros(2))
     assert "wrong numbers" in kernel_error(torch.device("cpu")).reason
+
+
+def test_doctor_names_what_is_missing_and_its_cure(monkeypatch):
+    lack = requirements.Missing("Triton is not installed", "pip install triton")
+    monkeypatch.setattr(requirements, "kernel_error", lambda device: lack)
+    finding = machine._kernels()
+    assert "Triton is not installed" in finding.found
+    assert finding.advice == "pip install triton"
+    monkeypatch.setattr(requirements, "kernel_error", lambda device: None)
+    assert machine._kernels().advice == ""

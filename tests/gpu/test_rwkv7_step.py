@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.gpu.packed import new_slots, pack, random_weights, rms, rounded
+from tests.gpu.packed import new_slots, pack, random_network, rms, rounded
 from tests.oracles import rwkv7 as oracle
 from wkv.gpu.rows import EMPTY_SLOT, SPARE_SLOT
 
@@ -22,9 +22,12 @@ def network(request, triton_interpreter, tmp_path_factory):
     from wkv.gpu.rwkv7_step import Rwkv7Step
 
     folder = tmp_path_factory.mktemp("rwkv7")
-    config, weights, tensors = random_weights(folder, f"cpu {request.param}")
-    step = Rwkv7Step(config, weights)
-    return step, rounded(tensors, DTYPES[request.param]), config, LIMITS[request.param]
+    modules, tensors = random_network(folder, f"cpu {request.param}")
+    before = {name: tensor.clone() for name, tensor in modules.state_dict().items()}
+    step = Rwkv7Step(modules)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in modules.state_dict().items())
+    exact = rounded(tensors, DTYPES[request.param])
+    return step, exact, modules.config, LIMITS[request.param]
 
 
 def random_ids(count, seed=0):

@@ -104,7 +104,7 @@ def gpus() -> list[Finding]:
                 "the engine cuda, with decode steps as CUDA graphs",
             )
             for i, card in enumerate(cards)
-        ]
+        ] + [_kernels()]
     if torch.backends.mps.is_available():
         return [Finding("gpu", "mps (Apple)")]
     built = torch.version.cuda or torch.version.hip
@@ -117,6 +117,19 @@ def gpus() -> list[Finding]:
         found = f"NVIDIA driver found, but PyTorch (CUDA {built}) cannot use a GPU"
         return [Finding("gpu", found, advice)]
     return [Finding("gpu", "none; models run on the CPU")]
+
+
+def _kernels() -> Finding:
+    """Report whether Triton's kernels can run; the first time, this compiles one."""
+    import torch
+
+    from wkv.gpu.requirements import kernel_error
+
+    error = kernel_error(torch.device("cuda"))
+    if error is None:
+        return Finding("gpu kernels", "Triton kernels run; RWKV-7 needs 8 launches per layer")
+    found = f"{error.reason}; models run on PyTorch's modules, which launch 5 times as many kernels"
+    return Finding("gpu kernels", found, error.cure)
 
 
 def automatic() -> Finding:

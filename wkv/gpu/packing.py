@@ -73,8 +73,9 @@ class Products:
 
 
 def pack_products(matrices: Sequence[Matrix]) -> Products:
-    """Copy matrices into a flat tensor on their device, and write the table."""
-    weights = torch.cat([matrix.weight.flatten() for matrix in matrices])
+    """Write the table of matrices, and copy them into a flat tensor, unless it is a single one."""
+    parts = [matrix.weight.flatten() for matrix in matrices]
+    weights = torch.cat(parts) if len(parts) > 1 else parts[0]
     views, end = [], 0
     for matrix in matrices:
         begin, end = end, end + matrix.weight.numel()

@@ -13,12 +13,11 @@ With more rows, the library multiplies all large matrices, in 10 to 12 launches.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm
 
-from wkv.checkpoint.weights import Weights
 from wkv.gpu import launch
 from wkv.gpu.launch import FEW_ROWS, Norm, Residual, TimeMix
 from wkv.gpu.packing import (
@@ -34,7 +33,7 @@ from wkv.gpu.packing import (
     without_first,
 )
 from wkv.gpu.rows import PackedRows
-from wkv.models.rwkv7 import Config
+from wkv.models.parts import Skeleton
 
 PROJECTIONS = {"r": "receptance", "k": "key", "v": "value"}
 """The large matrices of the first products; their mixes are the first ones, in this order."""
@@ -87,17 +86,20 @@ class Rwkv7Step:
 
     kernels = "Triton kernels"
 
-    def __init__(self, config: Config, weights: Weights) -> None:
-        placement = weights.strategy.layers[0]
-        self.config, self.dtype, self.device = config, placement.dtype, placement.device
+    def __init__(self, network: Skeleton) -> None:
+        """Pack the weights of a network, layer by layer, on its device.
+
+        The network's matrices become views of the packed ones, so they are stored once, and the
+        modules compute the same as before.
+        """
+        self.config: Any = network.config
         self.skip_zeros = True
-        self._embedding = weights.torch_tensor("emb.weight").to(self.device)
-        is_folded = "blocks.0.ln0.weight" not in weights.shapes
-        self._ln0 = None if is_folded else _norm(weights, "blocks.0.ln0")
-        self._layers = [_layer(weights, layer) for layer in range(config.n_layer)]
-        self._ln_out = _norm(weights, "ln_out")
-        self._head = pack_products([Matrix(weights.torch_tensor("head.weight"))])
-        self._parts = launch.value_parts(self.device)
+        self._embed = network.embed
+        self._layers = [_layer(network, layer) for layer in range(self.config.n_layer)]
+        self._ln_out = _norm(network, "ln_out")
+        self._head = pack_products([Matrix(network.head.weight.detach())])
+        self.dtype = self._head.weights.dtype
+        self._parts = launch.value_parts(self._head.weights.device)
 
     def __call__(self, ids: Tensor, rows: PackedRows) -> Tensor:
         """Advance the states; return logits (n, V) float32 after the last row of each sequence."""
@@ -115,9 +117,7 @@ class Rwkv7Step:
 
     def _body(self, ids: Tensor, rows: PackedRows) -> Residual:
         """Return the residual stream after all layers."""
-        X = embedding(ids, self._embedding).to(torch.float32)
-        if self._ln0 is not None:
-            X = layer_norm(X, X.shape[1:], self._ln0.weight, self._ln0.bias, launch.LAYER_NORM_EPS)
+        X = self._embed(ids).contiguous()
         residual = Residual(X, X[None][:0])
         v_first = torch.empty(len(ids), self.config.dim_att, device=X.device)
         for index, layer in enumerate(self._layers):
@@ -169,45 +169,57 @@ class Rwkv7Step:
         return launch.large_product(x, packed.matrices[0].t())
 
 
-def _layer(weights: Weights, index: int) -> Layer:
-    """Read and pack the weights of a layer."""
+def _layer(network: Skeleton, index: int) -> Layer:
+    """Pack the weights of a layer."""
     block = f"blocks.{index}."
 
     def read(name: str) -> Tensor:
-        return weights.torch_tensor(block + name)
+        return network.get_parameter(block + name).detach()
+
+    def replace(name: str, view: Tensor) -> None:
+        network.get_parameter(block + name).data = view
 
     def vectors(*names: str) -> Tensor:
-        return torch.stack([read(name).float().flatten() for name in names])
+        return torch.stack([read(name).flatten() for name in names])
 
-    low = LOW_RANK if index > 0 else LOW_RANK.replace("v", "")
-    inner = [
-        Matrix(read(f"att.{name}.weight"), MIXES.index(mix)) for mix, name in PROJECTIONS.items()
-    ]
+    names = [f"att.{name}.weight" for name in PROJECTIONS.values()]
+    inner = [Matrix(read(name), plane) for plane, name in enumerate(names)]
     second, at = [], 0
+    low = LOW_RANK if index > 0 else LOW_RANK.replace("v", "")
     for name in low:
         function = FUNCTIONS.get(name, NONE)
         factor = pad_outputs(read(f"att.{name}1").t())
         inner.append(Matrix(factor, MIXES.index(name), function))
         second.append(Matrix(pad_inputs(read(f"att.{name}2").t()), at))
         at += len(factor)
-    packed = pack_products(inner)
+    packed, packed_second = pack_products(inner), pack_products(second)
+    for name, view in zip(names, packed.matrices, strict=False):
+        replace(name, view)
+    factors = zip(low, packed.matrices[len(names) :], packed_second.matrices, strict=True)
+    for name, first_view, second_view in factors:
+        rank = len(read(f"att.{name}2"))
+        replace(f"att.{name}1", first_view[:rank].t())
+        replace(f"att.{name}2", second_view[:, :rank].t())
+    value = read("ffn.value.weight").t().contiguous()
+    replace("ffn.value.weight", value.t())
     v0 = "att.v0" if index > 0 else "att.w0"  # layer 0 does not use it
     norm_of_heads = ("att.ln_x.weight", "att.ln_x.bias")
     per_channel = ("att.w0", "att.a0", v0, "att.k_k", "att.k_a", "att.r_k", *norm_of_heads)
     return Layer(
-        ln1=_norm(weights, block + "ln1"),
-        ln2=_norm(weights, block + "ln2"),
+        ln1=_norm(network, block + "ln1"),
+        ln2=_norm(network, block + "ln2"),
         shares=vectors(*(f"att.x_{name}" for name in MIXES)),
         x_k=vectors("ffn.x_k"),
         vectors=vectors(*per_channel),
         inner=packed,
         first_factors=without_first(packed, inner, len(PROJECTIONS)),
-        second_factors=pack_products(second),
+        second_factors=packed_second,
         output=pack_products([Matrix(read("att.output.weight"))]),
         key=pack_products([Matrix(read("ffn.key.weight"), 0, SQUARED_RELU)]),
-        value=read("ffn.value.weight").t().contiguous(),
+        value=value,
     )
 
 
-def _norm(weights: Weights, name: str) -> Norm:
-    return Norm(weights.torch_tensor(f"{name}.weight"), weights.torch_tensor(f"{name}.bias"))
+def _norm(network: Skeleton, name: str) -> Norm:
+    parameters = (network.get_parameter(f"{name}.{part}") for part in ("weight", "bias"))
+    return Norm(*(parameter.detach() for parameter in parameters))

@@ -1,5 +1,6 @@
 """Load a model: choose a strategy and an engine for a checkpoint, and load its weights."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.weights import Weights
 from wkv.errors import CheckpointError, InputError, StrategyError
 from wkv.gpu import network as gpu
-from wkv.gpu.module_step import ModuleStep
+from wkv.gpu.choose_step import choose_step
 from wkv.inference.describe import (
     Description,
     adapter_for,
@@ -234,10 +235,11 @@ def _network(
 
 
 def _on_gpu(network: Skeleton, device: torch.device) -> gpu.GpuNetwork:
-    """Return a network of modules on the GPU engine, with its embedding on the device."""
+    """Return a network on the GPU engine, with its embedding on the device."""
     network = network.to(device)
     weights = gpu.NetworkWeights.of_modules(network)
-    return gpu.GpuNetwork(ModuleStep(network), weights, network.new_layers(1))
+    step = choose_step(network, device, logging.getLogger(__name__).warning)
+    return gpu.GpuNetwork(step, weights, network.new_layers(1))
 
 
 def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] | None:

@@ -31,6 +31,9 @@ MIN_HIDDEN_SIZE = 1e-30
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+Recurrence = Callable[..., tuple[Tensor, Tensor]]
+"""A function with the arguments and results of one of `wkv.ops`, such as `wkv.ops.wkv7.wkv7`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

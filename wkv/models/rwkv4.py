@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wkv.models import parts
-from wkv.models.parts import Block, Config, Linear, Shapes, token_shift, vector
+from wkv.models.parts import Block, Config, Linear, Recurrence, Shapes, token_shift, vector
 from wkv.ops.wkv4 import MINUS_INFINITY, wkv4
 
 
@@ -53,6 +53,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         D, A = config.n_embd, config.dim_att
+        self.wkv: Recurrence = wkv4
         self.time_decay = vector(A)
         self.time_first = vector(A)
         self.time_mix_k = vector(1, 1, D)
@@ -79,7 +80,7 @@ class TimeMix(nn.Module):
             real = real[..., 0]
             log_decay = log_decay * real
             k = torch.where(real > 0, k, MINUS_INFINITY)
-        y, state = wkv4(log_decay, self.time_first, k, v, state)
+        y, state = self.wkv(log_decay, self.time_first, k, v, state)
         return self.output(r * y), last, state
 
 

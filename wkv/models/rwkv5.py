@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wkv.models import parts
-from wkv.models.parts import Block, Linear, Shapes, token_shift, vector
+from wkv.models.parts import Block, Linear, Recurrence, Shapes, token_shift, vector
 from wkv.models.rwkv4 import ChannelMix
 from wkv.ops.wkv5 import wkv5
 from wkv.ops.wkv6 import wkv6
@@ -90,6 +90,8 @@ class TimeMix(nn.Module):
         super().__init__()
         D, A = config.n_embd, config.dim_att
         self.config = config
+        self.wkv: Recurrence = wkv5
+        self.wkv_of_padded: Recurrence = wkv6
         self.time_decay = vector(config.n_head, config.decay_size)
         self.make_bonus(config)
         self.time_mix_k = vector(1, 1, D)
@@ -133,10 +135,10 @@ class TimeMix(nn.Module):
         log_decay = -torch.exp(self.time_decay)
         real = parts.real_tokens(x, lengths)
         if real is None:
-            y, state = wkv5(r, log_decay, k, v, self.bonus(), state)
+            y, state = self.wkv(r, log_decay, k, v, self.bonus(), state)
         else:  # with padding the decay depends on the token, so the recurrence of RWKV-6 is used
             decays = (log_decay * real).expand(heads)
-            y, state = wkv6(r, decays, k * real, v, self.bonus(), state)
+            y, state = self.wkv_of_padded(r, decays, k * real, v, self.bonus(), state)
         y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
         return self.output(self.gated(y, x, shifted)), last, state
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wkv.models import parts
-from wkv.models.parts import Block, Linear, Shapes, token_shift, vector
+from wkv.models.parts import Block, Linear, Recurrence, Shapes, token_shift, vector
 from wkv.models.strategy.products import matmul
 from wkv.ops.wkv6 import wkv6
 
@@ -81,6 +81,7 @@ class TimeMix(nn.Module):
         super().__init__()
         D, A, M, R = config.n_embd, config.dim_att, config.mix_rank, config.decay_rank
         self.config = config
+        self.wkv: Recurrence = wkv6
         self.time_maa_x, self.time_maa_w = vector(1, 1, D), vector(1, 1, D)
         self.time_maa_k, self.time_maa_v = vector(1, 1, D), vector(1, 1, D)
         self.time_maa_r, self.time_maa_g = vector(1, 1, D), vector(1, 1, D)
@@ -117,7 +118,7 @@ class TimeMix(nn.Module):
         real = parts.real_tokens(x, lengths)
         if real is not None:  # padding neither decays the state nor writes to it
             log_decay, k = log_decay * real, k * real
-        y, state = wkv6(r, log_decay, k, v, self.time_faaaa, state)
+        y, state = self.wkv(r, log_decay, k, v, self.time_faaaa, state)
         y = parts.group_norm(y, self.ln_x, self.config.group_norm_eps)
         return self.output(y * g), last, state
 

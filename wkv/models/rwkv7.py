@@ -16,7 +16,7 @@ Source: paper "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wkv.models import parts
-from wkv.models.parts import Linear, Shapes, low_rank, token_shift, vector
+from wkv.models.parts import Linear, Recurrence, Shapes, low_rank, token_shift, vector
 from wkv.models.state import LayerState
 from wkv.ops.wkv7 import wkv7
 
@@ -33,9 +33,6 @@ DECAY_SCALE = math.exp(-0.5)
 
 KAPPA_NORM_FLOOR = 1e-12
 """Lower limit of the length by which kappa is divided."""
-
-Recurrence = Callable[..., tuple[Tensor, Tensor]]
-"""A function with the arguments and results of `wkv.ops.wkv7.wkv7`."""
 
 
 @dataclass(frozen=True, kw_only=True)

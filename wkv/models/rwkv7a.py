@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wkv.models import parts, rwkv7
-from wkv.models.parts import Linear, Shapes, token_shift, vector
-from wkv.models.rwkv7 import Recurrence
+from wkv.models.parts import Linear, Recurrence, Shapes, token_shift, vector
 from wkv.models.state import LayerState
 from wkv.models.strategy.products import matmul
 from wkv.ops.wkv7 import wkv7

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.models.rwkv7 import Recurrence
+from wkv.models.parts import Recurrence
 from wkv.native.library import kernels, library, missing_reason
 from wkv.ops.wkv7 import wkv7
 
