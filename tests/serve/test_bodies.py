@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from tests.serve.wire import HELLO
 from wkv.prompting.template import Message
+from wkv.serve import read_body
+from wkv.serve.protocol.errors import ApiError
 from wkv.serve.render_prompt import ConversationStart
 
 CHAT = "/v1/chat/completions"
@@ -366,3 +368,16 @@ def test_the_newer_name_of_the_token_limit_comes_first(client):
     fields = {"max_tokens": 5, "max_completion_tokens": 2}
     usage = client.post(CHAT, json=GOOD[CHAT] | fields).json()["usage"]
     assert usage["completion_tokens"] == 2
+
+
+def test_a_million_members_are_refused_before_they_are_parsed(monkeypatch):
+    body = json.dumps({"metadata": dict.fromkeys(map(str, range(10**6)), 1)}).encode()
+    monkeypatch.setattr(read_body.json, "loads", None)
+    with pytest.raises(ApiError, match="contains 1000001 strings, at most"):
+        read_body.parse_json(body)
+
+
+def test_the_largest_number_of_parts_is_parsed():
+    part = {"type": "text", "text": "\\"}
+    messages = [{"role": "user", "content": [part] * 4}] * 9_990
+    assert read_body.parse_json(json.dumps({"messages": messages}).encode())

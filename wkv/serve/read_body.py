@@ -27,6 +27,13 @@ MAX_OBJECTS = 50_000
 MAX_MEMBERS = 4096
 """The largest number of members of one JSON object."""
 
+MAX_STRINGS = 300_000
+"""The largest number of strings in a body, names of members included.
+
+They are counted before the body is parsed: Python's parser stops all threads until it has finished
+an object, which takes a second for a million members.
+"""
+
 JSON_TYPE = re.compile(r"application/(.+\+)?json")
 
 Json = dict[str, Any]
@@ -93,6 +100,10 @@ def parse_json(data: bytes) -> Any:
     Raises:
         ApiError: if it is not valid JSON, or larger than the limits.
     """
+    strings = (data.count(b'"') - data.count(b'\\"')) // 2
+    if strings > MAX_STRINGS:
+        found = f"the body contains {strings} strings, at most {MAX_STRINGS}"
+        raise ApiError(400, f"{found}; send fewer members or parts", code="body_too_complex")
     try:
         return json.loads(
             data,
