@@ -176,7 +176,8 @@ class DecodeQueue:
         for choice, state in zip(choices, self.batch.remove(choices), strict=True):
             self._cache_state(choice, state)
             ids, reason = tuple(choice.token_ids), choice.finish_reason or ""
-            done = ChoiceDone(choice.number, reason, ids, state, choice.draft_counts)
+            counts, stop = choice.draft_counts, choice.stop_string
+            done = ChoiceDone(choice.number, reason, ids, state, counts, stop)
             choice.handle.send(done)
 
     def _cache_state(self, choice: ChoiceSequence, state: State) -> None:

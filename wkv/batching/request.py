@@ -96,6 +96,7 @@ class ChoiceDone:
         token_ids: all sampled ids, without an end of text.
         state: the state that has read the prompt and `token_ids`, or all of them but the last.
         drafts: passes and drafts; zeros without speculative decoding.
+        stop_string: the stop string that ended it, or "".
     """
 
     choice: int
@@ -103,6 +104,7 @@ class ChoiceDone:
     token_ids: tuple[int, ...]
     state: State
     drafts: DraftCounts = field(default_factory=DraftCounts)
+    stop_string: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,22 +43,22 @@ class StopStrings:
     Text that could be the beginning of a stop string is held back until that is decided.
 
     Attributes:
-        found: whether a stop string is complete.
+        found: the stop string that is complete; "" while none is.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.found = False
+        self.found = ""
 
     def push(self, text: str) -> str:
         """Add a piece of text; returns the text that may be shown."""
         text = self._held + text
-        starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
+        starts = [(start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
         if starts:
-            self.found = True
+            end, self.found = min(starts)
             self._held = ""
-            return text[: min(starts)]
+            return text[:end]
         keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -162,6 +162,11 @@ class RunningSequence:
     def remaining(self) -> int:
         """The number of tokens that may still be added."""
         return self._max_tokens - len(self.token_ids)
+
+    @property
+    def stop_string(self) -> str:
+        """The stop string that ended the sequence, or ""."""
+        return self._stops.found
 
     @property
     def end_of_text(self) -> int | None:

@@ -17,6 +17,7 @@ from wkv.inference.model import Model
 from wkv.inference.speculation import Speculation
 from wkv.prompting.presets import preset_for
 from wkv.prompting.template import template_for
+from wkv.serve.error_format import ErrorFormat
 from wkv.serve.key_value_store import KeyValueStore
 from wkv.serve.metrics import Metrics
 from wkv.serve.middleware import (
@@ -27,6 +28,7 @@ from wkv.serve.middleware import (
     SendTimeout,
     on_authentication_error,
 )
+from wkv.serve.protocol.anthropic import MESSAGE_EVENTS
 from wkv.serve.protocol.errors import add_error_handlers
 from wkv.serve.protocol.response_objects import RESPONSE_EVENTS
 from wkv.serve.protocol.responses import ChatCompletionChunk, ErrorResponse, TextCompletion
@@ -37,6 +39,7 @@ from wkv.serve.routes import (
     completions,
     documentation,
     embeddings,
+    messages,
     responses,
     server_info,
     states,
@@ -53,6 +56,7 @@ ROUTES = (
     completions.routes,
     embeddings.routes,
     responses.routes,
+    messages.routes,
     states.routes,
     documentation.routes,
 )
@@ -68,7 +72,7 @@ ERROR = {
     },
 }
 
-REFERENCED = (ErrorResponse, ChatCompletionChunk, TextCompletion, *RESPONSE_EVENTS)
+REFERENCED = (ErrorResponse, ChatCompletionChunk, TextCompletion, *RESPONSE_EVENTS, *MESSAGE_EVENTS)
 """Models that the OpenAPI document references outside of `response_model`."""
 
 
@@ -180,6 +184,7 @@ def create_app(
     if settings.hosts:
         app.add_middleware(HostCheck, names=settings.hosts)
     app.add_middleware(SendTimeout, seconds=settings.idle_seconds)
+    app.add_middleware(ErrorFormat)
     app.add_middleware(RequestTarget)
     app.add_middleware(FramingCheck)
     return app

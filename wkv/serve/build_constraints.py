@@ -28,8 +28,8 @@ from wkv.serve.protocol.requests import (
     ResponseFormat,
 )
 
-MAX_TOOLS = 128
-TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_TOOLS = 512
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _tool(entry: Any, path: str) -> Tool:
         )
     name, description = function.get("name"), function.get("description") or ""
     if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
-        message = f"{path} has the name {name!r:.80}, expected 1 to 64 letters, digits, _ or -"
+        message = f"{path} has the name {name!r:.80}, expected 1 to 128 letters, digits, _ or -"
         raise InputError(message)
     if not isinstance(description, str):
         raise InputError(f"{path} has a description that is not a string, expected a string")

@@ -46,6 +46,9 @@ class Metrics:
         self.refused = self._counter("refused", "Requests that were refused: too many waited.")
         self.failed = self._counter("failed", "Requests that ended with an error.")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of all prompts.")
+        self.ignored_fields = self._counter(
+            "ignored_fields", "Fields of requests that had no effect."
+        )
         self.cached_tokens = self._counter("cached_tokens", "Prompt tokens found in the cache.")
         self.generated_tokens = self._counter("generated_tokens", "Tokens that were generated.")
         self.drafted_tokens = self._counter(

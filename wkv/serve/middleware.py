@@ -45,17 +45,29 @@ class ApiKeys(AuthenticationBackend):
         path = conn.scope["path"]
         if not self._keys or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return AuthCredentials([METRICS]), SimpleUser("")
-        scheme, _, key = conn.headers.get("authorization", "").encode("latin-1").partition(b" ")
-        if not scheme and "x-api-key" in conn.headers:
-            scheme, key = b"bearer", conn.headers["x-api-key"].encode("latin-1")
         # All keys are compared, so that the response time does not reveal which one matched.
-        matches = [hmac.compare_digest(key, known) for known in self._keys]
-        if scheme.lower() != b"bearer" or not any(matches):
+        matches = [
+            (number, sent)
+            for sent in _keys_of(conn.headers)
+            for number, known in enumerate(self._keys)
+            if hmac.compare_digest(sent, known)
+        ]
+        if not matches:
             raise AuthenticationError(
                 "a valid API key is needed; send 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
-        permissions = [METRICS] if matches[0] else []
+        number, key = matches[0]
+        permissions = [METRICS] if number == 0 else []
         return AuthCredentials(permissions), SimpleUser(hashlib.sha256(key).hexdigest())
+
+
+def _keys_of(headers: Headers) -> list[bytes]:
+    """Return the keys that a request sends, in either header."""
+    scheme, _, key = headers.get("authorization", "").encode("latin-1").partition(b" ")
+    keys = [key] if scheme.lower() == b"bearer" else []
+    if "x-api-key" in headers:
+        keys.append(headers["x-api-key"].encode("latin-1"))
+    return keys
 
 
 def on_authentication_error(_: HTTPConnection, error: AuthenticationError) -> Response:

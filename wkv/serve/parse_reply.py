@@ -41,6 +41,7 @@ class ReplyParser:
         logprobs: those of the tokens, if the request asks for them. A stream clears them.
         has_reported_token: whether a token with more than blanks is in a body of `logprobs_body`.
         finish_reason: the reason for the end; None before it.
+        stop_string: the stop string that ended the reply, or "".
     """
 
     assistant_prefix: str
@@ -57,6 +58,7 @@ class ReplyParser:
     logprobs: list[SampledToken] = field(default_factory=list)
     has_reported_token: bool = False
     finish_reason: str | None = None
+    stop_string: str = ""
     _call_parser: ToolCallParser | None = None
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class ReplyParser:
             )
 
     def push(self, event: TextEvent) -> list[Json]:
-        """Add text; returns deltas with `content`, `reasoning` or `tool_calls`."""
+        """Add text; returns deltas with `content`, `tool_calls`, or `reasoning` under two names."""
         if event.token is not None:
             self.token_ids.append(event.token)
         if event.logprobs is not None:
@@ -112,8 +114,8 @@ class ReplyParser:
         is_call = self.calls or self.reply_format.forces_call
         content = None if is_call and not self.content else self.content
         message: Json = {"role": "assistant", "content": content, "refusal": None}
-        if self.reasoning:
-            message["reasoning"] = self.reasoning
+        if self.reasoning:  # clients read one name or the other
+            message["reasoning"] = message["reasoning_content"] = self.reasoning
         if self.calls:
             message["tool_calls"] = self.calls
         return message
@@ -123,7 +125,7 @@ class ReplyParser:
         for piece in pieces:
             if piece.is_thought:
                 self.reasoning += piece.text
-                deltas.append({"reasoning": piece.text})
+                deltas.append({"reasoning": piece.text, "reasoning_content": piece.text})
             else:
                 deltas += self._answer_deltas(piece.text)
         return deltas

@@ -26,12 +26,25 @@ CLIENT_CLOSED_REQUEST = 499
 LONG_LIST = 128
 """Longer lists are encoded in pieces of this length."""
 
+PING_SECONDS = 10.0
+"""Time after which a stream without events gets one that says nothing."""
+
+SLOW_CHUNKS = 2
+"""Number of chunks at the beginning of a stream that may come late."""
+
+COMMENT = ": the prompt is being read\n\n"
+"""An event without content, which clients of the OpenAI API skip."""
+
 POLL_SECONDS = 0.2
 """Time between two checks whether the client is still connected."""
 
 
 class Exchange(Protocol):
-    """A request and its replies, which turns the scheduler's events into response bodies."""
+    """A request and its replies, which turns the scheduler's events into response bodies.
+
+    Two methods are optional: `error` returns the event for an error within a stream, and `ping`
+    is an event that is sent while the prompt is read.
+    """
 
     def chunks(self, events: EventStream) -> AsyncGenerator[Json, None]:
         """Yield the chunks of a streamed response."""
@@ -56,7 +69,7 @@ async def send_reply(
         WKVError, ApiError: if there is no body. A stream ends with an error event instead.
     """
     if stream:
-        return EventStreamResponse(exchange.chunks(events), events, last)
+        return EventStreamResponse(exchange, events, last)
     try:
         body = await until_disconnect(http, exchange.body(events))
         return await json_response(lambda: body)
@@ -107,11 +120,9 @@ class EventStreamResponse(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, chunks: AsyncGenerator[Json, None], events: EventStream, last: str | None
-    ) -> None:
+    def __init__(self, exchange: Exchange, events: EventStream, last: str | None) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_format_chunks(chunks, last), headers=headers)
+        super().__init__(_format_chunks(exchange, events, last), headers=headers)
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,19 +151,47 @@ def stream_documentation(*chunks: type[BaseModel]) -> dict[int | str, Json]:
 
 
 async def _format_chunks(
-    chunks: AsyncGenerator[Json, None], last: str | None
+    exchange: Exchange, events: EventStream, last: str | None
 ) -> AsyncGenerator[str, None]:
     """Yield chunks as server-sent events; an error becomes an event too."""
-    async with aclosing(chunks):
+    ping: Json | None = getattr(exchange, "ping", None)
+    error_event: Callable[[ApiError], Json] = getattr(exchange, "error", lambda error: error.body)
+    async with aclosing(exchange.chunks(events)) as chunks:
         try:
-            async for chunk in chunks:
-                yield _format_event(chunk)
+            async for chunk in _with_pings(chunks, PING_SECONDS):
+                if chunk is not None:
+                    yield _format_event(chunk)
+                else:
+                    yield COMMENT if ping is None else _format_event(ping)
         except ApiError as error:
-            yield _format_event(error.body)
+            yield _format_event(error_event(error))
         except WKVError as error:
-            yield _format_event(as_api_error(error).body)
+            yield _format_event(error_event(as_api_error(error)))
         if last is not None:
             yield f"data: {last}\n\n"
+
+
+async def _with_pings(
+    chunks: AsyncGenerator[Json, None], seconds: float
+) -> AsyncGenerator[Json | None, None]:
+    """Yield chunks, and None whenever none of the first ones has come for some seconds.
+
+    Agents give up after minutes of silence, in which a long prompt is read. Later, tokens follow
+    each other, and a task for each of them would cost too much.
+    """
+    for _ in range(SLOW_CHUNKS):
+        waiting = asyncio.ensure_future(anext(chunks, None))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=seconds))[0]:
+                yield None
+        finally:
+            waiting.cancel()
+        chunk = waiting.result()
+        if chunk is None:
+            return
+        yield chunk
+    async for chunk in chunks:
+        yield chunk
 
 
 def _format_event(chunk: Json) -> str:

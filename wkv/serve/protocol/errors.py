@@ -37,6 +37,15 @@ ERROR_TYPES = {
     503: "overloaded_error",
 }
 
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
 Location = tuple[str | int, ...]
 
 
@@ -70,6 +79,13 @@ class ApiError(Exception):
                 "code": self.code,
             }
         }
+
+    @property
+    def anthropic_body(self) -> dict[str, Any]:
+        """The JSON body of the response in the format of Anthropic's API."""
+        default = "invalid_request_error" if self.status < 500 else "api_error"
+        kind = ANTHROPIC_TYPES.get(self.status, default)
+        return {"type": "error", "error": {"type": kind, "message": str(self)}}
 
     @property
     def response(self) -> JSONResponse:

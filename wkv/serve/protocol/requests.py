@@ -249,7 +249,7 @@ ContentField = Annotated[
 class FunctionCall(RequestBody):
     """The name of a called tool, and its arguments as JSON text."""
 
-    name: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,128}$")]
     arguments: Text
 
 
@@ -326,7 +326,7 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
+    tools: Annotated[list[Object], Field(fail_fast=True, max_length=512)] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -407,7 +407,7 @@ class ResponseRequest(IgnoredFields):
     max_output_tokens: TokenLimit | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     top_p: Probability | None = None
-    tools: Annotated[list[Object], Field(fail_fast=True, max_length=128)] | None = None
+    tools: Annotated[list[Object], Field(fail_fast=True, max_length=512)] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

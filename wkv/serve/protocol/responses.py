@@ -115,6 +115,7 @@ class ReplyMessage(ResponseModel):
     content: str | None
     refusal: None
     reasoning: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[MessageToolCall] | None = None
 
 
@@ -161,6 +162,7 @@ class ChatDelta(ResponseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
 
 
@@ -277,6 +279,12 @@ class ServedModel(ResponseModel):
     created: int
     owned_by: str
     parent: str | None = None
+    type: Literal["model"]
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"]
+    max_input_tokens: int
+    max_tokens: int
     wkv: ModelDetails
 
 
@@ -285,6 +293,9 @@ class ModelList(ResponseModel):
 
     object: Literal["list"]
     data: list[ServedModel]
+    has_more: bool
+    first_id: str
+    last_id: str
 
 
 class SavedState(ResponseModel):

@@ -203,6 +203,7 @@ class ChatExchange:
                 elif isinstance(event, ChoiceDone):
                     reply = self.replies[event.choice]
                     self.drafts.add(event.drafts)
+                    reply.stop_string = event.stop_string
                     deltas = reply.finish(event.finish_reason)
                     self._remember(reply)
                     yield event.choice, deltas

@@ -31,6 +31,12 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
+EPOCH = "1970-01-01T00:00:00Z"
+"""The time at which a model was made, which is unknown."""
+
+ENDLESS = 2**20
+"""The length of a prompt that clients may count on; a recurrent model has no limit."""
+
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -48,8 +54,9 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/models", response_model=ModelList)
     async def models() -> Response:
-        """List the served model and its variants."""
-        return JSONResponse({"object": "list", "data": served})
+        """List the served model and its variants, for clients of both APIs."""
+        ends = {"has_more": False, "first_id": served[0]["id"], "last_id": served[-1]["id"]}
+        return JSONResponse({"object": "list", "data": served, **ends})
 
     @router.get("/v1/models/{name:path}", response_model=ServedModel)
     async def model(name: str) -> Response:
@@ -118,7 +125,7 @@ def routes(service: Service) -> APIRouter:
 def _model_bodies(service: Service) -> list[Json]:
     """Return the served model, then its variants.
 
-    `wkv` contains properties that the OpenAI API does not have.
+    The fields are those of OpenAI's and of Anthropic's API; `wkv` contains other properties.
     """
     model, preset = service.model, service.preset
     config = model.config
@@ -137,10 +144,19 @@ def _model_bodies(service: Service) -> list[Json]:
     }
     base, variants = service.settings.name, service.variants
     body = {"id": base, "object": "model", "created": 0, "owned_by": "wkv", "wkv": details}
-    bodies = [body]
+    anthropic = {
+        "type": "model",
+        "display_name": base,
+        "created_at": EPOCH,
+        "lifecycle": "active",
+        "max_input_tokens": ENDLESS,
+        "max_tokens": service.settings.max_tokens,
+    }
+    bodies = [body | anthropic]
     for name in variants.names:
         kind = {"kind": "state" if name in variants.states else "adapter"}
-        bodies.append(body | {"id": f"{base}:{name}", "parent": base, "wkv": details | kind})
+        names = {"id": f"{base}:{name}", "display_name": f"{base}:{name}", "parent": base}
+        bodies.append(body | anthropic | names | {"wkv": details | kind})
     return bodies
 
 
