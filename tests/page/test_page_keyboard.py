@@ -102,6 +102,16 @@ def test_the_phones_drawer_is_used_by_keyboard(visits, has_touch):
     visit.server.go()
 
 
+def test_the_page_behind_the_drawer_does_not_move(visits):
+    visit = visits(viewport={"width": 390, "height": 844})
+    visit.chat("Hello", "first")
+    composer = visit.page.locator("#composer")
+    before = composer.bounding_box()
+    visit.click("Open the list of conversations")
+    expect(visit.page.locator("#sidebar")).to_be_visible()
+    assert composer.bounding_box() == before
+
+
 def test_a_conversation_deleted_in_the_drawer_can_be_brought_back_there(visits):
     visit = visits(viewport={"width": 390, "height": 844})
     visit.chat("Hello", "first")
