@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bench import models, tokenizer
+from bench import models, speculation, tokenizer
 from bench.files import SIZES, Files
 from wkv.bench import Stream
 from wkv.cli.machine import processor
@@ -21,7 +21,7 @@ from wkv.version import __version__
 
 GENERATIONS = ("7", "6", "5.2", "4")
 ENGINES = ("wkv", "rwkv", "llama")
-TASKS = ("tokenizer", *models.TASKS, "zeros")
+TASKS = ("tokenizer", *models.TASKS, "zeros", "acceptance", "speculation")
 
 
 def main() -> None:
@@ -44,6 +44,10 @@ def main() -> None:
             measured += models.compare(args, files, stream)
         if "zeros" in args.tasks and "wkv" in args.engines:
             measured += models.skipping(args, files, stream)
+        if "acceptance" in args.tasks:
+            measured += speculation.acceptance()
+        if "speculation" in args.tasks and "wkv" in args.engines:
+            measured += speculation.speeds(args, files, stream)
     if args.json is not None:
         args.json.write_text(json.dumps(facts | {"measured": measured}, indent=1) + "\n")
 

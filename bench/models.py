@@ -34,7 +34,7 @@ def compare(args: argparse.Namespace, files: Files, stream: Stream) -> list[dict
     for size in map(SIZES.__getitem__, args.sizes):
         for generation in args.generations:
             print(f"\nRWKV-{generation} {size.name} (L{size.n_layer} D{size.n_embd}), tokens/s")
-            print(_line("", ["MB", *map(TASKS.__getitem__, tasks), "of memory"]), flush=True)
+            print(line("", ["MB", *map(TASKS.__getitem__, tasks), "of memory"]), flush=True)
             entrants = list(_entrants(args, files, size, generation))
             for group in grouped(entrants, args.memory * 1e9):
                 records, streams = take_turns(group, tasks, args, stream)
@@ -53,10 +53,10 @@ def skipping(args: argparse.Namespace, files: Files, stream: Stream) -> list[dic
                 f"\nRWKV-{generation} {size.name}, {share:.0%} of the activations after the "
                 "squared ReLU are zero: decode, tokens/s"
             )
-            print(_line("", ["MB", "skipped", "not skipped", "ratio"]), flush=True)
+            print(line("", ["MB", "skipped", "not skipped", "ratio"]), flush=True)
             path = files.pth(size, generation, share)
             for form in args.formats:
-                need = _need(size, generation, form)
+                need = needed_memory(size, generation, form)
                 entrant = Entrant("wkv", form, path, generation, need)
                 records, streams = take_turns([entrant], ["decode", "dense"], args, stream)
                 record = records[entrant]
@@ -67,7 +67,7 @@ def skipping(args: argparse.Namespace, files: Files, stream: Stream) -> list[dic
                 turns = zip(record.seconds["dense"], record.seconds["decode"], strict=True)
                 gain = statistics.median(b / a for b, a in turns)
                 cells = [_megabytes(record), f"{skipped:.1f}", f"{read:.1f}", f"{gain:.2f}x"]
-                print(_line(entrant.name, cells), flush=True)
+                print(line(entrant.name, cells), flush=True)
                 measured += _facts(size, generation, records, streams, zeros=share)
     return measured
 
@@ -109,7 +109,7 @@ def _entrants(
     """Yield the combinations of engine and format to measure, in the order of the formats."""
     path = files.pth(size, generation)
     for form in args.formats:
-        need = _need(size, generation, form)
+        need = needed_memory(size, generation, form)
         if "wkv" in args.engines:
             yield Entrant("wkv", form, path, generation, need)
         if "rwkv" in args.engines and form in PACKAGE:
@@ -118,7 +118,7 @@ def _entrants(
             yield Entrant("llama", form, files.gguf(size, generation, form), generation, need)
 
 
-def _need(size: Size, generation: str, form: str) -> float:
+def needed_memory(size: Size, generation: str, form: str) -> float:
     """Return the approximate memory of a worker in bytes."""
     return BYTES[form] * size.weights(generation) + OVERHEAD
 
@@ -131,14 +131,14 @@ def _print_group(records: dict[Entrant, Record], streams: list[float], tasks: li
             continue
         share = record.share("decode", streams)
         cells = [_megabytes(record), *(_number(record.speed(task)) for task in tasks)]
-        print(_line(entrant.name, [*cells, "-" if share is None else f"{share:.0%}"]), flush=True)
+        print(line(entrant.name, [*cells, "-" if share is None else f"{share:.0%}"]), flush=True)
     for entrant, record in records.items():
         for other, theirs in records.items():
             if entrant.engine == "wkv" != other.engine and _are_comparable(entrant, other):
                 ratios = [ratio(record, theirs, task) for task in tasks]
                 if any(ratios):
                     cells = ["", *("-" if value is None else f"{value:.2f}x" for value in ratios)]
-                    print(_line(f"{entrant.form} / {other.name}", cells), flush=True)
+                    print(line(f"{entrant.form} / {other.name}", cells), flush=True)
     bandwidth = statistics.median(streams) / 1e9
     print(f"memory bandwidth {bandwidth:.1f} GB/s in these rounds", flush=True)
 
@@ -163,7 +163,8 @@ def _number(speed: float | None) -> str:
     return "-" if speed is None else f"{speed:.1f}"
 
 
-def _line(name: str, cells: list[str]) -> str:
+def line(name: str, cells: list[str]) -> str:
+    """Return a line of a table."""
     return f"{name:18}" + "".join(f"{cell:>12}" for cell in cells)
 
 

@@ -20,8 +20,11 @@ ROWS = 16
 FEWEST, MOST, SECONDS = 4, 64, 0.5
 """Minimum and maximum number of steps of a decoding measurement, and its approximate duration."""
 
-Task = Callable[[], int]
-"""A function that performs a task once and returns the number of processed tokens."""
+Task = Callable[[], "int | tuple[int, dict[str, object]]"]
+"""A function that performs a task once and returns the number of processed tokens.
+
+Facts about the turn may follow the number.
+"""
 
 
 def answer(**facts: object) -> None:
@@ -60,4 +63,6 @@ def serve(load: Callable[[], tuple[dict[str, Task], dict[str, object]]]) -> None
         time.sleep(0.02)  # the threads of the previous worker may still spin-wait
         begun = time.perf_counter()
         done = tasks[line.strip()]()
-        answer(seconds=(time.perf_counter() - begun) / done)
+        seconds = time.perf_counter() - begun
+        count, facts = done if isinstance(done, tuple) else (done, {})
+        answer(seconds=seconds / count, **facts)

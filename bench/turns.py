@@ -43,10 +43,12 @@ class Record:
     Attributes:
         facts: weight_bytes, engine and version, or error.
         seconds: seconds per token in each round, by task.
+        notes: facts about the last turn of a task, by task.
     """
 
     facts: dict[str, object]
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    notes: dict[str, dict] = field(default_factory=dict)
 
     def speed(self, task: str) -> float | None:
         """Return the tokens per second, the median of the rounds, or None without the task."""
@@ -103,9 +105,10 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(task + "\n")
         self._process.stdin.flush()
-        seconds = self._answer()["seconds"]
+        answer = self._answer()
         if record:
-            self.record.seconds.setdefault(task, []).append(seconds)
+            self.record.seconds.setdefault(task, []).append(answer.pop("seconds"))
+            self.record.notes[task] = answer
 
     def close(self) -> None:
         """End the process."""

@@ -11,6 +11,9 @@ from importlib.metadata import version
 
 from bench.serving import MOST, ROWS, Task, prompt_ids, repeat, serve
 
+FORCED = 144
+"""Tokens of each recorded text that are decoded."""
+
 Loaded = tuple[dict[str, Task], dict[str, object]]
 
 
@@ -61,6 +64,7 @@ def load_wkv(path: str, generation: str, form: str, threads: int) -> Loaded:
     tasks["streams16"] = partial(streams, model)
     if model.engine == "native":
         tasks["dense"] = dense
+        tasks |= forced_texts(model)
     facts = {
         "weight_bytes": model.weight_bytes,
         "engine": f"{model.engine} {model.kernels}",
@@ -89,6 +93,29 @@ def streams(model) -> int:
     while scheduler.step():
         pass
     return ROWS * MOST
+
+
+def forced_texts(model) -> dict[str, Task]:
+    """Return tasks that decode recorded texts, with drafts and (`plain`) without."""
+    from dataclasses import replace
+
+    from bench.speculation_texts import recorded_texts
+    from wkv.bench.drafts import decode_forced
+    from wkv.inference.speculation import speculation_for
+
+    if model.config.vocab_size != 65536:
+        return {}
+    speculation = speculation_for(model)
+
+    def decode(text, with_drafts: bool) -> tuple[int, dict[str, object]]:
+        _, counts = decode_forced(model, text, speculation if with_drafts else None)
+        facts = {"drafted": counts.drafted, "accepted": counts.accepted}
+        return len(text.ids), facts | {"tokens_per_pass": counts.tokens_per_pass}
+
+    texts = [replace(text, ids=text.ids[:FORCED]) for text in recorded_texts()]
+    tasks: dict[str, Task] = {text.name: partial(decode, text, True) for text in texts}
+    tasks["plain"] = partial(decode, texts[0], False)
+    return tasks
 
 
 def load_package(path: str, generation: str, form: str, threads: int) -> Loaded:
