@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_a_number_is_an_error_on_other_engines(capfd, monkeypatch):
     assert run(capfd, monkeypatch, *common)[0] == 0  # auto is off there
     status, _, shown = run(capfd, monkeypatch, *common, "--speculate", "3")
     assert status == 1
-    assert "only the native CPU engine gives the same bits" in shown
+    assert "only the native CPU engine" in shown
 
 
 def test_adapters_and_tuned_states_are_drafted_too(demo):
@@ -103,3 +105,10 @@ def test_adapters_and_tuned_states_are_drafted_too(demo):
     drafted = wkv.generate(demo, "Alice", speculate=4, **options)
     assert (drafted.text, drafted.token_ids) == (plain.text, plain.token_ids)
     assert torch.equal(drafted.state.logits, plain.state.logits)
+
+
+def test_the_example_of_the_documentation_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "speculation.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "speculation.md", "exec"), {})
+    assert len(capsys.readouterr().out.split()) == 3

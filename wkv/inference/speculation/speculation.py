@@ -129,7 +129,7 @@ def speculation_for(
         if speculate == "auto" and draft is None:
             return None
         raise InputError(f"speculative decoding would change the text here: {reason}")
-    costs = PassCosts(TABLES[format_of(model)])
+    costs = PassCosts(TABLES.get(format_of(model), TABLES["int8"]))
     number = None if isinstance(speculate, str) else speculate
     return Speculation(costs, number, None if draft is None else DraftModel(draft, model))
 
@@ -142,14 +142,8 @@ def unsupported_reason(model: Model) -> str | None:
     """Return why a pass of several rows may not give the bits of passes of one row, or None."""
     if model.engine != "native":
         return (
-            f"it runs on {model.device.type} with PyTorch, which rounds several rows in another "
-            "way than one; only the native CPU engine gives the same bits"
-        )
-    is_bf16 = any(layer.dtype == torch.bfloat16 for layer in model.strategy.layers)
-    if is_bf16 and model.kernels == "avx512_bf16":
-        return (
-            "the bf16 instructions of this CPU round several rows in another way than one; use "
-            "the strategy 'cpu fp32', 'cpu fp16', 'cpu int8' or 'cpu int4'"
+            f"the engine {model.engine} rounds several rows in another way than one; only the "
+            "native CPU engine gives the same bits"
         )
     return None
 
@@ -159,4 +153,4 @@ def format_of(model: Model) -> str:
     layer = model.strategy.layers[0]
     if layer.packed is not None:
         return layer.packed
-    return "fp16" if layer.dtype in (torch.float16, torch.bfloat16) else "fp32"
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(layer.dtype, "fp32")
