@@ -47,4 +47,4 @@ def trace(run):
     """Record the operators of a step with their tensors; like a graph, it runs no Python again."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    return make_fx(run)()
+    return make_fx(lambda: run())()

@@ -61,6 +61,11 @@ class TrainingError(WKVError):
     """Training data or the folder of a training run cannot be used."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class without one."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def install_command(extra: str) -> str:
     """Return the pip command that installs the packages of an extra of wkv.
 

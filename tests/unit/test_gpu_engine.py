@@ -15,8 +15,8 @@ from wkv.batching import SchedulerLoad
 from wkv.bench.engine_info import why
 from wkv.errors import BusyError, StrategyError
 from wkv.gpu.graphs import DecodeGraphs, graph_size
-from wkv.gpu.network import lack_of_memory, unsupported_reason
 from wkv.gpu.slots import SlotPool
+from wkv.gpu.unsupported import lack_of_memory, unsupported_reason
 from wkv.inference import load
 from wkv.inference.describe import describe
 from wkv.models.state import LayerState
@@ -342,10 +342,10 @@ def test_strategies_that_the_engine_runs(text, reason):
 def test_the_engine_is_chosen_if_the_embedding_fits(paths, monkeypatch):
     description = describe(paths["7"])
     strategy = choose_strategy("cuda fp16", 2, {torch.float16}, 10, check=False)
-    monkeypatch.setattr("wkv.gpu.network.free_bytes", lambda _: 2**40)
+    monkeypatch.setattr("wkv.gpu.unsupported.free_bytes", lambda _: 2**40)
     assert load._engine_for(description, strategy, "auto", None) == "cuda"
     assert load._engine_for(description, strategy, "torch", None) == "torch"
-    monkeypatch.setattr("wkv.gpu.network.free_bytes", lambda _: 2**20)
+    monkeypatch.setattr("wkv.gpu.unsupported.free_bytes", lambda _: 2**20)
     assert load._engine_for(description, strategy, "auto", None) == "torch"
     assert "0.0 GiB are free" in lack_of_memory(strategy, 2**21)
     with pytest.raises(StrategyError, match="the cuda engine cannot run this: with its embedding"):

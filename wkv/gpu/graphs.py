@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wkv.errors import first_line
 from wkv.gpu.rows import EMPTY_SLOT, SPARE_SLOT, PackedRows, Slots, Step
 
 SMALL_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -85,6 +86,7 @@ class DecodeGraphs:
     """One captured step for each number of rows.
 
     Attributes:
+        capture: captures steps, and whatever else shares their memory.
         failure: why steps run without graphs; None if they are captured.
     """
 
@@ -92,7 +94,7 @@ class DecodeGraphs:
         """Create graphs; `report` is called once if a step cannot be captured."""
         self.failure: str | None = None
         self._step = step
-        self._capture = capture
+        self.capture = capture
         self._report = report
         self._sizes: dict[int, FixedStep] = {}
         self._slots: Slots | None = None
@@ -133,12 +135,12 @@ class DecodeGraphs:
         if self.failure is not None:
             return
         try:
-            fixed.run = self._capture(fixed.run)
+            fixed.run = self.capture(fixed.run)
         except torch.OutOfMemoryError:
             self._sizes.clear()
             raise
         except RuntimeError as error:
-            self.failure = str(error).splitlines()[0]
+            self.failure = first_line(error)
             self._report(
                 f"the decode step could not be captured as a CUDA graph ({self.failure}); it runs "
                 "without, which is slower"

@@ -8,20 +8,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from wkv.errors import BusyError, StateError
+from wkv.errors import BusyError, StateError, first_line
 from wkv.gpu.graphs import Capture, CudaCapture, DecodeGraphs, call_again
 from wkv.gpu.rows import PackedRows, Step
 from wkv.gpu.slot_layers import SlotLayers
 from wkv.gpu.slots import FIRST_COUNT, Slot, SlotPool, SlotUsage
+from wkv.gpu.unsupported import free_bytes
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import LayerState
-from wkv.models.strategy import Strategy
 
 LOOKED_UP = ("emb.weight", "s_emb.weight")
 """Suffixes of the names of tables, of which a token needs one row."""
-
-RESERVED_BYTES = 2**30
-"""Memory of a GPU that slots leave free for activations, graphs and other programs."""
 
 Result = TypeVar("Result")
 
@@ -156,8 +153,16 @@ class GpuNetwork:
 
     def logits(self, X: Tensor) -> Tensor:
         """Convert a residual stream (..., D) to logits (..., V) float32."""
+        return self.exclusively(lambda: self._step.logits(X))
+
+    def exclusively(self, run: Callable[[], Result]) -> Result:
+        """Run something on the device while no other call of this network runs.
+
+        Raises:
+            BusyError: if memory does not suffice.
+        """
         with self.pool.lock, torch.no_grad():
-            return self._with_memory(lambda: self._step.logits(X))
+            return self._with_memory(run)
 
     def new_layers(self, batch: int) -> SlotLayers:
         """Return the empty state for `batch` rows, which share one slot."""
@@ -166,6 +171,12 @@ class GpuNetwork:
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights by their official names."""
         return self._weights.tensors()
+
+    def rehearse(self) -> None:
+        """Run a decode step and a short prompt, so that kernels are compiled or fail now."""
+        ids = torch.zeros(1, 3, dtype=torch.int64)
+        self.logits(self(ids, self.new_layers(1))[0])
+        self.step(ids[:, 0], self.new_layers(1))
 
     @property
     def slot_usage(self) -> SlotUsage:
@@ -233,38 +244,8 @@ class GpuNetwork:
         except torch.OutOfMemoryError as error:
             raise BusyError(
                 f"the memory of {self._device} does not suffice for this call "
-                f"({str(error).splitlines()[0]}); use fewer rows at once, or try again later"
+                f"({first_line(error)}); use fewer rows at once, or try again later"
             ) from None
-
-
-def unsupported_reason(strategy: Strategy) -> str | None:
-    """Return why the engine cannot run a strategy, or None if it can."""
-    devices = {layer.device for layer in strategy.layers}
-    if len(devices) > 1 or strategy.device.type != "cuda":
-        return "it supports strategies with all layers on one CUDA device only"
-    if any(layer.quantized or layer.streamed for layer in strategy.layers):
-        return "it supports neither ChatRWKV's i8 nor streamed layers"
-    return None
-
-
-def lack_of_memory(strategy: Strategy, n_bytes: int) -> str | None:
-    """Return why a model of `n_bytes`, with its embedding, does not fit, or None if it does."""
-    free = free_bytes(strategy.device)
-    if n_bytes <= free:
-        return None
-    return (
-        f"with its embedding on the GPU, the model needs {n_bytes / 2**30:.1f} GiB, and "
-        f"{free / 2**30:.1f} GiB are free there"
-    )
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the bytes that slots may take on a device, without RESERVED_BYTES."""
-    if device.type != "cuda":
-        return RESERVED_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(0, free + unused - RESERVED_BYTES)
 
 
 def _int32(numbers: Tensor, device: torch.device) -> Tensor:

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wkv.errors import first_line
+
 COMPILERS = ("cc", "gcc", "clang")
 
 
@@ -68,8 +70,9 @@ def kernel_error(device: torch.device) -> Missing | None:
     try:
         result = _one_kernel(device)
     except Exception as error:  # Triton, its assembler, the C compiler and the driver raise others
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Missing(f"a Triton kernel failed ({first_line})", "try another version of Triton")
+        return Missing(
+            f"a Triton kernel failed ({first_line(error)})", "try another version of Triton"
+        )
     if not bool((result == 1).all()):
         return Missing("a Triton kernel returned wrong numbers", "try another version of Triton")
     return None

@@ -110,7 +110,8 @@ class RunningBatch(Generic[AnySequence]):
         sequences = [self.sequences[row] for row in rows]
         logits = self._logits(rows)
         processed, errors = _processed(logits, sequences)
-        outcomes = sample_batch(processed, [sequence.sampler for sequence in sequences])
+        sample = self._model.graph_sampler or sample_batch
+        outcomes = sample(processed, [sequence.sampler for sequence in sequences])
         if self._speculation is None:
             self._ahead = StepAhead.start(self._model, self.state, sequences, outcomes)
         return [

@@ -12,9 +12,11 @@ from torch import Tensor
 from wkv.adapters.rows import RowAdapters, add_to_network
 from wkv.checkpoint.layouts import is_folded
 from wkv.checkpoint.weights import Weights
-from wkv.errors import CheckpointError, InputError, StrategyError
-from wkv.gpu import network as gpu
+from wkv.errors import CheckpointError, InputError, StrategyError, WKVError, first_line
+from wkv.gpu import unsupported as gpu
 from wkv.gpu.choose_step import choose_step
+from wkv.gpu.module_step import ModuleStep
+from wkv.gpu.network import GpuNetwork, NetworkWeights
 from wkv.inference.describe import (
     Description,
     adapter_for,
@@ -203,7 +205,7 @@ def _network(
     threads: int | None,
     engine: str,
     rows: RowAdapters | None,
-) -> Skeleton | native.NativeNetwork | gpu.GpuNetwork:
+) -> Skeleton | native.NativeNetwork | GpuNetwork:
     """Load the weights into the network of an engine.
 
     Raises:
@@ -234,12 +236,19 @@ def _network(
         ) from error
 
 
-def _on_gpu(network: Skeleton, device: torch.device) -> gpu.GpuNetwork:
+def _on_gpu(network: Skeleton, device: torch.device) -> GpuNetwork:
     """Return a network on the GPU engine, with its embedding on the device."""
-    network = network.to(device)
-    weights = gpu.NetworkWeights.of_modules(network)
-    step = choose_step(network, device, logging.getLogger(__name__).warning)
-    return gpu.GpuNetwork(step, weights, network.new_layers(1))
+    network, notice = network.to(device), logging.getLogger(__name__).warning
+    weights, empty = NetworkWeights.of_modules(network), network.new_layers(1)
+    built = GpuNetwork(choose_step(network, device, notice), weights, empty)
+    try:
+        built.rehearse()
+    except WKVError:  # there is not enough memory
+        raise
+    except Exception as error:  # Triton, its assembler, the C compiler and the driver raise others
+        notice(f"a kernel failed ({first_line(error)}); PyTorch's modules run instead, slower")
+        return GpuNetwork(ModuleStep(network), weights, empty)
+    return built
 
 
 def _initial_wkv(description: Description, strategy: Strategy) -> list[Tensor] | None:

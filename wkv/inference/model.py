@@ -19,6 +19,7 @@ from wkv.errors import InputError, StateError
 from wkv.gpu.network import GpuNetwork
 from wkv.gpu.slots import SlotUsage
 from wkv.inference.engines import Engine, Network, StepNetwork, kernels_of
+from wkv.inference.graph_sampler import GraphSampler
 from wkv.inference.rewind import RewindablePass, run_rewindable
 from wkv.models.parts import Config, Skeleton
 from wkv.models.state import Layers, LayerState, State
@@ -50,6 +51,7 @@ class Model:
         threads: number of threads on a CPU.
         weight_bytes: size of all weights that a token needs: all but the embedding, of which it
             needs one row.
+        graph_sampler: samples as `sample_batch` does, on the GPU engine; None on other engines.
         strategy: device and dtype, and the reason for the choice.
         path: the checkpoint.
         identity: digest of samples of the tensors; states contain it.
@@ -71,6 +73,7 @@ class Model:
         threads: int | None = None,
     ) -> None:
         self.network: Network = network
+        self.graph_sampler = GraphSampler(network) if isinstance(network, GpuNetwork) else None
         self._step_network = network if isinstance(network, StepNetwork) else None
         self.config: Config = network.config
         self.strategy = strategy

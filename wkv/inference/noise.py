@@ -82,25 +82,57 @@ def _signed(seed: int) -> int:
 
 def race_torch(p: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
     """Sample as `race` does, with tensor operations only, on any device."""
-    quotients = exponential(keys, p.shape[1], p.device) / p  # x / 0 is infinity and never wins
-    smallest = quotients.amin(1, keepdim=True)
     ids = torch.arange(p.shape[1], device=p.device)
-    return torch.where(quotients == smallest, ids, p.shape[1]).amin(1)
+    return winner(exponential(keys, p.shape[1], p.device), p, ids)
+
+
+def winner(noise: Tensor, p: Tensor, ids: Tensor) -> Tensor:
+    """Return the id (R,) with the smallest noise / p of each row, the lowest one if some are equal.
+
+    Args:
+        noise, p: (R, n).
+        ids: (n,) or (R, n) int64.
+    """
+    quotients = noise / p  # x / 0 is infinity and never wins
+    smallest = quotients.amin(1, keepdim=True)
+    return torch.where(quotients == smallest, ids, torch.iinfo(torch.int64).max).amin(1)
 
 
 def exponential(keys: Sequence[NoiseKey], vocab: int, device: torch.device) -> Tensor:
     """Return the noise E of all ids, (R, V): float64 on the CPU, float32 on other devices."""
-    numbers = torch.tensor(
-        [[key.position, key.choice, key.seed & LOW, key.seed >> 32] for key in keys], device=device
-    )
+    return exponential_of_all(key_numbers(keys).to(device), vocab)
+
+
+def key_numbers(keys: Sequence[NoiseKey]) -> Tensor:
+    """Return the numbers of keys, (R, 4) int64 below 2^32: position, choice, two of the seed."""
+    numbers = [[key.position, key.choice, key.seed & LOW, key.seed >> 32] for key in keys]
+    return torch.tensor(numbers, dtype=torch.int64).view(-1, 4)
+
+
+def exponential_of_all(numbers: Tensor, vocab: int) -> Tensor:
+    """Return the noise (R, V) of all ids for the numbers (R, 4) of keys."""
+    blocks = torch.arange(-(-vocab // 4), device=numbers.device).expand(len(numbers), -1)
+    return _exponential(_words(numbers, blocks).flatten(1)[:, :vocab])
+
+
+def exponential_of(numbers: Tensor, ids: Tensor) -> Tensor:
+    """Return the noise (R, n) of some ids (R, n) int64 for the numbers (R, 4) of keys."""
+    words = _words(numbers, ids.div(4, rounding_mode="floor"))
+    return _exponential(words.gather(-1, (ids % 4)[..., None]).squeeze(-1))
+
+
+def _words(numbers: Tensor, blocks: Tensor) -> Tensor:
+    """Return the words (R, n, 4) of blocks (R, n) of four ids."""
     position, choice, *seed = numbers.unsqueeze(-1).unbind(1)
-    blocks = torch.arange(-(-vocab // 4), device=device).expand(len(keys), -1)
-    words = philox((blocks, position, choice, torch.zeros_like(blocks)), (seed[0], seed[1]))
-    if device.type == "cpu":
+    return philox((blocks, position, choice, torch.zeros_like(blocks)), (seed[0], seed[1]))
+
+
+def _exponential(words: Tensor) -> Tensor:
+    if words.device.type == "cpu":
         u = (words.double() + 0.5) / 2**32
     else:
         u = ((words.float() + 0.5) / 2**32).clamp(max=CLOSEST_TO_ONE)
-    return -torch.log1p(-u.flatten(1)[:, :vocab])
+    return -torch.log1p(-u)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
