@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wkv.cli.notices import notice
-from wkv.cli.options import add_model, load_model
+from wkv.cli.options import add_model, add_speculation, load_model, load_speculation
 
 if TYPE_CHECKING:
     from wkv.evaluate.documents import Documents
@@ -24,7 +24,7 @@ USAGE = """wkv eval lambada [MODEL] [--against MODEL] [options]
        wkv eval [MODEL] --tasks NAME,NAME [options]"""
 
 ONLY_LAMBADA = ("against", "data", "resume")
-ONLY_TASKS = ("num_fewshot", "apply_chat_template", "include_path")
+ONLY_TASKS = ("num_fewshot", "apply_chat_template", "include_path", "draft")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument(
         "--tasks", metavar="NAME,NAME", help="tasks, groups or tags of lm_eval to run"
     )
+    add_speculation(tasks)
     tasks.add_argument(
         "--num-fewshot", type=int, metavar="N", help="number of examples before each question"
     )
@@ -322,6 +323,7 @@ def _run_tasks(args: argparse.Namespace) -> int:
         begin=args.begin,
         chat=template_for(model) if args.apply_chat_template else None,
         include_path=args.include_path,
+        speculate=load_speculation(args, model) or "off",
     )
     if args.json:
         keys = ("results", "groups", "n-shot", "versions", "n-samples", "higher_is_better")

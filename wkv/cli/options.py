@@ -79,7 +79,7 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
     )
 
 
-def add_speculation(parser: argparse.ArgumentParser) -> None:
+def add_speculation(parser: argparse._ActionsContainer) -> None:
     """Add --speculate and --draft to a parser of a command that generates text."""
     parser.add_argument(
         "--speculate",

@@ -18,6 +18,7 @@ from wkv.evaluate.scoring import Pair, Score, score
 from wkv.inference.generate import generate
 from wkv.inference.model import Model
 from wkv.inference.sampling import Sampling
+from wkv.inference.speculation import Speculate, Speculation
 from wkv.prompting.template import Message, Template
 
 MAX_TOKENS = 256
@@ -35,6 +36,7 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         batch_size: number of rows per batch.
         begin: the ids that are read before each text, see `wkv.evaluate.lambada.begin_ids`.
         chat: the conversation format of the model; None if tasks are not chats.
+        speculate: how texts are drafted, as in `wkv.generate`.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         batch_size: int = 8,
         begin: str = "auto",
         chat: Template | None = None,
+        speculate: Speculate | Speculation = "auto",
     ) -> None:
         super().__init__()
         self.model = model
         self.batch_size = batch_size
         self.begin = begin_ids(model, begin)
         self.chat = chat
+        self.speculate = speculate
         self._device = model.device
 
     @property
@@ -165,6 +169,7 @@ class WKVHarness(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             sampling=_sampling(options),
             max_tokens=int(limits[0]) if limits else MAX_TOKENS,
             stop=[stop for stop in stops if stop],
+            speculate=self.speculate,
         )
         return [
             one.text.removeprefix(" ") if self._asks_for_reply(context) else one.text

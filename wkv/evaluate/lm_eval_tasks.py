@@ -10,6 +10,7 @@ from wkv.errors import InputError, MissingExtraError, install_command
 from wkv.inference.model import Model
 
 if TYPE_CHECKING:
+    from wkv.inference.speculation import Speculate, Speculation
     from wkv.prompting.template import Template
 
 
@@ -23,6 +24,7 @@ def run_tasks(
     begin: str = "auto",
     chat: "Template | None" = None,
     include_path: Path | None = None,
+    speculate: "Speculate | Speculation" = "auto",
 ) -> dict[str, Any]:
     """Run tasks by name.
 
@@ -35,6 +37,7 @@ def run_tasks(
         begin: the ids to read before a text, see `wkv.evaluate.lambada.begin_ids`.
         chat: format each document as a conversation in this format.
         include_path: a folder with your own task definitions.
+        speculate: how texts are drafted, as in `wkv.generate`; results do not depend on it.
 
     Returns:
         The result of lm_eval's `simple_evaluate`: `results` by task, `versions`, `n-shot`, ...
@@ -56,7 +59,7 @@ def run_tasks(
             f"lm_eval has no task {', '.join(unknown)!r}; `lm-eval ls tasks` lists all tasks, and "
             "--include-path DIR adds a folder of your own"
         )
-    harness = WKVHarness(model, batch_size=batch_size, begin=begin, chat=chat)
+    harness = WKVHarness(model, batch_size=batch_size, begin=begin, chat=chat, speculate=speculate)
     with _bars_on_terminals_only(), redirect_stdout(sys.stderr):  # lm_eval prints to stdout
         results: dict[str, Any] = simple_evaluate(
             model=harness,
