@@ -1,8 +1,10 @@
 """The memory of a state as the engine reads and writes it."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,26 +14,36 @@ from wkv.models.parts import Config
 from wkv.models.state import LayerState
 from wkv.native.state_memory import StateMemory
 
-Parts = tuple[Tensor, Tensor, Tensor]
-"""att_shift, wkv and ffn_shift of all layers, in the order of `StatePart`."""
+
+class Parts(NamedTuple):
+    """The parts of all layers, in the order of `StatePart`, in one block of memory.
+
+    Attributes:
+        att_shift, wkv, ffn_shift: (L, B, D), (L, B, ...) and (L, B, D).
+        addresses: (L, 3) int64, the address of each part of each layer.
+    """
+
+    att_shift: Tensor
+    wkv: Tensor
+    ffn_shift: Tensor
+    addresses: Tensor
+
+
+FLOAT_BYTES = 4
 
 KEPT_VECTORS = {"4": 3, "5.0": 2, "5.1": 2, "5.2": 2, "6": 3, "7": 5}
 """Vectors (A,) of a token that a layer's recurrence keeps for a rewind; `engine.h` lists them."""
 
 
 class StackedLayers(tuple[LayerState, ...]):
-    """The layers of a state whose parts are contiguous tensors, as the engine writes them.
-
-    Attributes:
-        parts: att_shift (L, B, D), wkv (L, B, ...), ffn_shift (L, B, D).
-    """
+    """The layers of a state in the memory that the engine wrote."""
 
     parts: Parts
 
     @staticmethod
     def of(parts: Parts) -> "StackedLayers":
         """Build the layers from parts whose first axis is the layer."""
-        layers = StackedLayers(map(LayerState, *(part.unbind(0) for part in parts)))
+        layers = StackedLayers(map(LayerState, *(part.unbind(0) for part in parts[:3])))
         layers.parts = parts
         return layers
 
@@ -64,18 +76,23 @@ def allocate_kept(memory: StateMemory, config: Config, rows: int) -> Parts:
 
 
 def _allocate(memory: StateMemory, config: Config, rows: int, each: tuple[int, ...]) -> Parts:
-    shift, wkv = (config.n_layer, rows, config.n_embd), (config.n_layer, rows, *each)
-    sizes = [math.prod(shift), math.prod(wkv), math.prod(shift)]
-    att_shift, recurrence, ffn_shift = torch.split(memory.take(sum(sizes)), sizes)
-    return att_shift.view(shift), recurrence.view(wkv), ffn_shift.view(shift)
+    shapes, sizes, offsets = _arrangement(config.n_layer, rows, config.n_embd, each)
+    block = memory.take(sum(sizes))
+    att_shift, wkv, ffn_shift = map(Tensor.view, torch.split(block, sizes), shapes)
+    return Parts(att_shift, wkv, ffn_shift, offsets + block.data_ptr())
 
 
-def addresses(parts: Parts) -> Tensor:
-    """Return the address of each part of each layer, (L, 3) int64."""
-    n_layer = len(parts[0])
-    begins = torch.tensor([part.data_ptr() for part in parts])
-    steps = torch.tensor([part.stride(0) * part.element_size() for part in parts])
-    return begins + steps * torch.arange(n_layer)[:, None]
+@functools.lru_cache(maxsize=256)
+def _arrangement(
+    n_layer: int, rows: int, n_embd: int, each: tuple[int, ...]
+) -> tuple[list[tuple[int, ...]], list[int], Tensor]:
+    """Return the shapes and sizes of the parts, and where each layer of each begins, in bytes."""
+    shift = (n_layer, rows, n_embd)
+    shapes = [shift, (n_layer, rows, *each), shift]
+    sizes = [math.prod(shape) for shape in shapes]
+    begins = torch.tensor([0, sizes[0], sizes[0] + sizes[1]])
+    steps = torch.tensor(sizes) // n_layer
+    return shapes, sizes, (begins + steps * torch.arange(n_layer)[:, None]) * FLOAT_BYTES
 
 
 def readable(layers: Sequence[LayerState], like: Parts) -> Readable:
@@ -89,7 +106,7 @@ def readable(layers: Sequence[LayerState], like: Parts) -> Readable:
         StateError: if the state has other sizes or is not on the CPU.
     """
     if isinstance(layers, StackedLayers) and _shapes(layers.parts) == _shapes(like):
-        return Readable(addresses(layers.parts), layers.parts)
+        return Readable(layers.parts.addresses, layers.parts)
     _check(layers, like)
     copies = [
         part.to(torch.float32).contiguous()
@@ -101,9 +118,10 @@ def readable(layers: Sequence[LayerState], like: Parts) -> Readable:
 
 def _check(layers: Sequence[LayerState], like: Parts) -> None:
     """Raise StateError unless a state has the shapes that the engine reads."""
-    shapes = [part.shape[1:] for part in like]
-    if len(layers) != len(like[0]):
-        raise StateError(f"the state has {len(layers)} layers, this model has {len(like[0])}")
+    shapes = [shape[1:] for shape in _shapes(like)]
+    n_layer = len(like.wkv)
+    if len(layers) != n_layer:
+        raise StateError(f"the state has {len(layers)} layers, this model has {n_layer}")
     for layer in layers:
         parts = layer.att_shift, layer.wkv, layer.ffn_shift
         if [part.shape for part in parts] != shapes or any(p.device.type != "cpu" for p in parts):
@@ -116,4 +134,4 @@ def _check(layers: Sequence[LayerState], like: Parts) -> None:
 
 
 def _shapes(parts: Parts) -> list[torch.Size]:
-    return [part.shape for part in parts]
+    return [part.shape for part in parts[:3]]

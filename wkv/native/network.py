@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wkv.adapters.rows import RowAdapters
 from wkv.checkpoint.weights import Weights
@@ -12,7 +11,7 @@ from wkv.models.parts import Config
 from wkv.models.state import LayerState
 from wkv.native import library, rwkv4, rwkv5, rwkv6, rwkv7
 from wkv.native.compiled_plan import CompiledPlan
-from wkv.native.layers import Parts, StackedLayers, addresses, allocate, allocate_kept, readable
+from wkv.native.layers import Parts, StackedLayers, allocate, allocate_kept, readable
 from wkv.native.plan import Plan
 from wkv.native.rewind import Rewind
 from wkv.native.state_memory import StateMemory
@@ -124,6 +123,12 @@ class NativeNetwork:
         padded[real] = X
         return padded, new_layers
 
+    def step(self, ids: Tensor, layers: Sequence[LayerState]) -> tuple[Tensor, StackedLayers]:
+        """Read one token (B,) in each row; return the logits (B, V) and the new state."""
+        X = self._embed(ids)
+        new_layers, _ = self._body(_all(1, len(ids)), X, layers)
+        return self._head(X), new_layers
+
     def rewindable(
         self, ids: Tensor, layers: Sequence[LayerState], lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[LayerState, ...], Rewind]:
@@ -142,9 +147,12 @@ class NativeNetwork:
     def logits(self, X: Tensor) -> Tensor:
         """Compute logits (..., V) float32 from the residual stream (..., D)."""
         rows = X.reshape(-1, X.shape[-1]).contiguous()
+        return self._head(rows).view(*X.shape[:-1], -1)
+
+    def _head(self, rows: Tensor) -> Tensor:
         logits = torch.empty(len(rows), self.config.vocab_size)
         self._plan.head(rows, logits)
-        return logits.view(*X.shape[:-1], -1)
+        return logits
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights by their official names, as stored in the file."""
@@ -152,15 +160,17 @@ class NativeNetwork:
 
     def new_layers(self, batch: int) -> tuple[LayerState, ...]:
         """Return the empty state for `batch` rows."""
-        att_shift, wkv, ffn_shift = (part.zero_() for part in self._allocate(batch))
+        parts = self._allocate(batch)
+        for part in parts[:3]:
+            part.zero_()
         if self.config.generation == "4":
-            wkv[:, :, 2] = MINUS_INFINITY
-        return StackedLayers.of((att_shift, wkv, ffn_shift))
+            parts.wkv[:, :, 2] = MINUS_INFINITY
+        return StackedLayers.of(parts)
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Return a float32 copy (tokens, D) of rows of the embedding."""
-        found = F.embedding(ids, self.embedding).to(self._embedding_dtype)
-        return found.to(torch.float32, copy=True)
+        found = torch.index_select(self.embedding, 0, ids)  # a copy
+        return found.to(self._embedding_dtype).to(torch.float32)
 
     def _body(
         self, counts: Tensor, X: Tensor, layers: Sequence[LayerState], *, keep: bool = False
@@ -174,8 +184,8 @@ class NativeNetwork:
             counts,
             X,
             old.addresses,
-            addresses(new),
-            None if kept is None else addresses(kept),
+            new.addresses,
+            None if kept is None else kept.addresses,
             None if numbers is None else torch.tensor(numbers, dtype=torch.int32),
         )
         if kept is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wkv.native.compiled_plan import CompiledPlan
-from wkv.native.layers import Parts, Readable, StackedLayers, addresses
+from wkv.native.layers import Parts, Readable, StackedLayers
 
 
 class Rewind:
@@ -43,7 +43,7 @@ class Rewind:
             self._tokens,
             counts.to(torch.int32),
             self._before.addresses,
-            addresses(new),
-            addresses(self._kept),
+            new.addresses,
+            self._kept.addresses,
         )
         return StackedLayers.of(new)
