@@ -9,7 +9,8 @@ import pytest
 from tests.serve.wire import slow
 from wkv.serve import stream_reply
 from wkv.serve.anthropic_reply import SIGNATURE, BlockEvents, blocks_of, stop_reason
-from wkv.serve.anthropic_request import NO_IMAGE, chat_request
+from wkv.serve.anthropic_request import chat_request
+from wkv.serve.chat_messages import NO_IMAGE
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.anthropic import MESSAGE_EVENTS, MessageObject, MessagesRequest
 from wkv.serve.protocol.errors import ApiError

@@ -118,9 +118,10 @@ def test_events_with_reasoning_are_those_of_their_models():
     from wkv.batching import TextEvent
     from wkv.serve.parse_reply import ReplyParser
     from wkv.serve.response_items import ItemEvents
+    from wkv.serve.response_tools import OfferedTools
 
     reply = ReplyParser(" <think")
-    items = ItemEvents(reply, "resp_1")
+    items = ItemEvents(reply, "resp_1", OfferedTools())
     found = [
         event
         for text in ("> Hm </think>", " Yes.")
@@ -149,7 +150,6 @@ OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "x"}
     ("fields", "param"),
     [
         ({"reasoning": {"effort": "endless"}}, "reasoning.effort"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
         ({"text": {"format": "yaml"}}, "text.format"),
         ({"text": {"format": {"type": "json_schema", "shema": {}}}}, "text.format.shema"),

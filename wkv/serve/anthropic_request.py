@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wkv.serve.chat_messages import NO_IMAGE
 from wkv.serve.protocol.anthropic import REFUSED, MessagesBody, MessagesRequest
 from wkv.serve.protocol.errors import ApiError, Location, dotted
 from wkv.serve.protocol.requests import ChatRequest
@@ -17,9 +18,6 @@ Json = dict[str, Any]
 
 BILLING = "x-anthropic-billing-header"
 """The beginning of a system block that an agent changes with every request."""
-
-NO_IMAGE = "[image not supported]"
-"""Stands for a picture in the result of a tool. A refusal would be repeated with every turn."""
 
 USER_BLOCKS = ("text", "tool_result", "tool_reference")
 ASSISTANT_BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use")

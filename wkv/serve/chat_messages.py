@@ -8,6 +8,9 @@ from wkv.prompting.tools import call_text, result_text
 from wkv.serve.build_constraints import ReplyFormat
 from wkv.serve.protocol.requests import ChatMessage
 
+NO_IMAGE = "[image not supported]"
+"""Stands for a picture in the result of a tool. A refusal would be repeated with every turn."""
+
 
 def messages_of(messages: Sequence[ChatMessage], reply_format: ReplyFormat) -> list[Message]:
     """Return the messages to render, with the instruction of the format in the system message."""

@@ -1,20 +1,42 @@
 """Items of `/v1/responses`: conversion of requests to chat requests, and of replies to items."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wkv.serve.chat_messages import NO_IMAGE
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.errors import ApiError, Location, dotted
 from wkv.serve.protocol.requests import ChatRequest, ResponseRequest
+from wkv.serve.response_tools import OfferedTools, call_of
 
 Json = dict[str, Any]
 
 TEXT_PARTS = ("input_text", "output_text")
+PICTURES = ("input_image", "input_file")
 
 ITEM, TEXT = "response.output_item", "response.output_text"
 REASONING = "response.reasoning_text"
 ARGUMENTS = "response.function_call_arguments"
+CUSTOM_INPUT = "response.custom_tool_call_input"
+
+REFUSED = ("conversation", "prompt")
+"""Fields that refer to what OpenAI's servers store."""
+
+CALLS = (
+    "function_call",
+    "custom_tool_call",
+    "local_shell_call",
+    "shell_call",
+    "apply_patch_call",
+    "tool_search_call",
+)
+"""Types of items that are calls; the results have the ending `_output`."""
+
+WITHOUT_TEXT = ("reasoning", "item_reference", "additional_tools")
+"""Types of items that add nothing to the prompt. The reasoning of earlier turns is not read again,
+and additional tools are offered with the others."""
 
 RENAMED: dict[Location, Location] = {
     ("max_completion_tokens",): ("max_output_tokens",),
@@ -23,8 +45,6 @@ RENAMED: dict[Location, Location] = {
     ("response_format",): ("text", "format"),
 }
 """Locations in a chat request, and the same ones in a request to `/v1/responses`."""
-
-TOOL_CHOICES = "'none', 'auto', 'required', or {\"type\": \"function\", \"name\": ...}"
 
 OUTPUT_NAMES = {"content": "output", "tool_call_id": "call_id"}
 """Fields of a tool's message, and the same ones of an item with the output of a call."""
@@ -47,10 +67,11 @@ class Origin:
 
 @dataclass
 class Conversation:
-    """Chat messages and their origins."""
+    """Chat messages and their origins, and the tools that are offered."""
 
     messages: list[Json] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
+    tools: OfferedTools = field(default_factory=OfferedTools)
 
     def add(self, message: Json, origin: Origin) -> None:
         """Add a message."""
@@ -70,6 +91,8 @@ class Conversation:
                 return dotted((*origin, *(() if names is None else _renamed(rest, names))))
             case ("messages", *_):
                 return "input"
+            case ("tools", int(index), *rest) if index < len(self.tools.paths):
+                return dotted((*self.tools.paths[index], *_renamed(rest, {"function": ""})))
         for chat, own in RENAMED.items():
             if location[: len(chat)] == chat:
                 return dotted((*own, *location[len(chat) :]))
@@ -81,17 +104,38 @@ def _renamed(location: Sequence[str | int], names: Mapping[str, str]) -> Locatio
     return tuple(name for part in location if (name := names.get(str(part), part)) != "")
 
 
-def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatRequest, list[Json]]:
-    """Convert a request to a chat request, and to the messages that its response is stored with.
+@dataclass(frozen=True)
+class ConvertedRequest:
+    """A request to `/v1/responses` in the form of the chat API.
+
+    Attributes:
+        chat: the chat request.
+        messages: the messages that the response is stored with.
+        tools: the tools that the request offers.
+    """
+
+    chat: ChatRequest
+    messages: list[Json]
+    tools: OfferedTools
+
+
+def chat_request(body: ResponseRequest, history: list[Json], *, thinks: bool) -> ConvertedRequest:
+    """Convert a request to a chat request.
 
     Args:
         body: the request.
         history: the messages of the previous responses.
+        thinks: whether the model was trained to think; for others, the effort has no meaning.
 
     Raises:
         ApiError: if the request is invalid; it names the fields of `/v1/responses`.
     """
-    conversation = Conversation()
+    for name in REFUSED:
+        if (body.model_extra or {}).get(name):
+            raise ApiError(400, f"{name} is not supported here; leave it out", param=name)
+    tools = OfferedTools()
+    conversation = Conversation(tools=tools)
+    tools.add(body.tools or (), ("tools",))
     if body.instructions:
         system = {"role": "system", "content": body.instructions}
         conversation.add(system, Origin(("instructions",)))
@@ -105,6 +149,9 @@ def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatReques
         previous_end = len(conversation.messages)
         for number, item in enumerate(body.input):
             _add_item(conversation, item, ("input", number), previous_end)
+    if not conversation.messages:  # some agents probe a server with nothing
+        conversation.add({"role": "user", "content": ""}, Origin(("input",)))
+    effort = body.reasoning and body.reasoning.effort
     fields = {
         "model": body.model,
         "state": body.state,
@@ -113,9 +160,9 @@ def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatReques
         "temperature": body.temperature,
         "top_p": body.top_p,
         "parallel_tool_calls": body.parallel_tool_calls,
-        "reasoning_effort": body.reasoning and body.reasoning.effort,
-        "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
-        "tool_choice": _tool_choice(body.tool_choice),
+        "reasoning_effort": effort,
+        "tools": tools.functions or None,
+        "tool_choice": _choice(body, tools),
         "response_format": _response_format(body.text.format if body.text else None),
     }
     request = ChatRequest.converted(fields, conversation.path)
@@ -123,7 +170,15 @@ def chat_request(body: ResponseRequest, history: list[Json]) -> tuple[ChatReques
     if wanted.get("type") == "json_schema" and "schema" not in wanted:
         missing = "text.format.schema is missing; give a JSON schema"
         raise ApiError(400, missing, param="text.format.schema", code="invalid_value")
-    return request, conversation.messages[n_system:]
+    if not thinks:
+        request.reasoning_effort = None
+    return ConvertedRequest(request, conversation.messages[n_system:], tools)
+
+
+def _choice(body: ResponseRequest, tools: OfferedTools) -> Any:
+    """Return the `tool_choice`; "auto" means nothing if the model can call none of the tools."""
+    choice = tools.choice(body.tool_choice)
+    return None if choice == "auto" and body.tools and not tools.functions else choice
 
 
 def _add_item(conversation: Conversation, item: Json, location: Location, begin: int) -> None:
@@ -133,25 +188,28 @@ def _add_item(conversation: Conversation, item: Json, location: Location, begin:
     if kind == "message":
         message = {"role": item.get("role"), "content": _content(item.get("content"))}
         conversation.add(message, Origin(location, names={}))
-    elif kind == "function_call":
-        function = {"name": item.get("name"), "arguments": item.get("arguments")}
-        call = {"id": item.get("call_id"), "type": "function", "function": function}
+    elif kind in CALLS:
+        call = call_of(item)
         if len(messages) > begin and messages[-1].get("tool_calls"):
             messages[-1]["tool_calls"].append(call)
             conversation.origins[-1].calls.append(location)
         else:
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
             conversation.add(message, Origin(location, calls=[location]))
-    elif kind == "function_call_output":
+    elif isinstance(kind, str) and kind.removesuffix("_output") in CALLS:
         message = {"role": "tool", "tool_call_id": item.get("call_id")}
-        message["content"] = _content(item.get("output"))
+        message["content"] = _result(item.get("output"))
         conversation.add(message, Origin(location, names=OUTPUT_NAMES))
-    elif kind != "reasoning":  # the reasoning of earlier turns is not read again
+    elif kind == "additional_tools" and isinstance(item.get("tools"), list):
+        conversation.tools.add(item["tools"], (*location, "tools"))
+    elif kind not in WITHOUT_TEXT:
         param = dotted((*location, "type"))
         raise ApiError(400, f"items of the type {kind!r:.60} are not supported", param=param)
 
 
-def items_of(reply: ReplyParser, response_id: str, status: str = "completed") -> list[Json]:
+def items_of(
+    reply: ReplyParser, response_id: str, tools: OfferedTools, status: str = "completed"
+) -> list[Json]:
     """Return the output items of a reply: reasoning, text and tool calls, if there are any."""
     items: list[Json] = []
     if reply.reasoning:
@@ -164,16 +222,16 @@ def items_of(reply: ReplyParser, response_id: str, status: str = "completed") ->
         items.append(message | {"role": "assistant", "content": [text]})
     for number, call in enumerate(reply.calls, 1):
         is_cut = reply.is_cut and number == len(reply.calls)
-        item = {"type": "function_call", "id": f"fc_{call['id']}", "call_id": call["id"]}
-        items.append(item | call["function"] | {"status": "incomplete" if is_cut else "completed"})
+        items.append(tools.item(call, "incomplete" if is_cut else "completed"))
     return items
 
 
 class ItemEvents:
     """The events of a streamed reply: each item is added, grows and is done."""
 
-    def __init__(self, reply: ReplyParser, response_id: str) -> None:
+    def __init__(self, reply: ReplyParser, response_id: str, tools: OfferedTools) -> None:
         self._reply = reply
+        self._tools = tools
         self._response_id = response_id
         self._done_items = 0
         self._open_kind = ""  # type of the unfinished item: "", "reasoning" or "message"
@@ -190,9 +248,9 @@ class ItemEvents:
 
     def finish(self, status: str) -> Iterator[Json]:
         """Yield the remaining events after the end of the reply."""
-        items = items_of(self._reply, self._response_id, status)
+        items = items_of(self._reply, self._response_id, self._tools, status)
         for item in items[self._done_items :]:
-            if item["type"] == "function_call":
+            if item["type"] in ("function_call", "custom_tool_call"):
                 yield from self._call(item)
             else:
                 yield from self._open(item["type"])
@@ -203,7 +261,8 @@ class ItemEvents:
         if self._open_kind == kind:
             return
         if self._open_kind:
-            yield from self._close(items_of(self._reply, self._response_id)[self._done_items])
+            items = items_of(self._reply, self._response_id, self._tools)
+            yield from self._close(items[self._done_items])
         self._open_kind = kind
         if kind == "reasoning":
             item: Json = {"type": kind, "id": _item_id(self._response_id, "rs"), "summary": []}
@@ -230,11 +289,14 @@ class ItemEvents:
     def _call(self, item: Json) -> Iterator[Json]:
         """Yield all events of a tool call."""
         index = self._done_items
-        yield {"type": f"{ITEM}.added", "output_index": index, "item": {**item, "arguments": ""}}
+        is_custom = item["type"] == "custom_tool_call"
+        part = "input" if is_custom else "arguments"
+        yield {"type": f"{ITEM}.added", "output_index": index, "item": {**item, part: ""}}
         place = {"item_id": item["id"], "output_index": index}
-        arguments, name = item["arguments"], item["name"]
-        yield {"type": f"{ARGUMENTS}.delta", **place, "delta": arguments}
-        yield {"type": f"{ARGUMENTS}.done", **place, "arguments": arguments, "name": name}
+        kind = CUSTOM_INPUT if is_custom else ARGUMENTS
+        name = {} if is_custom else {"name": item["name"]}
+        yield {"type": f"{kind}.delta", **place, "delta": item[part]}
+        yield {"type": f"{kind}.done", **place, part: item[part], **name}
         yield self._done(item)
 
     def _done(self, item: Json) -> Json:
@@ -258,18 +320,15 @@ def _content(content: Any) -> Any:
     ]
 
 
-def _tool(tool: Json) -> Json:
-    function = {key: value for key, value in tool.items() if key != "type"}
-    return {"type": tool.get("type"), "function": function}
-
-
-def _tool_choice(choice: Any) -> Any:
-    if not isinstance(choice, dict):
-        return choice
-    if choice.get("type") != "function":
-        message = f"tool_choice is {choice!r:.80}, expected {TOOL_CHOICES}"
-        raise ApiError(400, message, param="tool_choice", code="invalid_value")
-    return {"type": "function", "function": {"name": choice.get("name")}}
+def _result(output: Any) -> Any:
+    """Return the result of a call: a text, or parts. Pictures become a note, and objects JSON."""
+    if isinstance(output, list):
+        is_picture = [isinstance(p, dict) and p.get("type") in PICTURES for p in output]
+        note = {"type": "input_text", "text": NO_IMAGE}
+        return _content([note if image else p for p, image in zip(output, is_picture, strict=True)])
+    if isinstance(output, dict):
+        return json.dumps(output, ensure_ascii=False)
+    return output
 
 
 def _response_format(wanted: Json | None) -> Json | None:

@@ -115,7 +115,7 @@ Object = Annotated[dict[str, Any], AfterValidator(_check_encoding)]
 Metadata = Annotated[Object, AfterValidator(_check_length)]
 Stops = Annotated[list[Stop], Field(fail_fast=True, max_length=MAX_STOPS)]
 Choice = Literal["none", "auto", "required"]
-Items = Annotated[list[Object], Field(fail_fast=True, min_length=1, max_length=10_000)]
+Items = Annotated[list[Object], Field(fail_fast=True, max_length=10_000)]
 
 StopField = Annotated[
     Annotated[Stop, Tag("str")] | Annotated[Stops, Tag("list[]")],
@@ -396,7 +396,12 @@ class ReasoningOptions(RequestBody):
 
 
 class ResponseRequest(IgnoredFields):
-    """The body of `POST /v1/responses`. Only function tools are supported."""
+    """The body of `POST /v1/responses`.
+
+    Agents add fields without notice, so unknown ones are ignored and reported.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
 
     model: Text | None = None
     input: InputField
@@ -416,6 +421,11 @@ class ResponseRequest(IgnoredFields):
     include: list[str] | None = None
     background: Literal[False] | None = None
     state: Annotated[str, Field(max_length=100)] | None = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of unknown fields, which had no effect."""
+        return sorted(name for name, value in (self.model_extra or {}).items() if value is not None)
 
 
 class EmbeddingRequest(IgnoredFields):

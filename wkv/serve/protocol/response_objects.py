@@ -51,9 +51,28 @@ class FunctionCallItem(ResponseModel):
     name: str
     arguments: str
     status: Literal["completed", "incomplete"]
+    namespace: str | None = None
 
 
-OutputItem = ReasoningItem | MessageItem | FunctionCallItem
+class CustomToolCallItem(ResponseModel):
+    """A call of a custom tool, whose input is a text."""
+
+    type: Literal["custom_tool_call"]
+    id: str
+    call_id: str
+    name: str
+    input: str
+    status: Literal["completed", "incomplete"]
+
+
+OutputItem = ReasoningItem | MessageItem | FunctionCallItem | CustomToolCallItem
+
+
+class ResponseError(ResponseModel):
+    """The reason why a response failed."""
+
+    code: Literal["rate_limit_exceeded", "server_error"]
+    message: str
 
 
 class IncompleteDetails(ResponseModel):
@@ -86,8 +105,8 @@ class ResponseObject(ResponseModel):
     object: Literal["response"]
     created_at: int
     completed_at: int | None
-    status: Literal["in_progress", "completed", "incomplete"]
-    error: None
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    error: ResponseError | None
     incomplete_details: IncompleteDetails | None
     instructions: str | None
     max_output_tokens: int | None
@@ -118,7 +137,11 @@ class StatusEvent(NumberedEvent):
     """The response has started or ended."""
 
     type: Literal[
-        "response.created", "response.in_progress", "response.completed", "response.incomplete"
+        "response.created",
+        "response.in_progress",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
     ]
     response: ResponseObject
 
@@ -163,9 +186,9 @@ class TextDoneEvent(ContentEvent):
 
 
 class ArgumentsDeltaEvent(NumberedEvent):
-    """A piece of the arguments of a tool call."""
+    """A piece of the arguments of a tool call, or of the input of a custom tool."""
 
-    type: Literal["response.function_call_arguments.delta"]
+    type: Literal["response.function_call_arguments.delta", "response.custom_tool_call_input.delta"]
     item_id: str
     output_index: int
     delta: str
@@ -181,6 +204,15 @@ class ArgumentsDoneEvent(NumberedEvent):
     name: str
 
 
+class InputDoneEvent(NumberedEvent):
+    """The whole input of a custom tool."""
+
+    type: Literal["response.custom_tool_call_input.done"]
+    item_id: str
+    output_index: int
+    input: str
+
+
 RESPONSE_EVENTS = (
     StatusEvent,
     OutputItemEvent,
@@ -189,5 +221,6 @@ RESPONSE_EVENTS = (
     TextDoneEvent,
     ArgumentsDeltaEvent,
     ArgumentsDoneEvent,
+    InputDoneEvent,
 )
-"""All events of a streamed response, except for an `ErrorResponse`."""
+"""All events of a streamed response."""

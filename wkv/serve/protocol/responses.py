@@ -43,6 +43,13 @@ class Deleted(ResponseModel):
     deleted: Literal[True]
 
 
+class InputTokens(ResponseModel):
+    """The response of `POST /v1/responses/input_tokens`."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class CachedTokens(ResponseModel):
     """The number of prompt tokens whose state came from the cache."""
 

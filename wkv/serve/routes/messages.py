@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response
 from wkv.batching import Request
 from wkv.serve.anthropic_reply import BlockEvents, blocks_of, stop_reason
 from wkv.serve.anthropic_request import chat_request, has_cache_border
+from wkv.serve.ignored_fields import with_ignored
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.anthropic import (
     MESSAGE_EVENTS,
     CountRequest,
     MessageObject,
-    MessagesBody,
     MessagesRequest,
     TokenCount,
 )
@@ -32,9 +32,6 @@ from wkv.serve.service import Service
 from wkv.serve.stream_reply import send_reply, stream_documentation
 
 Json = dict[str, Any]
-
-IGNORED = "x-wkv-ignored"
-"""Header with the names of fields of the request that had no effect."""
 
 
 def routes(service: Service) -> APIRouter:
@@ -48,7 +45,7 @@ def routes(service: Service) -> APIRouter:
         exchange, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
         events = service.scheduler_thread.submit(request)
         response = await send_reply(http, exchange, events, stream=body.stream, last=None)
-        return _with_ignored(service, body, response)
+        return with_ignored(service, body.ignored, response)
 
     @router.post("/count_tokens", response_model=TokenCount)
     async def count(body: CountRequest, http: HttpRequest) -> Response:
@@ -59,7 +56,7 @@ def routes(service: Service) -> APIRouter:
             return len(prepare(service, converted, tenant_of(http))[1].ids)
 
         tokens = await run_in_threadpool(counted)
-        return _with_ignored(service, body, JSONResponse({"input_tokens": tokens}))
+        return with_ignored(service, body.ignored, JSONResponse({"input_tokens": tokens}))
 
     return router
 
@@ -74,14 +71,6 @@ def _prepare(
     """
     chat, request = prepare(service, chat_request(body, thinks=service.thinks), tenant)
     return MessageExchange(chat, body, len(request.ids)), request
-
-
-def _with_ignored(service: Service, body: MessagesBody, response: Response) -> Response:
-    """Report the fields of a request that had no effect in a header, and count them."""
-    if body.ignored:
-        response.headers[IGNORED] = ", ".join(name[:60] for name in body.ignored[:20])
-        service.metrics.ignored_fields.inc(len(body.ignored))
-    return response
 
 
 @dataclass

@@ -16,14 +16,15 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Request
 from wkv.errors import StateError
+from wkv.serve.ignored_fields import with_ignored
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.errors import ApiError
 from wkv.serve.protocol.requests import ResponseRequest, TextOptions
 from wkv.serve.protocol.response_objects import RESPONSE_EVENTS, ResponseObject
-from wkv.serve.protocol.responses import Deleted, now
+from wkv.serve.protocol.responses import Deleted, InputTokens, now
 from wkv.serve.read_body import BodyRoute
-from wkv.serve.response_items import ItemEvents, chat_request, items_of
+from wkv.serve.response_items import ConvertedRequest, ItemEvents, chat_request, items_of
 from wkv.serve.routes.chat import ChatExchange, prepare
 from wkv.serve.scheduler_thread import EventStream
 from wkv.serve.service import Service
@@ -47,7 +48,15 @@ def routes(service: Service) -> APIRouter:
         except BaseException:
             events.close()
             raise
-        return await send_reply(http, exchange, events, stream=body.stream, last=None)
+        response = await send_reply(http, exchange, events, stream=body.stream, last=None)
+        return with_ignored(service, [*body.ignored, *exchange.converted.tools.left_out], response)
+
+    @router.post("/input_tokens", response_model=InputTokens)
+    async def input_tokens(body: ResponseRequest, http: HttpRequest) -> Response:
+        """Return the number of tokens that a request would read."""
+        _, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
+        count = {"object": "response.input_tokens", "input_tokens": len(request.ids)}
+        return JSONResponse(count)
 
     @router.get("/{name}", response_model=ResponseObject)
     async def retrieve(name: str, http: HttpRequest) -> Response:
@@ -76,9 +85,9 @@ def _prepare(
     history: list[Json] = []
     if body.previous_response_id is not None:
         history = _stored(service, body.previous_response_id, tenant)["messages"]
-    converted, messages = chat_request(body, history)
-    chat, request = prepare(service, converted, tenant)
-    return ResponseExchange(chat, body, tenant, messages), request
+    converted = chat_request(body, history, thinks=service.thinks)
+    chat, request = prepare(service, converted.chat, tenant)
+    return ResponseExchange(chat, body, tenant, converted), request
 
 
 def _stored(service: Service, response_id: str, tenant: str) -> Json:
@@ -113,15 +122,17 @@ class ResponseExchange:
         chat: the chat request and its reply.
         request: the request.
         tenant: the client.
-        messages: the conversation before the reply, as chat messages.
+        converted: the request as a chat request, with the conversation before the reply.
         id: the id of the response.
+        n_events: number of events that were sent.
     """
 
     chat: ChatExchange
     request: ResponseRequest
     tenant: str
-    messages: list[Json]
+    converted: ConvertedRequest
     id: str = field(default_factory=lambda: f"resp_{uuid4().hex}")
+    n_events: int = 0
 
     @property
     def reply(self) -> ReplyParser:
@@ -143,21 +154,31 @@ class ResponseExchange:
 
     async def chunks(self, events: EventStream) -> AsyncGenerator[Json, None]:
         """Yield the numbered events of a streamed response, and store the response."""
-        number = 0
         async with aclosing(self._events(events)) as all_events:
             async for event in all_events:
-                yield event | {"sequence_number": number}
-                number += 1
+                yield self._numbered(event)
         await run_in_threadpool(self._store)
         body = self._body(self.status)
-        yield {"type": f"response.{self.status}", "response": body, "sequence_number": number}
+        yield self._numbered({"type": f"response.{self.status}", "response": body})
+
+    def error(self, error: ApiError) -> Json:
+        """Return the event for an error within a stream."""
+        code = "rate_limit_exceeded" if error.status == 429 else "server_error"
+        failed = {"status": "failed", "error": {"code": code, "message": str(error)}}
+        body = self._body("in_progress") | failed
+        return self._numbered({"type": "response.failed", "response": body})
+
+    def _numbered(self, event: Json) -> Json:
+        """Return an event with its number."""
+        self.n_events += 1
+        return event | {"sequence_number": self.n_events - 1}
 
     async def _events(self, events: EventStream) -> AsyncGenerator[Json, None]:
         """Yield all events of a streamed response but the last."""
         body = self._body("in_progress")
         yield {"type": "response.created", "response": body}
         yield {"type": "response.in_progress", "response": body}
-        items = ItemEvents(self.reply, self.id)
+        items = ItemEvents(self.reply, self.id, self.converted.tools)
         async with aclosing(self.chat.deltas(events)) as all_deltas:
             async for _, deltas in all_deltas:
                 for delta in deltas:
@@ -172,11 +193,11 @@ class ResponseExchange:
         Raises:
             ApiError: if it cannot be stored.
         """
-        self._put(self.messages, None)
+        self._put(self.converted.messages, None)
 
     def _store(self) -> None:
         """Store the conversation, for requests with this id as `previous_response_id`."""
-        self._put([*self.messages, self.reply.body], self._body(self.status))
+        self._put([*self.converted.messages, self.reply.body], self._body(self.status))
 
     def _put(self, messages: list[Json], response: Json | None) -> None:
         if self.request.store is not False:
@@ -201,7 +222,9 @@ class ResponseExchange:
             "instructions": request.instructions,
             "max_output_tokens": request.max_output_tokens,
             "model": self.chat.start.model,
-            "output": items_of(self.reply, self.id, status) if is_done else [],
+            "output": items_of(self.reply, self.id, self.converted.tools, status)
+            if is_done
+            else [],
             "parallel_tool_calls": request.parallel_tool_calls is True,
             "previous_response_id": request.previous_response_id,
             "reasoning": {"effort": self.chat.request.reasoning_effort, "summary": None},
