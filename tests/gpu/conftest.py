@@ -1,37 +1,13 @@
-"""Triton's interpreter, which runs kernels on a CPU."""
+"""A fixture for tests that run kernels."""
 
 import pytest
+
+from tests.gpu.interpreter import interpreted
 
 
 @pytest.fixture(scope="session")
 def triton_interpreter():
-    """Let kernels that are imported from now on run in Triton's interpreter.
-
-    Triton decides when a kernel is defined. Its own library may have been imported by another test,
-    so its functions are replaced. The interpreter replaces Triton's language at each call of a
-    function, which takes half of the time; once is enough.
-    """
-    triton = pytest.importorskip("triton", reason="Triton is not installed")
-    from triton.runtime import interpreter
-    from triton.runtime.jit import JITFunction
-
-    changes = pytest.MonkeyPatch()
-    changes.setattr(triton.knobs.runtime, "interpret", True)
-    language, standard = triton.language, triton.language.standard
-    scopes = [interpreter._patch_lang(function) for function in (standard.sum.fn, _uses(language))]
-    changes.setattr(interpreter, "_patch_lang", lambda function: interpreter._LangPatchScope())
-    for module in (language, standard):
-        for name, function in list(vars(module).items()):
-            if isinstance(function, JITFunction):
-                changes.setattr(module, name, interpreter.InterpretedFunction(function.fn))
-    yield triton
-    changes.undo()
-    for scope in reversed(scopes):
-        scope.restore()
-
-
-def _uses(language):
-    """Return a function whose module has Triton's language as a global name."""
-    names = {"language": language}
-    exec("def function(): ...", names)
-    return names["function"]
+    """Let kernels that are imported from now on run in Triton's interpreter."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    with interpreted() as triton:
+        yield triton

@@ -229,34 +229,6 @@ def test_ctrl_c_within_a_pass_leaves_the_state_of_the_accepted_tokens(
         assert_equal_states(done.state, state)
 
 
-@pytest.mark.parametrize("number", range(2, 8))
-def test_ctrl_c_in_a_batch_leaves_each_row_with_its_tokens(byte_models, monkeypatch, number):
-    model, prompts = byte_models["7"], ["the cat and ", "a a a a a"]
-    options = {"sampling": wkv.Sampling(seed=2, temperature=0.4), "max_tokens": 30}
-    whole = wkv.generate(model, prompts, speculate="off", **options)
-    calls = 0
-
-    def interrupted(call):
-        def forward(*args, **more):
-            nonlocal calls
-            calls += 1
-            result = call(*args, **more)
-            if calls == number:
-                raise KeyboardInterrupt
-            return result
-
-        return forward
-
-    with monkeypatch.context() as patch:
-        for name in ("forward", "forward_rewindable"):
-            patch.setattr(model, name, interrupted(getattr(model, name)))
-        done = wkv.generate(model, prompts, speculate=3, **options)
-    for prompt, one, other in zip(prompts, done, whole, strict=True):
-        assert one.token_ids == other.token_ids[: len(one.token_ids)]
-        _, state = model.forward([*prompt.encode(), *one.token_ids])
-        assert_equal_states(one.state, state)
-
-
 def test_the_numbers_are_those_of_the_passes_of_the_model(demo, monkeypatch):
     text = "one two three four one two three four one two three"
     whole = {"sampling": GREEDY, "max_tokens": 60}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from tests.gpu_models import on_gpu_engine, trace
-from wkv.batching import Scheduler, SchedulerLoad, StateCache
+from wkv.batching import SchedulerLoad
 from wkv.bench.engine_info import why
 from wkv.errors import BusyError, StrategyError
 from wkv.gpu.graphs import DecodeGraphs, graph_size
@@ -251,16 +251,6 @@ def test_if_capture_fails_steps_run_without_it_after_one_notice(plain, caplog):
     assert len(caplog.records) == 1
     assert "could not be captured as a CUDA graph (operation not" in caplog.text
     assert "graphs" not in model.network.kernels
-
-
-def test_slots_for_a_batch_are_made_at_once(plain):
-    model = on_gpu_engine(plain, slots=4, grows=True)
-    Scheduler(model, StateCache(0), slots=30)
-    assert model.slot_usage.count >= 60
-    slots = model.network.pool.slots
-    _, state = model.forward([[1]] * 30)
-    model.forward([[1]] * 30, state)
-    assert model.network.pool.slots is slots
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,6 @@ class Scheduler:
         self.queue_tokens = queue_tokens
         self.prefill_chunk = prefill_chunk or default_prefill_chunk(model)
         self.flush: Callable[[], None] = _nothing
-        model.reserve(slots)
         self._prefill = PrefillQueue(model, cache)
         self._decode = DecodeQueue(model, cache, reader_timeout, speculation)
         self._queued: SlotQueue[PrefillJob | ChoiceSequence] = SlotQueue(slots)

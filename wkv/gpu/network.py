@@ -1,8 +1,7 @@
 """A network on a GPU, with the interface of the networks of `wkv.models`."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,7 +79,8 @@ class GpuNetwork:
             weights: what is known of the weights.
             empty: the empty state of one row, on the device of the step. That is a CUDA device; on
                 a CPU, everything but graphs works, for tests.
-            room: returns the bytes that more slots may take; None is `free_bytes`.
+            room: returns the bytes that more slots may take; None is the free memory of the device
+                without RESERVED_BYTES.
             capture: captures decode steps; None captures CUDA graphs.
             first_count: number of slots at the beginning.
         """
@@ -114,14 +114,13 @@ class GpuNetwork:
         batch, width = ids.shape
         counts = [width] * batch if lengths is None else lengths.tolist()
         real = [row for row, count in enumerate(counts) if count]
-        with self._alone():
+        with self.pool.lock, torch.no_grad():
             old = self._slots_of(layers)
             if not real:
                 X = torch.zeros(batch, width, self.config.n_embd, device=self._device)
                 return X, SlotLayers(self.pool, old)
             read = [old[row] for row in real]
-            rows, columns = _places_of(counts)
-            packed = ids if lengths is None else ids[rows, columns]
+            packed = ids if lengths is None else ids[torch.arange(width) < lengths[:, None].cpu()]
             new, X = self._run_rows(packed.flatten(), [counts[row] for row in real], read)
         slots = list(old)
         for row, slot in zip(real, new, strict=True):
@@ -129,7 +128,7 @@ class GpuNetwork:
         if lengths is None:
             return X.view(batch, width, -1), SlotLayers(self.pool, slots)
         padded = X.new_zeros(batch, width, X.shape[1])
-        padded[rows.to(self._device), columns.to(self._device)] = X
+        padded[(torch.arange(width) < lengths[:, None].cpu()).to(self._device)] = X
         return padded, SlotLayers(self.pool, slots)
 
     def step(self, ids: Tensor, layers: Sequence[LayerState]) -> tuple[Tensor, SlotLayers]:
@@ -142,7 +141,7 @@ class GpuNetwork:
         Returns:
             Logits (B, V) float32, which belong to the caller, and the new state.
         """
-        with self._alone():
+        with self.pool.lock, torch.no_grad():
             old = self._slots_of(layers)
 
             def run() -> tuple[Tensor, list[Slot]]:
@@ -162,21 +161,8 @@ class GpuNetwork:
         Raises:
             BusyError: if memory does not suffice.
         """
-        with self._alone():
+        with self.pool.lock, torch.no_grad():
             return self._with_memory(run)
-
-    def reserve(self, rows: int) -> None:
-        """Make slots for a batch of so many rows, whose states exist before and after a step."""
-        with self._alone():
-            self.pool.reserve(2 * rows)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let no other call of this network run, and select its device for kernels and graphs."""
-        is_cuda = self._device.type == "cuda"
-        device = torch.cuda.device(self._device) if is_cuda else nullcontext()
-        with self.pool.lock, torch.no_grad(), device:
-            yield
 
     def new_layers(self, batch: int) -> SlotLayers:
         """Return the empty state for `batch` rows, which share one slot."""
@@ -260,12 +246,6 @@ class GpuNetwork:
                 f"the memory of {self._device} does not suffice for this call "
                 f"({first_line(error)}); use fewer rows at once, or try again later"
             ) from None
-
-
-def _places_of(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the row and the column of each real token of a padded batch."""
-    rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    return rows, torch.cat([torch.arange(count) for count in counts])
 
 
 def _int32(numbers: Tensor, device: torch.device) -> Tensor:

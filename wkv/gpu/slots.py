@@ -108,11 +108,6 @@ class SlotPool:
         used = count - len(self._free)
         return SlotUsage(count, used, slots.count * size, len(self._saved) * size)
 
-    def reserve(self, count: int) -> None:
-        """Make so many slots now, if the device has memory for them."""
-        if self.usage.count < count:
-            self._grow(count - self.usage.count)
-
     def take(self, count: int, keep: Collection[Slot] = ()) -> list[Slot]:
         """Return slots without values, which belong to the caller.
 
@@ -149,7 +144,6 @@ class SlotPool:
         Raises:
             BusyError: if there is no memory for them.
         """
-        layers = tuple(layers)  # those of another pool are copied once
         taken = self.take(len(layers[0].wkv))
         index = self.index([slot.number or 0 for slot in taken])
         for to, name in (

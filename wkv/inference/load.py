@@ -27,12 +27,7 @@ from wkv.inference.describe import (
     with_adapter,
 )
 from wkv.inference.model import Model
-from wkv.inference.torch_weights import (
-    activation_bytes,
-    gpu_bytes,
-    load_torch_network,
-    table_bytes,
-)
+from wkv.inference.torch_weights import gpu_bytes, load_torch_network, table_bytes
 from wkv.models.parts import Skeleton
 from wkv.models.strategy import Strategy, choose_strategy
 from wkv.native import network as native
@@ -245,18 +240,14 @@ def _on_gpu(network: Skeleton, device: torch.device) -> GpuNetwork:
     """Return a network on the GPU engine, with its embedding on the device."""
     network, notice = network.to(device), logging.getLogger(__name__).warning
     weights, empty = NetworkWeights.of_modules(network), network.new_layers(1)
-
-    def room() -> int:
-        return gpu.free_bytes(device) - activation_bytes(network.config)
-
-    built = GpuNetwork(choose_step(network, device, notice), weights, empty, room=room)
+    built = GpuNetwork(choose_step(network, device, notice), weights, empty)
     try:
         built.rehearse()
     except WKVError:  # there is not enough memory
         raise
     except Exception as error:  # Triton, its assembler, the C compiler and the driver raise others
         notice(f"a kernel failed ({first_line(error)}); PyTorch's modules run instead, slower")
-        return GpuNetwork(ModuleStep(network), weights, empty, room=room)
+        return GpuNetwork(ModuleStep(network), weights, empty)
     return built
 
 

@@ -287,11 +287,6 @@ class Model:
         new_state = replace(state, layers=layers, tokens_seen=seen, logits=None)
         return (X[0] if single else X), new_state
 
-    def reserve(self, rows: int) -> None:
-        """Prepare the GPU engine for a batch of so many rows; other engines need nothing."""
-        if isinstance(self.network, GpuNetwork):
-            self.network.reserve(rows)
-
     @property
     def slot_usage(self) -> SlotUsage | None:
         """The memory of states on the GPU engine; None on other engines."""

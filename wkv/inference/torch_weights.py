@@ -78,14 +78,9 @@ def gpu_bytes(config: Config, shapes: Shapes, strategy: Strategy) -> int:
     weights = sum(n for n, placement in placed if placement.device.type != "cpu")
     width = 3 if config.head_size is None else config.head_size  # of the state, per channel
     state = config.n_layer * (2 * config.n_embd + width * config.dim_att)
-    numbers = ROWS * (2 * state + config.vocab_size)
-    return weights + torch.float32.itemsize * numbers + activation_bytes(config)
-
-
-def activation_bytes(config: Config) -> int:
-    """Return an estimate of the memory that the activations of a long prompt need on a GPU."""
-    numbers = LIVE_ACTIVATIONS * config.n_embd + 2 * config.dim_ffn
-    return torch.float32.itemsize * GPU_TOKENS_AT_ONCE * numbers
+    activations = GPU_TOKENS_AT_ONCE * (LIVE_ACTIVATIONS * config.n_embd + 2 * config.dim_ffn)
+    numbers = ROWS * (2 * state + config.vocab_size) + activations
+    return weights + torch.float32.itemsize * numbers
 
 
 def table_bytes(shapes: Shapes, strategy: Strategy) -> int:
