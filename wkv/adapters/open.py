@@ -15,7 +15,7 @@ mlx-lm                    folder: MODULE.lora_a (in, r), .lora_b (r, out), .m
 import hashlib
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,6 +44,11 @@ PAIRS = {
     "lora.0": "lora.1",
 }  # fmt: skip
 
+GGUF_FIELDS = ("general.type", "general.architecture", "adapter.type", "adapter.lora.alpha")
+
+FLA_NAME = re.compile(r"model\.layers\.\d+\.(attn|ffn)\.")
+"""The beginning of names in exports of RWKV-6 and 7."""
+
 BLOCKS = ("miss_block", "bone_block", "disha", "bone")
 """The names of MiSS in its versions."""
 
@@ -56,11 +61,27 @@ class Adapter:
         path: the file of its weights.
         changes: official tensor name to change.
         digest: SHA-256 of all changes.
+        generations: the first digits of the generations that the file can be for, by its names or
+            its header; () if they do not say.
     """
 
     path: Path
     changes: Mapping[str, Change]
     digest: str
+    generations: tuple[str, ...] = ()
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Check whether a file or folder is an adapter, by its names; unreadable ones are not."""
+    path = Path(path).expanduser()
+    file = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)
+    try:
+        if file.is_file() and file.read_bytes()[:4] == b"GGUF":
+            return bool(_read_gguf(file, None))
+        names = list(open_checkpoint(file))
+    except (CheckpointError, OSError):
+        return False
+    return "emb.weight" not in names and any(PART.fullmatch(name) for name in names)
 
 
 def open_adapter(
@@ -106,7 +127,10 @@ def open_adapter(
             f"{scaling.path}: this is not an adapter: it has no factors such as lora_A; expected "
             "a file or folder of RWKV-PEFT, peft, rwkvtune, web-rwkv, llama.cpp or mlx-lm"
         )
-    return Adapter(scaling.path, changes, _digest(changes))
+    generations = scaling.generations
+    if not generations and any(FLA_NAME.match(WRAPPERS.sub("", name)) for name in tensors):
+        generations = ("6", "7")
+    return Adapter(scaling.path, changes, _digest(changes), generations)
 
 
 def _read(path: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scaling]:
@@ -137,7 +161,7 @@ def _read_gguf(file: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scal
         reader = GGUFReader(file)
         fields = {
             key: field.contents()
-            for key in ("general.type", "adapter.type", "adapter.lora.alpha")
+            for key in GGUF_FIELDS
             if (field := reader.get_field(key)) is not None
         }
         tensors = {
@@ -151,6 +175,9 @@ def _read_gguf(file: Path, alpha: float | None) -> tuple[dict[str, Tensor], Scal
         raise CheckpointError(f"{file}: this GGUF file is not a LoRA adapter, but a model")
     stored = float(fields.get("adapter.lora.alpha", 0))
     scaling = Scaling(file, alpha=stored) if stored else Scaling(file, factor=1.0)
+    architecture = str(fields.get("general.architecture", ""))
+    if architecture.startswith("rwkv"):
+        scaling = replace(scaling, generations=(architecture.removeprefix("rwkv")[:1],))
     values = {name: float_values(file, name, one, CheckpointError) for name, one in tensors.items()}
     return values, with_alpha(scaling, alpha)
 

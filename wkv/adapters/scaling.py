@@ -42,6 +42,7 @@ class Scaling:
         alphas, ranks: values for modules whose name matches a pattern (peft).
         rank: the rank of all other modules; None if it is not stored.
         is_mlx: whether mlx-lm wrote the file, whose factors are transposed.
+        generations: see `wkv.adapters.open.Adapter`.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Scaling:
     ranks: Mapping[str, int] = field(default_factory=dict)
     rank: int | None = None
     is_mlx: bool = False
+    generations: tuple[str, ...] = ()
 
     def of(self, module: str, rank: int) -> float:
         """Return the factor of a module.

@@ -6,13 +6,13 @@ import math
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from wkv.cli.options import add_model_path, find_model
+from wkv.cli.options import add_alpha, add_model_path, find_model
 
 if TYPE_CHECKING:
     from wkv.inference.describe import Description
     from wkv.models.strategy import Placement
 
-SUMMARY = "show what a model file contains"
+SUMMARY = "show what the file of a model, an adapter or a state contains"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +22,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         help="also show the device of each layer under this strategy (the devices need not exist)",
     )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        metavar="PATH",
+        help="also show an adapter, and whether it fits MODEL; may be repeated",
+    )
+    parser.add_argument(
+        "--state",
+        action="append",
+        metavar="FILE",
+        help="also show a state, and whether it fits MODEL; may be repeated",
+    )
+    add_alpha(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the properties of the checkpoint."""
+    """Print the properties of the checkpoint, and of adapters and states."""
     model = find_model(args.model)
+    if model is not None and args.adapter is None and args.state is None:
+        from wkv.cli.tuned_info import show_tuned
+
+        if show_tuned(model, args):
+            return 0
     from wkv.inference.describe import describe
 
     description = describe(model)
@@ -45,8 +63,14 @@ def run(args: argparse.Namespace) -> int:
         "dtype": _dtypes(description),
     }
     placement = [] if args.strategy is None else _placement(description, args.strategy)
+    tuned = []
+    if args.adapter or args.state:
+        from wkv.cli.tuned_info import fits, print_tuned
+
+        tuned = fits(description, args)
     if args.json:
-        print(json.dumps(facts | ({"strategy": placement} if placement else {})))
+        more = {"strategy": placement} if placement else {}
+        print(json.dumps(facts | more | ({"tuned": tuned} if tuned else {})))
         return 0
     lines = {
         "file": description.checkpoint.path,
@@ -66,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:12}{value}")
     for part in placement:
         print(f"  {part['layers']:20}{part['device']:8}{part['form']:32}{part['bytes']:>15,} bytes")
+    for one in tuned:
+        print_tuned(one)
     return 0
 
 

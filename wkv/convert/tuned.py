@@ -155,6 +155,8 @@ def _convert_adapter(source: Path, destination: str | Path, options: TunedOption
     if base is None:
         adapter = open_adapter(source, None, options.alpha)
         stored = read_notes(source).get("generation")
+        if stored is None and len(adapter.generations) == 1:
+            [stored] = adapter.generations
         generation = str(stored or assumed_generation(adapter))
     else:
         adapter = adapter_for(base, source, options.alpha)

@@ -172,7 +172,16 @@ def adapter_for(description: Description, path: str | Path, alpha: float | None 
             "tuned for"
         )
     stored = description.checkpoint.shapes
-    return open_adapter(path, {name: stored[name] for name in description.shapes}, alpha)
+    shapes = {name: stored[name] for name in description.shapes}
+    adapter = open_adapter(path, shapes, alpha)
+    generation = description.config.generation
+    if adapter.generations and generation[:1] not in adapter.generations:
+        raise CheckpointError(
+            f"{path}: the adapter is for RWKV-{' or '.join(adapter.generations)}, and "
+            f"{description.checkpoint.path} is RWKV-{generation}; give the model that it was "
+            "tuned for"
+        )
+    return adapter
 
 
 def row_adapters_for(
