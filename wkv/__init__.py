@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wkv.inference.sampling import Sampling
     from wkv.inference.stream import Stream, stream
     from wkv.models.state import State
+    from wkv.train.finetune import finetune
 
 __all__ = [
     "CatalogError",
@@ -48,6 +49,7 @@ __all__ = [
     "TrainingError",
     "WKVError",
     "__version__",
+    "finetune",
     "generate",
     "load",
     "stream",
@@ -59,6 +61,7 @@ _MODULES = {
     "Sampling": "wkv.inference.sampling",
     "State": "wkv.models.state",
     "Stream": "wkv.inference.stream",
+    "finetune": "wkv.train.finetune",
     "generate": "wkv.inference.generate",
     "load": "wkv.inference.load",
     "stream": "wkv.inference.stream",

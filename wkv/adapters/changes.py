@@ -132,8 +132,8 @@ class Miss:
         """Return W x plus D times the sum of the blocks of x, padded with zeros."""
         rank = self.D.shape[0]
         blocks = pad(x, (0, -x.shape[-1] % rank)).reshape(*x.shape[:-1], -1, rank)
-        added = blocks.sum(-2) @ self._full(weight.shape[0]).to(x.dtype)
-        return _base_product(x, weight, y) + added
+        y = _base_product(x, weight, y)
+        return y + blocks.sum(-2) @ self._full(y.shape[-1]).to(x.dtype)
 
     def _full(self, outputs: int) -> Tensor:
         return self.D.repeat(1, outputs // self.D.shape[1])

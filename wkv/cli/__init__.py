@@ -34,6 +34,7 @@ COMMANDS = (
     "eval",
     "bench",
     "train",
+    "finetune",
     "models",
     "pull",
     "rm",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wkv.models.strategy.products import at_least_float32
 from wkv.train.data import Batch
 
 TARGET_STEP = 512
@@ -59,7 +60,8 @@ def backward_in_chunks(
     losses = []
     for start in range(0, len(X), step):
         here = slice(start, start + step)
-        found, _ = cross_entropy(head(leaf[here]).float(), targets[here])
+        logits = head(leaf[here])
+        found, _ = cross_entropy(logits.to(at_least_float32(logits.dtype)), targets[here])
         torch.autograd.backward((found * shares[here]).sum())
         losses.append(found.detach())
     if X.requires_grad:

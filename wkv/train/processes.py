@@ -63,6 +63,22 @@ def start_processes(size: int, work: Work) -> Iterator[ProcessGroup]:
                 helper.join()
 
 
+def joined_group() -> ProcessGroup | None:
+    """Join the processes that torchrun (or Ray Train) has started; None if this process is alone.
+
+    The group stays connected until the process ends.
+    """
+    if not distributed.is_torchelastic_launched() and not distributed.is_initialized():
+        return None
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=TIMEOUT)
+    if distributed.get_world_size() == 1:
+        return None
+    return ProcessGroup(
+        distributed.get_rank(), distributed.get_world_size(), distributed.all_reduce
+    )
+
+
 @contextlib.contextmanager
 def _helpers(size: int, work: Work, folder: Path) -> Iterator[list[BaseProcess]]:
     """Start the processes 1 to size - 1, and kill those that are left at the end."""

@@ -28,9 +28,15 @@ PARTS = {"plan", "config", "model", "optimizer", "step", "seconds"}
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a training run, with methods that read and write its files."""
+    """The folder of a training run, with methods that read and write its files.
+
+    Attributes:
+        path: the folder.
+        results: names of further files and folders of a run, which a new run does not overwrite.
+    """
 
     path: Path
+    results: tuple[str, ...] = ()
 
     @property
     def checkpoint(self) -> Path:
@@ -60,7 +66,8 @@ class RunFolder:
     @property
     def files(self) -> list[Path]:
         """The paths of all files of a run."""
-        return [self.checkpoint, self.model, self.vocabulary, self.log, self.plotted]
+        own = [self.checkpoint, self.model, self.vocabulary, self.log, self.plotted]
+        return own + [self.path / name for name in self.results]
 
     def check(self, resume: bool) -> None:
         """Check that there is a run to resume, or that a new run would not overwrite files.
@@ -107,7 +114,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of a run that failed before its first checkpoint."""
         for path in self.files:
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint and the plot."""
