@@ -18,7 +18,7 @@ LAYERS = [
     {"checkpoint"},
     {"adapters"},
     {"native"},
-    {"train", "gpu"},
+    {"gpu"},
     {"inference"},
     {"prompting"},
     {"constraints", "batching", "convert", "hf"},

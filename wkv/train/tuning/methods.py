@@ -50,7 +50,7 @@ class TunedModel:
 
     def layers(self, batch: int) -> tuple[LayerState, ...]:
         """Return the state with which `batch` rows begin; its gradient is the sum over rows."""
-        layers = self.model.new_state(batch).layers
+        layers = tuple(self.model.new_state(batch).layers)
         if self.start is None:
             return layers
         return tuple(
