@@ -47,7 +47,7 @@ MIN_WINDOWS = 8
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How a data set is read.
+    """The options of reading a data set.
 
     Attributes:
         encoder: encodes documents for the model.
@@ -70,7 +70,7 @@ class DataOptions:
 
 @dataclass
 class Counts:
-    """What happened to the documents of a data set."""
+    """The numbers of documents that were found, left out and kept."""
 
     found: int = 0
     repeated: int = 0

@@ -34,7 +34,7 @@ Exchange = tuple[Piece, ...]
 
 @dataclass(frozen=True)
 class Style:
-    """How documents are written.
+    """The style in which documents are written.
 
     Attributes:
         template: the template of the model.

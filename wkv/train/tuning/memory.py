@@ -21,7 +21,7 @@ UNKNOWN_MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How rows are computed.
+    """The number of rows that are computed at a time.
 
     Attributes:
         micro_rows: number of rows that are computed at a time.

@@ -1,4 +1,4 @@
-"""What each method trains: a starting state, changes of matrices, or all tensors of the network.
+"""The tensors that each method trains: an initial state, changes of matrices, or all tensors.
 
 A change takes the place of `Linear.product`, which computes W x, and computes W' x, with the
 formulas of `wkv.adapters.changes`. At the first step, every method computes what the base does.

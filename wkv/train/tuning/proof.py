@@ -1,4 +1,4 @@
-"""What is measured before and after training, and again from the saved result.
+"""Measurements before and after training, and again from the saved result.
 
 Held-out documents show what was learned, a general text and the held-out part of mixed data show
 what was forgotten. For a state, the answers after several other turns show how long it lasts.
