@@ -35,7 +35,7 @@ READABLE = (".txt", ".parquet", *JSON_SUFFIXES)
 OWN_FILES = ("log.jsonl", "report.json", "adapter_config.json")
 """Files of a run, which may be in the same folder as the data."""
 
-BORDER = "<|endoftext|>"
+BOUNDARY = "<|endoftext|>"
 """A line that separates documents in a text file."""
 
 MAX_HELD_OUT = 500
@@ -193,7 +193,7 @@ def _parts(text: str) -> list[str]:
     """Divide a text at the lines that separate documents."""
     parts: list[list[str]] = [[]]
     for line in text.split("\n"):
-        if line.strip() == BORDER:
+        if line.strip() == BOUNDARY:
             parts.append([])
         else:
             parts[-1].append(line)

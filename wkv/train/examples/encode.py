@@ -1,7 +1,7 @@
 """Convert documents to ids with a weight for each id.
 
-A document is encoded as a whole, because a token may reach over the border of two pieces. An id has
-the weight of the piece in which its first byte lies.
+A document is encoded as a whole, because a token may reach over the boundary of two pieces. An
+id has the weight of the piece in which its first byte lies.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Read and write files of token ids: binidx (Megatron, RWKV-LM) and plain arrays.
 
 A binidx data set is a pair of files. `.idx`, little-endian: the bytes MMIDIDX and two zeros, u64
-version 1, u8 code of the dtype, u64 n sequences, u64 m document borders, i32 sizes[n], i64 byte
-offsets[n], i64 borders[m]. `.bin`: the ids, one after another.
+version 1, u8 code of the dtype, u64 n sequences, u64 m document boundaries, i32 sizes[n], i64 byte
+offsets[n], i64 boundaries[m]. `.bin`: the ids, one after another.
 
 Source: Megatron-LM, indexed_dataset.py; RWKV-LM, src/binidx.py.
 """
@@ -54,17 +54,17 @@ def read_binidx(idx: Path, data: Path) -> list[np.ndarray]:
         )
     sizes = np.frombuffer(content, "<i4", n, HEADER.size).astype(np.int64)
     offsets = np.frombuffer(content, "<i8", n, HEADER.size + 4 * n)
-    borders = np.frombuffer(content, "<i8", m, HEADER.size + 12 * n)
+    boundaries = np.frombuffer(content, "<i8", m, HEADER.size + 12 * n)
     width = np.dtype(DTYPES[code]).itemsize
     ids = np.memmap(data, DTYPES[code], "r") if data.stat().st_size >= width else np.zeros(0, "u1")
     starts = offsets // width
     if n and (int((starts + sizes).max()) > len(ids) or int(min(starts.min(), sizes.min())) < 0):
         raise InputError(f"{data} is shorter than {idx} says; it is incomplete, copy it again")
-    if not m or borders[0] != 0 or borders[-1] != n:
-        borders = np.arange(n + 1)
+    if not m or boundaries[0] != 0 or boundaries[-1] != n:
+        boundaries = np.arange(n + 1)
     return [
         np.concatenate([ids[starts[i] : starts[i] + sizes[i]] for i in range(first, last)])
-        for first, last in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)
+        for first, last in zip(boundaries[:-1].tolist(), boundaries[1:].tolist(), strict=True)
         if last > first
     ]
 

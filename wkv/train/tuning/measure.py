@@ -92,7 +92,7 @@ def _batches(documents: Sequence[Document]) -> list[list[Document]]:
 
 
 def _losses(network: Skeleton, layers: Layers, batch: Sequence[Document]) -> tuple[Tensor, Tensor]:
-    """Return the cross entropy at each input, and whether the likeliest token is right; (B, T)."""
+    """Return the cross entropy at each input, and whether the greedy token is right; (B, T)."""
     device = network.emb.weight.device
     rows = stacked([row_of(document, "") for document in batch])
     losses = torch.zeros(rows.inputs.shape)
