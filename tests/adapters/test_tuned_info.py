@@ -9,6 +9,7 @@ from tests.adapters.test_tuned_states import matrices, named
 from tests.adapters.writers import llama_cpp, pairs, peft_on_fla, rwkv_peft
 from tests.checkpoints import random_checkpoint
 from wkv.cli import main
+from wkv.cli.tuned_info import tuned_files
 
 
 def info(capfd, *arguments):
@@ -48,3 +49,15 @@ def test_states_alone_and_beside_models(tmp_path, models, checkpoint_paths, capf
     assert "RWKV-4 has no heads" in found[0]["fits"]
     assert main(["info", str(checkpoint_paths["7"]), "--state", str(tmp_path / "s.pth")]) == 0
     assert "fits        yes" in capfd.readouterr().out
+
+
+def test_doctor_lists_what_the_folder_has(tmp_path, demo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tuned_files() == []
+    demo.new_state().save(tmp_path / "mine.safetensors", {"tuned": "yes"})
+    torch.save(named(matrices()), tmp_path / "not-looked-at.pth")
+    (tmp_path / "out").mkdir()
+    peft_on_fla(tmp_path / "out", pairs(random_checkpoint("7")))
+    [finding] = tuned_files()
+    assert "mine.safetensors (state, for the built-in model)" in finding.found
+    assert "peft (adapter, for a model that it does not name)" in finding.found

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wkv.cli import machine
 from wkv.cli.machine import Finding
+from wkv.cli.tuned_info import tuned_files
 from wkv.errors import install_command
 from wkv.version import __version__
 
@@ -70,6 +71,8 @@ def _checks(with_torch: bool) -> Iterator[Callable[[], Finding | list[Finding]]]
     yield _hub
     yield _cache
     yield _models
+    if with_torch:
+        yield tuned_files
     yield _chats
 
 

@@ -7,12 +7,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wkv.cli.machine import Finding
+
 if TYPE_CHECKING:
     from wkv.adapters.open import Adapter
     from wkv.adapters.summary import Summary
     from wkv.inference.describe import Description
 
 Facts = dict[str, Any]
+
+CONFIG = "adapter_config.json"
+TUNED_FILES = (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}", "*.safetensors", "*/state.safetensors")
+"""Where `wkv finetune` and other programs write adapters and states."""
+
+MOST_SHOWN = 8
 
 
 def show_tuned(path: str | Path, args: argparse.Namespace) -> bool:
@@ -61,6 +69,35 @@ def fits(description: Description, args: argparse.Namespace) -> list[Facts]:
             facts = {"file": path, "kind": "state", "fits": f"no: {error}"}
         found.append(facts)
     return found
+
+
+def tuned_files() -> list[Finding]:
+    """Report the adapters and states in the working folder, and the models that they fit."""
+    from wkv.adapters.peft_folder import base_identity
+    from wkv.adapters.tuned_state import is_state
+    from wkv.errors import StateError
+    from wkv.inference.describe import describe, identity
+    from wkv.models.state import read_header
+
+    names: dict[str | None, str] = {identity(describe()): "the built-in model"}
+    found = []
+    for path in sorted(path for pattern in TUNED_FILES for path in Path().glob(pattern)):
+        if path.name == CONFIG:
+            path, kind, base = path.parent, "adapter", base_identity(path.parent)
+        elif is_state(path):
+            kind = "state"
+            try:
+                base = read_header(path).identity
+            except StateError:  # another program's, which names no model
+                base = None
+        else:
+            continue
+        fits = names.get(base, f"the model {base}" if base else "a model that it does not name")
+        found.append(f"{path} ({kind}, for {fits})")
+    if len(found) > MOST_SHOWN:
+        found[MOST_SHOWN:] = [f"and {len(found) - MOST_SHOWN} more"]
+    advice = "wkv info MODEL --adapter PATH --state FILE tells whether they fit a model"
+    return [Finding("tuned", ", ".join(found), advice)] if found else []
 
 
 def print_tuned(facts: Facts) -> None:
