@@ -25,7 +25,7 @@ from tests.adapters.writers import (
     rwkv_peft,
     write_peft,
 )
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import random_checkpoint, save_pth
 from wkv.cli import main
 from wkv.convert.tuned import TunedOptions, convert_tuned
 
@@ -284,6 +284,17 @@ def test_the_command_says_what_a_format_cannot_say(models, tmp_path, found, capf
     assert "is a tuned state" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         main(["convert", *state, "--to", "pth-state", "--dtype", "bf16"])
+
+
+def test_the_state_in_a_model_is_taken_out(tmp_path):
+    tuned = matrices(7)
+    path = tmp_path / "merged.pth"
+    save_pth(random_checkpoint("7") | named(tuned), path)
+    done = convert_tuned(path, tmp_path / "s", TunedOptions("pth-state"))
+    assert torch.equal(torch.load(done.path)["blocks.2.att.time_state"], tuned[2])
+    save_pth(random_checkpoint("7") | named(tuned[:2]), path)
+    with pytest.raises(wkv.StateError, match="one matrix for every layer"):
+        convert_tuned(path, tmp_path / "t", TunedOptions("pth-state"))
 
 
 def test_a_missing_source_is_named(tmp_path):

@@ -22,6 +22,6 @@ def check_publishable(description: Description, target: str) -> None:
         )
     if description.tuned:
         raise CheckpointError(
-            f"{path}: {target} cannot contain the tuned initial state of this file; remove its "
-            "time_state tensors, or use it with wkv"
+            f"{path}: {target} cannot contain the tuned initial state of this file; take it out "
+            "with wkv convert --to pth-state, and convert the model without it"
         )

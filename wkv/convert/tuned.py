@@ -18,7 +18,7 @@ from wkv.adapters.write_file import ENDINGS as ADAPTER_ENDINGS
 from wkv.adapters.write_file import common_alpha, write_adapter
 from wkv.adapters.write_state import ENDINGS as STATE_ENDINGS
 from wkv.adapters.write_state import state_path, tuned_tensors, write_tuned_state
-from wkv.errors import CheckpointError, InputError, StateError
+from wkv.errors import CheckpointError, InputError, StateError, WKVError
 from wkv.files import checked_destination
 from wkv.inference.describe import Description, adapter_for, describe, identity
 from wkv.models.state import read_header, read_layers
@@ -76,7 +76,7 @@ def convert_tuned(source: str | Path, destination: str | Path, options: TunedOpt
 
     Args:
         source: an adapter in any format of `wkv.adapters.open`, or a tuned state in any format of
-            `wkv.adapters.tuned_state` or of wkv.
+            `wkv.adapters.tuned_state` or of wkv, or a model with a tuned state.
         destination: the file or folder to write; a missing extension is added.
         options: the options of the conversion.
 
@@ -90,7 +90,7 @@ def convert_tuned(source: str | Path, destination: str | Path, options: TunedOpt
     source = Path(source).expanduser()
     if not source.exists():
         raise InputError(f"{source}: there is no such file; give an adapter or a tuned state")
-    has_state = is_state(source)
+    has_state = is_state(source) or _is_tuned_model(source)
     if has_state != (options.to in STATE_ENDINGS):
         kind = "a tuned state" if has_state else "no tuned state"
         fitting = STATE_ENDINGS if has_state else ("peft", *ADAPTER_ENDINGS)
@@ -116,15 +116,32 @@ def _convert_state(source: Path, destination: str | Path, options: TunedOptions)
     difference = float((again.wkv - expected).abs().max())
     if not difference <= HALF_STEP * float(expected.abs().max()):
         raise StateError(f"{written}: values differ by {difference:g} from {source}; report this")
-    notes = {} if open_tuned_state(source) is not None else read_header(source).metadata
+    try:
+        notes = read_header(source).metadata
+    except StateError:  # another program's, which has none
+        notes = {}
     return TunedFile(written, len(tensors), difference, notes=notes)
 
 
+def _is_tuned_model(source: Path) -> bool:
+    """Check whether a file is a model with a tuned state in it."""
+    try:
+        return bool(describe(source).tuned)
+    except WKVError:
+        return False
+
+
 def _read_state(source: Path) -> TunedState:
-    """Read a tuned state of another program, or a state of wkv."""
+    """Read a tuned state of another program, a state of wkv, or the tuned state in a model."""
     tuned = open_tuned_state(source)
     if tuned is not None:
         return tuned
+    if _is_tuned_model(source):
+        model = describe(source)
+        names = [f"blocks.{layer}.att.time_state" for layer in range(model.config.n_layer)]
+        if set(names) != set(model.tuned):
+            raise StateError(f"{source}: the tuned state does not have one matrix for every layer")
+        return TunedState(torch.stack([model.checkpoint[name].float() for name in names]))
     layers = read_layers(source)
     if not layers or layers[0].wkv.dim() != 4 or len(layers[0].wkv) != 1:
         raise StateError(
