@@ -121,6 +121,9 @@ def test_an_empty_text_and_wrong_usage(byte_model, tmp_path, capsys):
         ["--max-loss", "nan"],
         ["--exercises", "-1"],
         ["--calibrate", str(text)],
+        ["--bits", "5"],  # --to is int8
+        ["--max-kl", "nan"],
+        ["--bits", "5", "--max-kl", "1"],
     ):
         with pytest.raises(SystemExit) as ended:
             main([*command, *wrong])
@@ -128,6 +131,10 @@ def test_an_empty_text_and_wrong_usage(byte_model, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command[:3], "--to", "int3"])
     assert ended.value.code == 2
+    for missing in ([], ["--bits", "4.4"], ["--bits", "9"], ["--max-kl", "-1"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command[:3], *missing])
+        assert ended.value.code == 2
     assert not (tmp_path / "x.safetensors").exists()
 
 

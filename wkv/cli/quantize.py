@@ -6,9 +6,11 @@ a text. The new file loads by memory mapping, and `auto` selects the strategy it
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from wkv.cli.notices import notice
 from wkv.cli.options import find_model
 
 if TYPE_CHECKING:
+    from wkv.convert.mixture import Limit
     from wkv.evaluate.cost import Comparison
     from wkv.inference.model import Model
 
@@ -37,8 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         choices=("int8", "int4"),
-        required=True,
-        help="format of the weights: 8.5 or 4.5 bits per weight, scales included",
+        help="format of the weights: 8.5 or 4.5 bits per weight, scales included (int4 is the "
+        "default with --bits and --max-kl)",
+    )
+    mixed = parser.add_mutually_exclusive_group()
+    mixed.add_argument(
+        "--bits",
+        type=float,
+        metavar="B",
+        help="make the matrices int8 that lose most in int4, up to an average of B bits per "
+        "weight (4.5 to 8.5)",
+    )
+    mixed.add_argument(
+        "--max-kl",
+        type=float,
+        metavar="X",
+        help="make as few of them int8 as needed for a KL divergence of at most X nats per token "
+        "on the text (0.01 is hardly noticed)",
     )
     parser.add_argument(
         "--calibrate",
@@ -89,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: if the loss is larger than --max-loss allows, or cannot be measured.
     """
+    limit = _limit(args)
     if args.max_loss is not None and not args.max_loss >= 0:
         args.usage_error(f"--max-loss is {args.max_loss:g}, expected 0 or more")
     if args.exercises is not None and args.exercises < 0:
@@ -99,10 +118,15 @@ def run(args: argparse.Namespace) -> int:
     from wkv.convert.calibrate import CALIBRATION
     from wkv.convert.quantize import quantize
     from wkv.errors import InputError
-    from wkv.evaluate.cost import passage
+    from wkv.evaluate.cost import compare, passage
 
     text = passage(args.text)
     report: dict[str, object] = {}
+
+    def divergence(before: "Model", after: "Model") -> float:
+        found = compare(before, after, text, tokens=args.tokens)
+        show("choosing", 1, 1)
+        return found.divergence * math.log(2)
 
     def accept(before: "Model", after: "Model", file: Path) -> bool:
         report.update(_report(args, before, after, text, show))
@@ -115,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
             args.destination,
             to=args.to,
             calibrate=None if args.calibrate == "none" else args.calibrate or CALIBRATION,
+            limit=None if limit is None else replace(limit, measure=divergence),
             overwrite=args.overwrite or args.dry_run,
             tokenizer=args.tokenizer,
             accept=accept,
@@ -124,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         "path": str(done.path),
         "kept": done.kept,
         "calibration_tokens": done.calibration_tokens,
+        "int8_matrices": list(done.int8_matrices),
     }
     print(json.dumps(report) if args.json else _render(report))
     if args.max_loss is not None and report["bits_per_byte"] is None:
@@ -139,6 +165,24 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         notice("nothing was saved (--dry-run)")
     return 0
+
+
+def _limit(args: argparse.Namespace) -> "Limit | None":
+    """Return the limit of --bits or --max-kl, and set --to; wrong usage ends the program."""
+    from wkv.convert.mixture import Limit
+    from wkv.errors import InputError
+
+    if args.bits is None and args.max_kl is None:
+        if args.to is None:
+            args.usage_error("the format is missing; give --to int8 or --to int4")
+        return None
+    args.to = args.to or "int4"
+    limit = Limit(args.bits, args.max_kl)
+    try:
+        limit.check(args.to)
+    except InputError as error:
+        args.usage_error(str(error))
+    return limit
 
 
 def _count(text: str) -> int:
@@ -237,6 +281,9 @@ def _render(report: dict[str, object]) -> str:
         lines.append(f"The speed is that of the {engines[1]} engine; see wkv doctor.")
     if report["calibration_tokens"]:
         lines.append(f"Int4 weights were calibrated on {report['calibration_tokens']:,} tokens.")
+    if names := report["int8_matrices"]:
+        assert isinstance(names, list)
+        lines.append(f"These matrices are int8, all other large ones int4: {', '.join(names)}.")
     if report["kept"]:
         lines.append(f"{report['path']}: verified to be exact, and saved")
     return "\n".join(lines)

@@ -14,8 +14,8 @@ caller has compared both models and accepted it.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.checkpoint.layouts.packed import packed_metadata, with_packed
+from wkv.checkpoint.layouts.packed import packed_metadata
 from wkv.checkpoint.packing import Format, Packed
 from wkv.checkpoint.tensors import PACKED_KEY, STRATEGY_KEY
 from wkv.checkpoint.weights import Weights, is_packable
@@ -40,6 +40,7 @@ from wkv.convert.checkpoint_file import (
     new_file,
     write_vocabulary_beside,
 )
+from wkv.convert.mixture import Limit, Mixture, OnStep, in_memory
 from wkv.convert.verify import verify
 from wkv.errors import CheckpointError, InputError
 from wkv.files import move_into_place, temporary_folder, write_errors
@@ -59,10 +60,6 @@ DTYPES = {
 }  # fmt: skip
 
 
-OnStep = Callable[[str, int, int], object]
-"""A function of the name of a stage, the number of its finished parts, and their total number."""
-
-
 @dataclass(frozen=True)
 class Quantization:
     """The result of a quantization.
@@ -73,6 +70,7 @@ class Quantization:
         strategy: the strategy it was made for.
         kept: whether the file was saved.
         calibration_tokens: number of tokens that int4 weights were rounded for.
+        int8_matrices: names of the large matrices that a limit made int8 in an int4 file.
     """
 
     path: Path
@@ -80,6 +78,7 @@ class Quantization:
     strategy: str
     kept: bool
     calibration_tokens: int
+    int8_matrices: tuple[str, ...] = ()
 
 
 def quantize(
@@ -88,6 +87,7 @@ def quantize(
     *,
     to: str,
     calibrate: str | Path | None = CALIBRATION,
+    limit: Limit | None = None,
     overwrite: bool = False,
     tokenizer: str | Path | Tokenizer | None = None,
     accept: Callable[[Model, Model, Path], bool] = lambda before, after, file: True,
@@ -102,6 +102,7 @@ def quantize(
         calibrate: a text like those that the model will read, for int4. None: every weight is
             rounded to the nearest value. So it is with the default text too if no tokenizer is
             known.
+        limit: how many matrices become int8 in an int4 file; None: no large matrix.
         overwrite: whether to replace an existing file.
         tokenizer: the tokenizer of the models passed to `accept`, as for `wkv.load`.
         accept: called with the original model, the quantized model and its temporary file; if it
@@ -111,11 +112,14 @@ def quantize(
     Raises:
         CheckpointError: if the source cannot be read or is quantized, or the new file differs
             from the matrices in memory.
-        InputError: if `to` is unknown, the destination exists, or the text is too short.
+        InputError: if `to` is unknown, the destination exists, the text is too short, or the limit
+            is out of range.
         TokenizerError: if a text is given and no tokenizer is known.
     """
     if to not in PACKED:
         raise InputError(f"a checkpoint can be quantized to {' or '.join(PACKED)}, not to {to!r}")
+    if limit is not None:
+        limit.check(to)
     description = describe(source)
     _check_source(description)
     path = new_file(destination, ".safetensors", description.checkpoint, overwrite=overwrite)
@@ -130,10 +134,15 @@ def quantize(
         unfinished = folder / path.name
         weights = Weights(description.checkpoint, description.shapes, strategy)
         matrices = _packed(description, weights, pieces, on_step)
+        raised: Sequence[str] = ()
+        if limit is not None:
+            mixture = Mixture(description, matrices, before, pieces)
+            raised = mixture.names_in_int8(limit, on_step)
+            matrices = mixture.candidates.with_int8(raised)
         with write_errors(path):
             _write(unfinished, description, matrices, str(strategy))
             write_vocabulary_beside(unfinished, description)
-        expected = build_model(_in_memory(description, matrices, str(strategy)), strategy)
+        expected = build_model(in_memory(description, matrices, str(strategy)), strategy)
         after, _ = verify(expected, unfinished, packed=matrices, tokenizer=named)
         n_bytes = unfinished.stat().st_size
         is_accepted = accept(before, after, unfinished)
@@ -142,7 +151,9 @@ def quantize(
             with write_errors(path):
                 move_into_place(unfinished, path)
                 write_vocabulary_beside(path, description)
-    return Quantization(path, n_bytes, str(strategy), is_accepted, sum(map(len, pieces)))
+    return Quantization(
+        path, n_bytes, str(strategy), is_accepted, sum(map(len, pieces)), tuple(raised)
+    )
 
 
 def _pieces(model: Model, calibrate: str | Path | None) -> Pieces:
@@ -170,14 +181,6 @@ def _packed(
             matrices[name] = weights.packed(name)
             on_step("packing", len(matrices), len(names))
     return {name: matrices[name] for name in names}
-
-
-def _in_memory(
-    description: Description, matrices: Mapping[str, Packed], strategy: str
-) -> Description:
-    """Describe the quantized model without a file."""
-    checkpoint = replace(description.checkpoint, identity=identity(description))
-    return replace(description, checkpoint=with_packed(checkpoint, matrices.get, strategy))
 
 
 def _check_source(description: Description) -> None:
