@@ -1,8 +1,9 @@
 """Files that an earlier version wrote are read back, and mean what they meant then.
 
 `files` was written by commit b837123 (0.1.0) with a random RWKV-7 of two layers whose ids are
-bytes. A test that fails here says that users' own files can no longer be read: change the code,
-never the files. A new format gets new files beside these.
+bytes; `mixed` came later: calibrated int4, with some matrices in int8. A test that fails here says
+that users' own files can no longer be read: change the code, never the files. A new format gets new
+files beside these.
 """
 
 import json
@@ -19,6 +20,7 @@ from wkv.cli import main
 
 FILES = Path(__file__).parent / "files"
 EXPECTED = json.loads((FILES / "expected.json").read_text())
+EXPECTED |= json.loads((FILES / "mixed.expected.json").read_text())
 IDS = list(b"Alice was beginning to get very tired")
 GREEDY = {"model": "golden", "max_output_tokens": 16, "temperature": 0}
 VARYING = {"id", "created", "request_id", "created_at"}
@@ -56,7 +58,9 @@ def test_a_state(model):
     assert close(model.forward(list(b" of"), state)[0], EXPECTED["logits_after_of"])
 
 
-@pytest.mark.parametrize("name", ["int8.safetensors", "int4.safetensors", "fp32i8.pth"])
+@pytest.mark.parametrize(
+    "name", ["int8.safetensors", "int4.safetensors", "fp32i8.pth", "mixed.safetensors"]
+)
 def test_packed_and_converted_weights(model, name):
     packed = wkv.load(FILES / name, engine="torch")
     assert packed.identity == model.identity or name == "fp32i8.pth"
