@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from tests.gpu_models import on_gpu_engine, trace
 from wkv.batching import SchedulerLoad
 from wkv.bench.engine_info import why
+from wkv.cli import options
 from wkv.errors import BusyError, StrategyError
 from wkv.gpu.graphs import DecodeGraphs, graph_size
 from wkv.gpu.slots import SlotPool
@@ -362,3 +364,15 @@ def test_bench_and_metrics_describe_the_slots(plain):
     text = Metrics().text(load, CacheSize(0, 0), model.slot_usage)
     assert "wkv_gpu_slots 8.0" in text
     assert f"wkv_gpu_slots_used {state.batch_size}.0" in text
+
+
+def test_commands_report_the_engine_of_a_gpu(plain, capsys):
+    options._report_choices(on_gpu_engine(plain))
+    assert capsys.readouterr().err == "engine: cuda (cpu, PyTorch modules in CUDA graphs)\n"
+    placed = place(read_strategy("cuda fp32i8"), 2)
+    torch_model = SimpleNamespace(
+        strategy=placed, engine="torch", device=placed.device, path=plain.path, slot_usage=None
+    )
+    options._report_choices(torch_model)
+    told = "the cuda engine cannot run this: it supports neither ChatRWKV's i8 nor streamed layers;"
+    assert capsys.readouterr().err == f"{told} using PyTorch, which is slower\n"

@@ -224,15 +224,29 @@ def load_model(args: argparse.Namespace) -> Model:
             alpha=args.alpha,
             adapters={str(name): path for name, path in adapters.items()},
         )
-    if model.strategy.reason and args.model is not None:
+    if args.model is not None:
+        _report_choices(model)
+    return model
+
+
+def _report_choices(model: Model) -> None:
+    """Print the strategy that `auto` selected, and the engine if it is slow or on a GPU."""
+    if model.strategy.reason:
         notice(f"strategy: {model.strategy} ({model.strategy.reason})")
-    if model.engine == "torch" and model.device.type == "cpu" and args.model is not None:
+    if model.engine == "cuda":
+        notice(f"engine: cuda ({model.kernels})")
+    elif model.engine == "torch" and model.device.type == "cuda":
+        from wkv.bench.engine_info import why
+
+        notice(f"{why(model)}; using PyTorch, which is slower")
+    elif model.engine == "torch" and model.device.type == "cpu":
         from wkv.native.library import missing_reason
 
-        why = missing_reason()
-        if why is not None:
-            notice(f"the fast CPU engine is not available ({why}); using PyTorch, which is slower")
-    return model
+        missing = missing_reason()
+        if missing is not None:
+            notice(
+                f"the fast CPU engine is not available ({missing}); using PyTorch, which is slower"
+            )
 
 
 def find_model(name: str | None) -> str | Path | None:
