@@ -21,7 +21,7 @@ from wkv.version import __version__
 
 GENERATIONS = ("7", "6", "5.2", "4")
 ENGINES = ("wkv", "rwkv", "llama")
-TASKS = ("tokenizer", *models.TASKS, "zeros", "acceptance", "speculation")
+TASKS = ("tokenizer", *models.TASKS, "zeros", "acceptance", "equality", "speculation")
 
 
 def main() -> None:
@@ -46,6 +46,8 @@ def main() -> None:
             measured += models.skipping(args, files, stream)
         if "acceptance" in args.tasks:
             measured += speculation.acceptance()
+        if "equality" in args.tasks:
+            measured += speculation.equality(args, files)
         if "speculation" in args.tasks and "wkv" in args.engines:
             measured += speculation.speeds(args, files, stream)
     if args.json is not None:

@@ -8,6 +8,8 @@ measures the real time, in the same rounds as plain decoding and llama.cpp.
 import argparse
 import statistics
 
+import torch
+
 import wkv
 from bench.files import SIZES, Files
 from bench.models import line, needed_memory, take_turns
@@ -57,6 +59,35 @@ def acceptance() -> list[dict]:
             measured.append(_show(f"{name}, {kind}", count, found))
     print("speed: relative to plain decoding, computed from the table of costs of 1.5B models")
     return measured
+
+
+def equality(args: argparse.Namespace, files: Files) -> list[dict]:
+    """Print how many texts with drafts equal the plain ones, on random and the built-in model."""
+    print("\nTexts of 60 tokens with 6 drafts a pass that equal those of plain decoding")
+    print(line("", ["greedy", "sampled"]))
+    measured = []
+    paths = [None, *(files.pth(SIZES[size], "7", args.zeros) for size in args.sizes)]
+    for path in paths:
+        for form in (form for form in args.formats if form != "fp32" or path is None):
+            model = wkv.load(path, f"cpu {form}", threads=args.threads)
+            name = f"{'built-in' if path is None else path.stem.split('-')[1]} {form}"
+            found = [
+                sum(_is_equal(model, prompt, sampling) for prompt in PROMPTS.values())
+                for sampling in (GREEDY, Sampling(seed=1, presence_penalty=0.1))
+            ]
+            print(line(name, [f"{one} of {len(PROMPTS)}" for one in found]), flush=True)
+            measured.append({"equality": name, "equal": found, "texts": len(PROMPTS)})
+    return measured
+
+
+def _is_equal(model: wkv.Model, prompt: str, sampling: Sampling) -> bool:
+    """Return whether text and state with drafts are those of plain decoding."""
+    plain, drafted = (
+        wkv.generate(model, prompt, sampling=sampling, max_tokens=60, speculate=speculate)
+        for speculate in ("off", 6)
+    )
+    same_state = torch.equal(plain.state.layers[-1].wkv, drafted.state.layers[-1].wkv)
+    return plain.token_ids == drafted.token_ids and same_state
 
 
 class _Counting(Speculation):
