@@ -49,7 +49,7 @@ def _editing() -> DraftText:
     edited = source
     for name, other in RENAMED.items():
         edited = edited.replace(name, other)
-    return _text("editing code", source + REPLY, edited)
+    return _text("editing", source + REPLY, edited)
 
 
 def _text(name: str, context: str, reply: str) -> DraftText:
