@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wkv
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import random_checkpoint, save_pth
 from tests.oracles import oracle
 from wkv.adapters.tuned_state import is_tuned_state
 from wkv.adapters.write_state import state_tensors, write_tuned_state
 from wkv.cli import main
+from wkv.evaluate.lambada import begin_ids
+from wkv.inference.prefill import first_ids, prompt_ids
 
 IDS = [5, 250, 17, 3, 99]
 WITH_HEADS = ("5.0", "5.1", "5.2", "6", "7", "7a")
@@ -190,3 +192,60 @@ def test_generate_begins_from_a_tuned_state(byte_model, tmp_path, capfd):
     settings = {"sampling": sampling, "max_tokens": 8}
     assert found == wkv.generate(byte_model, "Hi", state=state, **settings).token_ids
     assert found != wkv.generate(byte_model, "Hi", **settings).token_ids
+
+
+@pytest.mark.parametrize(("note", "first"), [("0", (0,)), ("", ()), ("7 5", (7, 5)), (None, None)])
+def test_a_text_begins_after_a_state_as_in_its_training(byte_model, tmp_path, note, first):
+    state = started(byte_model, matrices(layers=2, heads=2))
+    notes = {} if note is None else {"begins_with": note}
+    state.save(tmp_path / "s.safetensors", {"tuned": "yes", **notes})
+    read = wkv.State.load(tmp_path / "s.safetensors", byte_model)
+    assert read.begins_with == first
+    read.save(tmp_path / "again.safetensors")  # the note is part of the state
+    assert wkv.State.load(tmp_path / "again.safetensors", byte_model).begins_with == first
+    ids = [*(first or ()), *b"Hi"]
+    assert prompt_ids(byte_model, "Hi", read) == ids
+    assert prompt_ids(byte_model, ids, read) == ids
+    after = byte_model.forward(ids, read)[1]
+    assert prompt_ids(byte_model, "Hi", after) == list(b"Hi")
+    model = byte_model.starting_from(read)
+    assert prompt_ids(model, "Hi", None) == ids
+    assert torch.equal(model.forward(ids)[0], byte_model.forward(ids, read)[0])
+    assert begin_ids(model, "auto") == list(first or ())
+
+
+def test_world_models_begin_with_0_and_states_of_other_programs_do_not(tmp_path):
+    path = tmp_path / "world.pth"
+    save_pth(random_checkpoint("7", n_layer=2, n_embd=64, vocab_size=65536), path)
+    model = wkv.load(path, "cpu fp32")
+    torch.save(named(matrices(layers=2, heads=2)), tmp_path / "s.pth")
+    state = wkv.State.load(tmp_path / "s.pth", model)
+    assert first_ids(model) == first_ids(model, model.new_state()) == (0,)
+    assert first_ids(model, state) == first_ids(model.starting_from(state)) == ()
+
+
+def test_a_damaged_note_is_explained(byte_model, tmp_path):
+    byte_model.new_state().save(tmp_path / "s.safetensors", {"begins_with": "zero"})
+    with pytest.raises(wkv.StateError, match="begins_with is damaged"):
+        wkv.State.load(tmp_path / "s.safetensors", byte_model)
+
+
+def test_lambada_is_measured_from_a_tuned_state(byte_model, tmp_path, capfd):
+    torch.save(named(3 * matrices(layers=2, heads=2)), tmp_path / "s.pth")
+    (tmp_path / "d.jsonl").write_text('{"text": "A cat sat on a mat"}\n{"text": "So it is"}\n')
+    command = ["eval", "lambada", str(byte_model.path), "--data", str(tmp_path / "d.jsonl")]
+    command += ["--strategy", "cpu fp32", "--json"]
+    found = []
+    for options in ([], ["--state", str(tmp_path / "s.pth")]):
+        assert main([*command, *options]) == 0
+        found.append(json.loads(capfd.readouterr().out)["models"][0])
+    assert found[0]["ppl"] != found[1]["ppl"]
+    assert "state" not in found[0]
+    assert len(found[1]["state"]) == 64
+    state = wkv.State.load(tmp_path / "s.pth", byte_model)
+    total = 0.0
+    for context, target in ((b"A cat sat on a", b" mat"), (b"So it", b" is")):
+        logits, _ = byte_model.forward(list(context + target), state, all_logits=True)
+        logs = logits.double().log_softmax(-1)
+        total += sum(float(logs[len(context) - 1 + i, c]) for i, c in enumerate(target))
+    assert found[1]["ppl"] == pytest.approx(np.exp(-total / 2), rel=1e-4)
