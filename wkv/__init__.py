@@ -25,6 +25,7 @@ from wkv.errors import (
 from wkv.version import __version__
 
 if TYPE_CHECKING:
+    from wkv.evaluate.decisions import Answer, Question, decide
     from wkv.inference.generate import Completion, generate
     from wkv.inference.load import load
     from wkv.inference.model import Model
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from wkv.train.finetune import finetune
 
 __all__ = [
+    "Answer",
     "CatalogError",
     "CheckpointError",
     "Completion",
     "InputError",
     "MissingExtraError",
     "Model",
+    "Question",
     "Sampling",
     "State",
     "StateError",
@@ -49,6 +52,7 @@ __all__ = [
     "TrainingError",
     "WKVError",
     "__version__",
+    "decide",
     "finetune",
     "generate",
     "load",
@@ -56,11 +60,14 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Answer": "wkv.evaluate.decisions",
     "Completion": "wkv.inference.generate",
     "Model": "wkv.inference.model",
+    "Question": "wkv.evaluate.decisions",
     "Sampling": "wkv.inference.sampling",
     "State": "wkv.models.state",
     "Stream": "wkv.inference.stream",
+    "decide": "wkv.evaluate.decisions",
     "finetune": "wkv.train.finetune",
     "generate": "wkv.inference.generate",
     "load": "wkv.inference.load",

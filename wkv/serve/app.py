@@ -37,6 +37,7 @@ from wkv.serve.request_target import Decompression, RequestTarget
 from wkv.serve.routes import (
     chat,
     completions,
+    decisions,
     documentation,
     embeddings,
     messages,
@@ -57,6 +58,7 @@ ROUTES = (
     embeddings.routes,
     responses.routes,
     messages.routes,
+    decisions.routes,
     states.routes,
     documentation.routes,
 )

@@ -22,7 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wkv.serve.protocol.errors import ApiError
 
-API_FOLDERS = re.compile(r"/(chat|completions|embeddings|messages|models|responses|states)(/|$)")
+API_FOLDERS = re.compile(
+    r"/(chat|completions|decisions|embeddings|messages|models|responses|states|systemone)(/|$)"
+)
 """Paths of the OpenAI API, which are below /v1."""
 
 OTHER_PATHS = re.compile(r"(/v1)+(?=/(detokenize|docs|health|metrics|openapi\.json|tokenize)$)")

@@ -8,7 +8,7 @@ from typing import Any
 from wkv.serve.chat_messages import NO_IMAGE
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.errors import ApiError, Location, dotted
-from wkv.serve.protocol.requests import ChatRequest, ResponseRequest
+from wkv.serve.protocol.requests import ChatMessage, ChatRequest, ResponseRequest
 from wkv.serve.response_tools import OfferedTools, call_of
 
 Json = dict[str, Any]
@@ -173,6 +173,19 @@ def chat_request(body: ResponseRequest, history: list[Json], *, thinks: bool) ->
     if not thinks:
         request.reasoning_effort = None
     return ConvertedRequest(request, conversation.messages[n_system:], tools)
+
+
+def chat_messages(items: Sequence[Json]) -> list[ChatMessage]:
+    """Return the chat messages of items.
+
+    Raises:
+        ApiError: if an item is invalid; names its place in `input`.
+    """
+    conversation = Conversation()
+    for number, item in enumerate(items):
+        _add_item(conversation, item, ("input", number), 0)
+    fields = {"messages": conversation.messages}
+    return ChatRequest.converted(fields, conversation.path).messages
 
 
 def _choice(body: ResponseRequest, tools: OfferedTools) -> Any:
