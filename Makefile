@@ -1,4 +1,4 @@
-# make chat | test | test-all | lint | format | bench | build | sanitize | install | clean | demo-model CORPUS=DIR
+# make chat | test | test-all | test-long | lint | format | bench | build | sanitize | install | clean | demo-model CORPUS=DIR
 # Everything is installed in .venv. A fresh clone needs Python 3.11 or newer and access to a package index.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 TELL_ENGINE := -c "from importlib.util import find_spec as find; \
 	print('native engine:', 'built' if find('wkv.native._engine') else 'NOT built, see CONTRIBUTING.md')"
 
-.PHONY: check install chat test test-all test-transformers sanitize lint format bench build demo-model clean
+.PHONY: check install chat test test-all test-transformers test-long sanitize lint format bench build demo-model clean
 
 check: lint test
 
@@ -46,6 +46,14 @@ sanitize: .venv/installed-dev
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/python -m pytest -q --capture=sys tests/native --engine-library build/sanitize/_engine.abi3.so
+
+# The kernels of 64-bit ARM in an emulator, compared with the plain ones. On Debian:
+# apt-get install g++-aarch64-linux-gnu qemu-user
+test-long: .venv/installed-dev
+	$(BIN)/cmake -S . -B build/arm64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DWKV_COMPARE_KERNELS=ON
+	$(BIN)/cmake --build build/arm64 --parallel $(WORKERS)
+	qemu-aarch64 -cpu max build/arm64/compare_kernels
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ WKV_KERNELS(KERNELS_AVX512)
 WKV_KERNELS(KERNELS_AVX512_VNNI)
 WKV_KERNELS(KERNELS_AVX512_BF16)
 WKV_KERNELS(KERNELS_NEON)
+WKV_KERNELS(KERNELS_NEON_I8MM)
 #undef WKV_KERNELS
 
 namespace {
@@ -54,6 +55,11 @@ struct Features {
         return low;
     }
 };
+#endif
+
+#ifdef WKV_HAS_NEON_I8MM
+// Whether the CPU multiplies unsigned with signed bytes.
+bool has_i8mm() { return getauxval(AT_HWCAP2) & (1ul << 13); }
 #endif
 
 #ifdef WKV_HAS_NEON
@@ -92,6 +98,9 @@ std::vector<Candidate> list_candidates() {
 #ifdef WKV_HAS_AVX2
     all.push_back({&KERNELS_AVX2, cpu.avx2});
 #endif
+#endif
+#ifdef WKV_HAS_NEON_I8MM
+    all.push_back({&KERNELS_NEON_I8MM, has_dot_products() && has_i8mm()});
 #endif
 #ifdef WKV_HAS_NEON
     all.push_back({&KERNELS_NEON, has_dot_products()});

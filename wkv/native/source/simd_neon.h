@@ -1,7 +1,7 @@
 // 64-bit ARM NEON: vectors of 4 floats, and 16 integer dot products of bytes.
 //
-// Tested only in an emulator (qemu-aarch64 7.2, g++ 12, with and without dot product instructions), with
-// every format, layout and size of tests/native/compare_kernels.cpp. Tile sizes are not tuned.
+// Tested only in an emulator (`make test-long`: qemu-aarch64 7.2, g++ 12), with every format, layout and size of
+// tests/native/compare_kernels.cpp. Tile sizes are not tuned.
 #pragma once
 #include <arm_neon.h>
 
@@ -66,6 +66,25 @@ static inline Integers integers(int32_t x) {
     return {{all, all, all, all}};
 }
 
+static inline int8x16_t splat_four(const int8_t* x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+static inline Integers to_integers(Integers sums, int32_t) { return sums; }
+typedef Integers NarrowSums;  // 4-bit weights use the same sums
+static inline NarrowSums narrow_sums(int32_t start) { return integers(start); }
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+constexpr int WEIGHT_OFFSET = 0;  // `dot` multiplies stored weights without an offset
+
+static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
+    const int8x16_t four = splat_four(x);
+    for (int i = 0; i < 4; i++) sums.at[i] = vusdotq_s32(sums.at[i], weights.at[i], four);
+    return sums;
+}
+static inline NarrowSums dot_narrow(NarrowSums sums, Bytes weights, const int8_t* x) { return dot(sums, weights, x); }
+#else
 // The instruction multiplies signed bytes, so 128 is subtracted from the weights.
 constexpr int WEIGHT_OFFSET = 128;
 
@@ -78,11 +97,6 @@ static inline int32x4_t add_products(int32x4_t sums, int8x16_t weights, int8x16_
     return vaddq_s32(sums, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
 #endif
 }
-static inline int8x16_t splat_four(const int8_t* x) {
-    int32_t four;
-    __builtin_memcpy(&four, x, 4);
-    return vreinterpretq_s8_s32(vdupq_n_s32(four));
-}
 static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
     const int8x16_t four = splat_four(x);
     for (int i = 0; i < 4; i++) {
@@ -91,16 +105,13 @@ static inline Integers dot(Integers sums, Bytes weights, const int8_t* x) {
     }
     return sums;
 }
-static inline Integers to_integers(Integers sums, int32_t) { return sums; }
-
 // 4-bit weights fit signed bytes without an offset.
-typedef Integers NarrowSums;
-static inline NarrowSums narrow_sums(int32_t start) { return integers(start); }
 static inline NarrowSums dot_narrow(NarrowSums sums, Bytes weights, const int8_t* x) {
     const int8x16_t four = splat_four(x);
     for (int i = 0; i < 4; i++) sums.at[i] = add_products(sums.at[i], vreinterpretq_s8_u8(weights.at[i]), four);
     return sums;
 }
+#endif
 
 // 16 floats, one per output of a block.
 struct Sixteen { float32x4_t at[4]; };
