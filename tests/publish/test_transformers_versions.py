@@ -127,6 +127,28 @@ def test_the_end_of_text_is_learned_and_padding_is_not(tmp_path):
         assert batch["labels"].tolist() == [[-100, 33155, 0], [33155, 40213, 0]]
 
 
+def test_the_built_in_model_pads_with_a_byte_that_no_text_contains(built_in):
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling
+
+    from wkv.hf.tokenizer import RWKVTokenizer
+
+    entries = wkv.load().tokenizer.entries
+    text = "".join(map(chr, range(0x20, 0x250))) + "\U0010ffff<|endoftext|>"
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((built_in / file).read_text())["pad_token_id"] == 256
+    for kind in (AutoTokenizer, RWKVTokenizer):
+        tokenizer = kind.from_pretrained(built_in, trust_remote_code=False)
+        assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (256, 0)
+        assert len(tokenizer) == 2048
+        assert entries[256] == b"\xff"
+        assert tokenizer(text).input_ids == wkv.load().tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+        collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        batch = collate([{"input_ids": [5, 0]}, {"input_ids": [5, 7, 0]}])
+        assert batch["labels"].tolist() == [[-100, 5, 0], [5, 7, 0]]
+    assert wkv.load(built_in).tokenizer.entries == entries
+
+
 def test_arguments_that_nobody_knows_are_refused():
     model, ids = translate("7"), random_ids(1, 5)
     with pytest.raises(TypeError, match="RWKV7Model does not know the argument kv_cache"):
@@ -177,7 +199,7 @@ def test_a_directory_of_an_earlier_version_is_repaired(built_in, tmp_path, capsy
     assert main(["convert", str(old), str(tmp_path / "new"), "--to", "hf"]) == 0
     out = capsys.readouterr().out
     assert "changed: modeling_rwkv7.py: updated, for transformers 5.0.0 to" in out
-    assert "changed: generation_config.json: pad_token_id 7 -> 0" in out
+    assert "changed: generation_config.json: pad_token_id 7 -> 256" in out
     assert (tmp_path / "new/modeling_rwkv7.py").read_bytes() == (
         built_in / "modeling_rwkv7.py"
     ).read_bytes()

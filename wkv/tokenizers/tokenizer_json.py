@@ -5,7 +5,9 @@ bytes are mapped to characters, a regular expression that contains the vocabular
 off the longest token at each position, and every piece is a complete token. Files of this form can
 be read back as a `WorldTokenizer`, which is faster.
 
-Special tokens: id 0 begins and ends a text; the last id without bytes is used for padding. The name
+Special tokens: id 0 begins and ends a text; the last id without bytes is used for padding. If all
+other ids have bytes, padding uses the token of a byte that no UTF-8 text contains, such as 0xFF,
+and this token has a special name too: `<|rwkv_tokenizer_byte_255|>`. The name
 of id 0 must not occur in ordinary text, because transformers replaces the name by id 0 wherever it
 occurs: training scripts append `eos_token` to a text, and chat templates print `bos_token`. For
 this reason the name is not "<|endoftext|>", which web pages quote, but the name that existing
@@ -16,6 +18,7 @@ rows of the embedding.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,12 @@ END_OF_TEXT = f"{SPECIAL}end_of_text|>"
 """The name of id 0."""
 
 TOKENIZER_FILE = "tokenizer.json"
+
+BYTE = f"{SPECIAL}byte_"
+"""Prefix of the name of a token that is used for padding although it has a byte."""
+
+NO_TEXT = [bytes([byte]) for byte in (0xC0, 0xC1, *range(0xF5, 0x100))]
+"""The bytes that no UTF-8 text contains (RFC 3629), so that no text is encoded to their tokens."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +88,20 @@ def world_vocabulary(content: dict[str, Any]) -> WorldVocabulary | None:
     """
     if not _is_longest_match(content):
         return None
-    without_text = {token["id"] for token in content.get("added_tokens", [])}
+    special = {token["id"]: str(token["content"]) for token in content.get("added_tokens", [])}
     vocabulary: dict[str, int] = content["model"]["vocab"]
     try:
         entries = {
             token: characters_to_bytes(characters)
             for characters, token in vocabulary.items()
-            if token not in without_text
+            if token not in special
         }
     except KeyError:
         return None
-    return WorldVocabulary(entries, max([*entries, *without_text]) + 1)
+    for token, name in special.items():
+        if (number := re.fullmatch(re.escape(BYTE) + r"(\d+)\|>", name)) and int(number[1]) < 256:
+            entries[token] = bytes([int(number[1])])
+    return WorldVocabulary(entries, max([*entries, *special]) + 1)
 
 
 def _is_longest_match(content: dict[str, Any]) -> bool:
@@ -114,7 +126,9 @@ def _is_longest_match(content: dict[str, Any]) -> bool:
 
 
 def special_names(entries: Mapping[int, bytes], vocab_size: int) -> dict[int, str]:
-    """Return a name for every id without bytes: id 0 and the reserved ids.
+    """Return a name for every special token: id 0, the reserved ids, and the token for padding.
+
+    If there are no reserved ids, padding uses the last token of a byte in NO_TEXT.
 
     Raises:
         TokenizerError: if the vocabulary has more ids than the model.
@@ -124,15 +138,20 @@ def special_names(entries: Mapping[int, bytes], vocab_size: int) -> dict[int, st
             f"the vocabulary has ids up to {max(entries)} and the model only {vocab_size}; give "
             "the vocabulary that the model was trained with, or its vocab_size"
         )
-    reserved = (token for token in range(1, vocab_size) if token not in entries)
-    return {0: END_OF_TEXT} | {token: f"{SPECIAL}reserved_{token}|>" for token in reserved}
+    missing = (token for token in range(1, vocab_size) if token not in entries)
+    reserved = {token: f"{SPECIAL}reserved_{token}|>" for token in missing}
+    if not reserved:
+        unused = {token: text[0] for token, text in entries.items() if text in NO_TEXT}
+        reserved = {token: f"{BYTE}{unused[token]}|>" for token in sorted(unused)[-1:]}
+    return {0: END_OF_TEXT} | reserved
 
 
 def padding_id(entries: Mapping[int, bytes], vocab_size: int) -> int:
-    """Return the padding id: the last id without bytes, or 0 if all other ids have bytes.
+    """Return the padding id: the last id of `special_names`.
 
     Training excludes padding from the loss, so a model whose padding is id 0 cannot learn to end
-    a text. For this reason id 0 is the last choice.
+    a text. For this reason id 0 is the last choice: it is used if every other id has bytes that
+    occur in texts.
     """
     return max(special_names(entries, vocab_size))
 
@@ -163,7 +182,7 @@ def _longest_match_tokenizer(
     characters = {token: bytes_to_characters(text) for token, text in entries.items()}
     by_id = sorted((characters | dict(names)).items())
     vocabulary = {text: token for token, text in by_id}
-    if set(character_of_byte()) <= vocabulary.keys():
+    if set(character_of_byte()) <= set(characters.values()):
         model = {"type": "BPE", "ignore_merges": True, "vocab": vocabulary, "merges": []}
     else:
         model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": ""}

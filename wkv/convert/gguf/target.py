@@ -142,8 +142,8 @@ def _vocabulary(tokenizer: WorldTokenizer, vocab_size: int) -> dict[str, Any]:
             "llama.cpp requires; use a vocabulary that contains all of them"
         )
     names = special_names(entries, vocab_size)
-    spelled = {token: escaped(text) for token, text in entries.items()} | names
-    kinds = dict.fromkeys(entries, NORMAL) | dict.fromkeys(names, UNUSED) | {0: CONTROL}
+    spelled = names | {token: escaped(text) for token, text in entries.items()}
+    kinds = dict.fromkeys(names, UNUSED) | dict.fromkeys(entries, NORMAL) | {0: CONTROL}
     ends_turn = next((token for token, text in entries.items() if text == b"\n\n"), None)
     return {
         "tokenizer.ggml.model": "rwkv",
