@@ -44,6 +44,14 @@ def test_most_rows_of_a_model_are_sampled_by_the_graph():
         assert NOT_SAMPLED not in tokens
 
 
+def test_many_rows_that_keep_all_tokens_are_sampled_in_parts():
+    logits = torch.randn(150, 40, generator=torch.Generator().manual_seed(0))
+    samplers = [Sampler(Sampling(seed=row, top_p=1.0)) for row in range(150)]
+    sample = new_sampler()
+    assert sample(logits, samplers) == sample_batch(logits, samplers)
+    assert set(sample._fixed) == {(64, True), (32, True)}
+
+
 def test_a_recorded_sampler_equals_the_sampler():
     # The record contains no decision of the host, so it serves other parameters of the same kind.
     recorded, random = new_sampler(trace), np.random.default_rng(0)

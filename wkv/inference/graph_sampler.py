@@ -21,6 +21,9 @@ from wkv.inference.sampling import Sampler
 LARGEST_NUCLEUS = 1024
 """The graph keeps this many of the most probable tokens for top_p and top_k."""
 
+WIDE_ROWS = 64
+"""Rows that are sampled from all tokens at once; their random numbers need 2 MB for each row."""
+
 NOT_SAMPLED = -1
 """Stands for the token of a row that the graph cannot sample."""
 
@@ -38,9 +41,10 @@ class GraphSampler:
         if self._is_broken or not samplers:
             return sample_batch(logits, samplers)
         changed = with_bans(penalized(logits, samplers), samplers)
-        tokens = self._network.exclusively(
-            lambda: self._sampler(samplers, logits)(changed, samplers)
-        )
+        is_wide = any(map(_keeps_all, samplers))
+        tokens: list[int] = []
+        for start in range(0, len(samplers), WIDE_ROWS if is_wide else len(samplers)):
+            tokens += self._some(changed, samplers, start, is_wide=is_wide)
         vocab = logits.shape[1]
         left = [
             row
@@ -54,13 +58,19 @@ class GraphSampler:
                 results[row] = outcome
         return results
 
-    def _sampler(self, samplers: Sequence[Sampler], logits: Tensor) -> "FixedSampler":
-        """Return the sampler for a batch, which is captured when it is first needed."""
-        is_wide = any(
-            one.sampling.temperature > 0 and one.sampling.top_p >= 1 and not one.sampling.top_k
-            for one in samplers
+    def _some(
+        self, logits: Tensor, samplers: Sequence[Sampler], start: int, *, is_wide: bool
+    ) -> list[int]:
+        """Sample rows from `start` on: all of them, or WIDE_ROWS."""
+        rows = slice(start, start + WIDE_ROWS if is_wide else None)
+        chosen = samplers[rows]
+        return self._network.exclusively(
+            lambda: self._sampler(len(chosen), logits, is_wide=is_wide)(logits[rows], chosen)
         )
-        key = graph_size(len(samplers)), is_wide
+
+    def _sampler(self, rows: int, logits: Tensor, *, is_wide: bool) -> "FixedSampler":
+        """Return the sampler for a number of rows, which is captured when it is first needed."""
+        key = graph_size(rows), is_wide
         if key not in self._fixed:
             fixed = FixedSampler(key[0], logits, is_wide=is_wide)
             try:
@@ -73,6 +83,12 @@ class GraphSampler:
                 logging.getLogger(__name__).warning(text, first_line(error))
             self._fixed[key] = fixed
         return self._fixed[key]
+
+
+def _keeps_all(sampler: Sampler) -> bool:
+    """Check whether a row samples from all tokens."""
+    sampling = sampler.sampling
+    return sampling.temperature > 0 and sampling.top_p >= 1 and not sampling.top_k
 
 
 class FixedSampler:
