@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import openai
 import pytest
 
@@ -59,7 +60,7 @@ def test_the_request_of_an_agent_is_answered(client):
     answer = client.post(PATH, json=AGENT)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-wkv-ignored"] == (
-        "client_metadata, max_tool_calls, web_search, local_shell"
+        "service_tier, prompt_cache_key, client_metadata, max_tool_calls, web_search, local_shell"
     )
     names = [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
     assert names[0] == "response.created"
@@ -154,6 +155,66 @@ def test_demands_are_refused_by_name(client, fields, param):
     answer = client.post(PATH, json={**AGENT, "stream": False, **fields})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+NO_EFFECT = {
+    "user": "me",
+    "metadata": {"a": "b"},
+    "service_tier": "flex",
+    "safety_identifier": "x",
+    "prompt_cache_key": "x",
+    "prompt_cache_options": {"mode": "implicit"},
+    "prompt_cache_retention": "24h",
+    "verbosity": "low",
+    "modalities": ["text"],
+    "num_ctx": 4096,
+    "keep_alive": "5m",
+}
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+BODIES = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {"prompt": "Hi", "max_tokens": 1},
+    PATH: {"input": "Hi", "max_output_tokens": 1},
+    "/v1/messages": {**CHAT, "model": "test"},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_fields_without_effect_are_reported(client, path):
+    extra = {name: NO_EFFECT[name] for name in NO_EFFECT if path != "/v1/messages"}
+    extra = extra or {"metadata": {}, "service_tier": "auto"}
+    for streamed in (False, True):
+        answer = client.post(path, json={**BODIES[path], **extra, "stream": streamed})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-wkv-ignored"] == ", ".join(extra)
+    assert "x-wkv-ignored" not in client.post(path, json=BODIES[path]).headers
+
+
+def test_a_strict_server_refuses_them(demo, serve):
+    with serve(demo, strict=True) as (address, _), httpx.Client(base_url=address) as client:
+        for path, body in BODIES.items():
+            assert client.post(path, json=body).status_code == 200
+            answer = client.post(path, json={**body, "service_tier": "auto"})
+            assert answer.status_code == 400
+            assert "'service_tier' has no effect" in answer.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modalities": ["audio"]},
+        {"audio": {"voice": "x"}},
+        {"web_search_options": {}},
+        {"functions": []},
+        {"keep_alive": []},
+        {"verbosity": "loud"},
+    ],
+)
+def test_demands_of_chat_are_refused_by_name(client, fields):
+    answer = client.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert answer.status_code == 400
+    (name,) = fields
+    assert name in answer.json()["error"]["message"]
 
 
 def test_tools_and_calls_by_the_names_of_their_functions():

@@ -78,6 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--idle-seconds", type=float, default=60, metavar="S", help=idle)
     drain = "on shutdown, give running answers S seconds to finish (default: 30)"
     add("--drain-seconds", type=float, default=30, metavar="S", help=drain)
+    strict = "refuse fields of requests that have no effect, instead of reporting them in a header"
+    add("--strict", action="store_true", help=strict)
     add("--ray", action="store_true", help="run several replicas on Ray Serve")
     replicas = "number of replicas with --ray (default: 2)"
     add("--replicas", type=int, default=2, metavar="N", help=replicas)
@@ -124,6 +126,7 @@ def _build(args: argparse.Namespace) -> FastAPI:
         max_tokens=args.max_tokens,
         states={str(name): state for name, state in states.items()},
         start=start,
+        strict=args.strict,
     )
     limits = Limits(args.slots, args.max_queue, args.cache_bytes, args.cache_dir, args.disk_bytes)
     return create_app(model, settings, limits, load_speculation(args, model))

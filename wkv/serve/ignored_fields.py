@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from wkv.serve.protocol.errors import ApiError
 from wkv.serve.service import Service
 
 HEADER = "x-wkv-ignored"
@@ -11,6 +12,18 @@ HEADER = "x-wkv-ignored"
 
 MAX_NAMES, MAX_CHARACTERS = 20, 60
 """Limits of what the header repeats."""
+
+
+def check_ignored(service: Service, names: Sequence[str]) -> None:
+    """Refuse fields without effect if the server is strict.
+
+    Raises:
+        ApiError: names the first one.
+    """
+    if names and service.settings.strict:
+        name = names[0][:MAX_CHARACTERS]
+        message = f"the field {name!r} has no effect here, and this server is strict; leave it out"
+        raise ApiError(400, message, param=name, code="unknown_field")
 
 
 def with_ignored(service: Service, names: Sequence[str], response: Response) -> Response:

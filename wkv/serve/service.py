@@ -33,6 +33,7 @@ class ServerSettings:
         max_tokens: the largest number of tokens of a reply.
         states: tuned states by name, which requests can begin from.
         start: the tuned state that other requests begin from; None for the empty state.
+        strict: whether fields that have no effect are refused.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ServerSettings:
     max_tokens: int = 2**17
     states: Mapping[str, State] = field(default_factory=dict)
     start: State | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)

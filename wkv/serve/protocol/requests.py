@@ -167,7 +167,10 @@ class StreamOptions(RequestBody):
 
 
 class IgnoredFields(RequestBody):
-    """Fields that clients send by default and that have no effect."""
+    """Fields that clients send by default and that have no effect on a reply.
+
+    They are reported in a header of the response; with `--strict` they are refused.
+    """
 
     user: Text | None = None
     store: bool | None = None
@@ -175,6 +178,17 @@ class IgnoredFields(RequestBody):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: Object | None = None
+    prompt_cache_retention: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    num_ctx: int | None = None
+    keep_alive: str | int | float | None = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the given fields that have no effect."""
+        return [name for name in IgnoredFields.model_fields if getattr(self, name) is not None]
 
 
 class GenerationRequest(IgnoredFields):
@@ -424,8 +438,10 @@ class ResponseRequest(IgnoredFields):
 
     @property
     def ignored(self) -> list[str]:
-        """The names of unknown fields, which had no effect."""
-        return sorted(name for name, value in (self.model_extra or {}).items() if value is not None)
+        """The names of the given fields that have no effect, unknown ones last."""
+        known = [name for name in super().ignored if name != "store"]
+        unknown = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        return known + sorted(unknown)
 
 
 class EmbeddingRequest(IgnoredFields):

@@ -16,6 +16,7 @@ from wkv.inference.sequence import DraftCounts
 from wkv.prompting.template import EFFORTS, Thinking
 from wkv.serve.build_constraints import logits_processors_of, reply_format_of
 from wkv.serve.chat_messages import messages_of
+from wkv.serve.ignored_fields import check_ignored, with_ignored
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser, logprobs_body
 from wkv.serve.protocol.errors import ApiError
@@ -38,9 +39,11 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=documentation)
     async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         """Reply to a conversation."""
+        check_ignored(service, body.ignored)
         chat, request = await run_in_threadpool(prepare, service, body, tenant_of(http))
         events = service.scheduler_thread.submit(request)
-        return await send_reply(http, chat, events, stream=body.stream)
+        response = await send_reply(http, chat, events, stream=body.stream)
+        return with_ignored(service, body.ignored, response)
 
     return router
 

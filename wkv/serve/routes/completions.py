@@ -20,6 +20,7 @@ from wkv.inference.sampling import Sampling
 from wkv.inference.sequence import DraftCounts
 from wkv.models.state import State
 from wkv.serve.build_constraints import logits_processors_of
+from wkv.serve.ignored_fields import check_ignored, with_ignored
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import MIN_LOGPROB
 from wkv.serve.prompt_logprobs import PromptLogprob, prompt_logprobs
@@ -46,6 +47,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/completions", response_model=TextCompletion, responses=documentation)
     async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
         """Continue texts."""
+        check_ignored(service, body.ignored)
         exchange = await run_in_threadpool(prepare, service, body, tenant_of(http))
         if body.echo and body.logprobs is not None:
             task = prompt_logprobs(service.model, exchange.prompts)
@@ -53,7 +55,8 @@ def routes(service: Service) -> APIRouter:
                 await until_disconnect(http, service.scheduler_thread.run_task(task))
             )
         events = service.scheduler_thread.submit(*exchange.prompts)
-        return await send_reply(http, exchange, events, stream=body.stream)
+        response = await send_reply(http, exchange, events, stream=body.stream)
+        return with_ignored(service, body.ignored, response)
 
     return router
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from wkv.batching import Request
 from wkv.serve.anthropic_reply import BlockEvents, blocks_of, stop_reason
 from wkv.serve.anthropic_request import chat_request, has_cache_border
-from wkv.serve.ignored_fields import with_ignored
+from wkv.serve.ignored_fields import check_ignored, with_ignored
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.anthropic import (
@@ -42,6 +42,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("", response_model=MessageObject, responses=documentation)
     async def create(body: MessagesRequest, http: HttpRequest) -> Response:
         """Reply to a conversation, in the format of Anthropic's API."""
+        check_ignored(service, body.ignored)
         exchange, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
         events = service.scheduler_thread.submit(request)
         response = await send_reply(http, exchange, events, stream=body.stream, last=None)

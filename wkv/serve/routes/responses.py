@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from wkv.batching import Request
 from wkv.errors import StateError
-from wkv.serve.ignored_fields import with_ignored
+from wkv.serve.ignored_fields import check_ignored, with_ignored
 from wkv.serve.middleware import tenant_of
 from wkv.serve.parse_reply import ReplyParser
 from wkv.serve.protocol.errors import ApiError
@@ -41,6 +41,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("", response_model=ResponseObject, responses=documentation)
     async def create(body: ResponseRequest, http: HttpRequest) -> Response:
         """Reply to a conversation, and store it."""
+        check_ignored(service, body.ignored)
         exchange, request = await run_in_threadpool(_prepare, service, body, tenant_of(http))
         events = service.scheduler_thread.submit(request)
         try:
