@@ -45,8 +45,10 @@ class StepAhead:
             sequences: one for each row of the state.
             outcomes: the token that was sampled for each, or why none could be sampled.
         """
+        if model.engine != "cuda":
+            return None
         tokens = [one for one in outcomes if isinstance(one, int)]
-        if model.engine != "cuda" or len(tokens) < state.batch_size:
+        if len(tokens) < state.batch_size:
             return None
         try:
             _, after = model.forward(torch.tensor(tokens)[:, None], state)
