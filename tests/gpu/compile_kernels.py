@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from wkv.gpu.kernels import norm_mix, products, sparse_value, wkv7
+from wkv.gpu.kernels import int8, norm_mix, products, sparse_value, wkv7
 
 TARGETS = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_120", "gfx942", "gfx1100")
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -78,6 +78,15 @@ GATE = types(
 )  # fmt: skip
 VALUE = types("hidden weights parts D F rows", weights=HALVES, D="i32", F="i32", rows="i32")
 
+INT8 = types(
+    "x weights inputs outputs y table x_plane x_row y_row rows ALL_K ALL_N",
+    x=HALVES, weights="*i8", table=NUMBERS, x_plane="i32", x_row="i32", y_row="i32", rows="i32",
+    ALL_K="i32", ALL_N="i32",
+)  # fmt: skip
+INT8_VALUE = types(
+    "hidden weights inputs outputs parts D F rows", weights="*i8", D="i32", F="i32", rows="i32"
+)
+
 VARIANTS = [
     Variant("norm_mix, 1 row", norm_mix.norm_mix, NORM,
             {"PARTS": 8, "MIXES": 6, "WIDE": 4096, "BLOCK": 512}, but={"gfx1100": {"PARTS": 4}}),
@@ -101,6 +110,15 @@ VARIANTS = [
     Variant("sparse_value, 4 rows", sparse_value.sparse_value, VALUE,
             {"SKIP": True, "ROWS": 4, "TILES": 32, "BLOCK_F": 64, "BLOCK_D": 128, "LANES": 8},
             weights=64 * 128 * 2),
+    Variant("int8_products, 1 row", int8.int8_products, INT8,
+            {"ROWS": 1, "BLOCK_N": 8, "BLOCK_K": 512}, weights=8 * 512, narrow=24),
+    Variant("int8_products, 4 rows", int8.int8_products, INT8,
+            {"ROWS": 4, "BLOCK_N": 8, "BLOCK_K": 512}, weights=8 * 512, narrow=24),
+    Variant("int8_dot_products", int8.int8_dot_products, INT8,
+            {"TRANSPOSED": False, "PRECISION": "ieee", "ROWS": 32, "BLOCK_N": 16, "BLOCK_K": 64}),
+    Variant("int8_sparse_value, 4 rows", int8.int8_sparse_value, INT8_VALUE,
+            {"SKIP": True, "ROWS": 4, "TILES": 64, "BLOCK_F": 32, "BLOCK_D": 128, "LANES": 16},
+            weights=32 * 128),
 ]  # fmt: skip
 
 

@@ -15,12 +15,13 @@ SIZES = {"n_layer": 2, "n_embd": 96, "head_size": 32, "vocab_size": 90}
 
 
 def random_network(folder, strategy, generation="7", **sizes):
-    """Return the modules and the tensors of a random checkpoint, in any dtype on the CPU."""
+    """Return the modules and the tensors of a random checkpoint, on the CPU for any strategy."""
     tensors = random_checkpoint(generation, **(SIZES | sizes))
     save_pth(tensors, folder / "random.pth")
     found = describe(folder / "random.pth")
-    chosen = choose_strategy(strategy, found.config.n_layer, found.dtypes, found.n_params)
-    weights = Weights(found.checkpoint, found.shapes, chosen)
+    sizes = found.config.n_layer, found.dtypes, found.n_params
+    chosen = choose_strategy(strategy, *sizes, check=False)
+    weights = Weights(found.checkpoint, found.shapes, chosen.on_cpu())
     return load_torch_network(found.config, weights), tensors
 
 

@@ -332,7 +332,7 @@ def test_threads_share_a_model(plain):
         ("cpu fp32", "one CUDA device"),
         ("cuda fp16 *1 -> cpu fp32", "one CUDA device"),
         ("cuda:0 fp16 *1 -> cuda:1 fp16", "one CUDA device"),
-        ("cuda fp16i8", "i8"),
+        ("cuda fp16i8", None),
         ("cuda fp16 *1+", "streamed"),
     ],
 )
@@ -369,10 +369,10 @@ def test_bench_and_metrics_describe_the_slots(plain):
 def test_commands_report_the_engine_of_a_gpu(plain, capsys):
     options._report_choices(on_gpu_engine(plain))
     assert capsys.readouterr().err == "engine: cuda (cpu, PyTorch modules in CUDA graphs)\n"
-    placed = place(read_strategy("cuda fp32i8"), 2)
+    placed = place(read_strategy("cuda fp32 *1+"), 2)
     torch_model = SimpleNamespace(
         strategy=placed, engine="torch", device=placed.device, path=plain.path, slot_usage=None
     )
     options._report_choices(torch_model)
-    told = "the cuda engine cannot run this: it supports neither ChatRWKV's i8 nor streamed layers;"
+    told = "the cuda engine cannot run this: it does not support streamed layers;"
     assert capsys.readouterr().err == f"{told} using PyTorch, which is slower\n"

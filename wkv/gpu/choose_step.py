@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 
 from wkv.gpu.module_step import ModuleStep
 from wkv.gpu.requirements import kernel_error
 from wkv.gpu.rows import Step
+from wkv.models.int8 import Int8Linear
 from wkv.models.parts import Config, Skeleton
 
 HEAD_SIZES = (16, 32, 64, 128)
@@ -36,7 +38,8 @@ def choose_step(network: Skeleton, device: torch.device, report: Callable[[str],
     if error is not None:
         report(f"the GPU runs PyTorch's modules, which is slower: {error}")
         return ModuleStep(network)
-    dtype = network.head.weight.dtype
+    head: Any = network.head
+    dtype = head.placement.dtype if isinstance(head, Int8Linear) else head.weight.dtype
     if step_unsupported_reason(network.config) or dtype_unsupported_reason(dtype, device):
         import_module("wkv.gpu.recurrences").use_kernels(network)
         return ModuleStep(network)

@@ -10,16 +10,20 @@ import torch
 import triton
 from torch import Tensor
 
+from wkv.gpu.kernels import int8 as int8_matrices
 from wkv.gpu.kernels import norm_mix as norms
 from wkv.gpu.kernels import products as matrices
 from wkv.gpu.kernels import sparse_value as channel_mix
 from wkv.gpu.kernels import wkv7 as recurrence
-from wkv.gpu.packing import DOT_OUTPUTS, Products
+from wkv.gpu.packing import DOT_OUTPUTS, Int8Products, Int8Value, Products
 from wkv.gpu.rows import PackedRows
 from wkv.models.strategy.products import matmul
 
 FEW_ROWS = 4
 """Largest number of rows whose products are limited by reading the weights once."""
+
+INT8_ROWS = 32
+"""Largest number of rows for which int8 weights are converted in the kernels."""
 
 LAYER_NORM_EPS = 1e-5
 
@@ -165,6 +169,97 @@ def products(x: Tensor, packed: Products, x_plane: int = 0) -> Tensor:
         **OPTIONS,
     )
     return y
+
+
+def int8_products(x: Tensor, packed: Int8Products, x_plane: int = 0) -> Tensor:
+    """Return `products` of int8 matrices, for up to INT8_ROWS rows."""
+    if x.shape[-2] > FEW_ROWS:
+        return _int8_dot(x, packed, x_plane, transposed=False)
+    R, N = x.shape[-2], packed.outputs.shape[1]
+    y = torch.empty(R, N, dtype=torch.float32, device=x.device)
+    inputs, outputs = packed.block
+    int8_matrices.int8_products[(len(packed.table),)](
+        x,
+        packed.weights,
+        packed.inputs,
+        packed.outputs,
+        y,
+        packed.table,
+        x_plane,
+        x.stride(-2),
+        y.stride(0),
+        R,
+        packed.inputs.shape[1],
+        N,
+        ROWS=triton.next_power_of_2(R),
+        BLOCK_N=outputs,
+        BLOCK_K=inputs,
+        **OPTIONS,
+    )
+    return y
+
+
+def int8_value(hidden: Tensor, value: Int8Value, parts: int, *, skip: bool) -> Tensor:
+    """Return the product of hidden (R, F) float32 in parts; a single one above FEW_ROWS rows."""
+    (R, F), D = hidden.shape, value.weights.shape[1]
+    if R > FEW_ROWS:
+        return _int8_dot(hidden, value, 0, transposed=True)[None]
+    delta = torch.empty(parts, R, D, dtype=torch.float32, device=hidden.device)
+    int8_matrices.int8_sparse_value[(triton.cdiv(D, 128), parts)](
+        hidden,
+        value.weights,
+        value.inputs,
+        value.outputs,
+        delta,
+        D,
+        F,
+        R,
+        SKIP=skip,
+        ROWS=triton.next_power_of_2(R),
+        TILES=triton.cdiv(F, parts * 32),
+        BLOCK_F=32,
+        BLOCK_D=128,
+        LANES=16,
+        **OPTIONS,
+    )
+    return delta
+
+
+def _int8_dot(
+    x: Tensor, packed: Int8Products | Int8Value, x_plane: int, *, transposed: bool
+) -> Tensor:
+    """Return (R, outputs) float32, with matrix instructions."""
+    R, N = x.shape[-2], packed.outputs.shape[1]
+    y = torch.empty(R, N, dtype=torch.float32, device=x.device)
+    block = 16 if R <= 16 else 32
+    int8_matrices.int8_dot_products[(len(packed.dot_table), triton.cdiv(R, block))](
+        x,
+        packed.weights,
+        packed.inputs,
+        packed.outputs,
+        y,
+        packed.dot_table,
+        x_plane,
+        x.stride(-2),
+        y.stride(0),
+        R,
+        packed.inputs.shape[1],
+        N,
+        TRANSPOSED=transposed,
+        PRECISION="tf32" if has_tf32(x.device) else "ieee",
+        ROWS=block,
+        BLOCK_N=DOT_OUTPUTS,
+        BLOCK_K=64,
+        **OPTIONS,
+    )
+    return y
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return whether a GPU multiplies float32 matrices with the precision of fp16."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def large_product(x: Tensor, weight: Tensor) -> Tensor:

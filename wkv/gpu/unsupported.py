@@ -13,8 +13,8 @@ def unsupported_reason(strategy: Strategy) -> str | None:
     devices = {layer.device for layer in strategy.layers}
     if len(devices) > 1 or strategy.device.type != "cuda":
         return "it supports strategies with all layers on one CUDA device only"
-    if any(layer.quantized or layer.streamed for layer in strategy.layers):
-        return "it supports neither ChatRWKV's i8 nor streamed layers"
+    if any(layer.streamed for layer in strategy.layers):
+        return "it does not support streamed layers"
     return None
 
 

@@ -63,7 +63,7 @@ def products(
             v[:, None, :] * w[None, :, :], (ROWS, BLOCK_N, BLOCK_K // VECTOR, VECTOR)
         )
         sums += tl.sum(product, 3)
-    result = _apply(tl.sum(sums, 2), function)
+    result = apply(tl.sum(sums, 2), function)
     tl.store(
         y + r[:, None] * y_row + column + n[None, :], result, mask=is_row & (n < outputs)[None]
     )
@@ -107,14 +107,14 @@ def dot_products(
         if AS_FLOAT32:
             v, w = v.to(tl.float32), w.to(tl.float32)
         sums += tl.dot(v, tl.trans(w), input_precision="ieee")
-    result = _apply(sums, function)
+    result = apply(sums, function)
     tl.store(
         y + r[:, None] * y_row + column + n[None, :], result, mask=is_row & (n < outputs)[None]
     )
 
 
 @triton.jit
-def _apply(x, function):
+def apply(x, function):
     """Apply the function of a block; functions are numbered in `wkv.gpu.packing`."""
     if function == IS_TANH:
         x = 2.0 * sigmoid(2.0 * x) - 1.0
