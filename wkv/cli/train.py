@@ -1,4 +1,4 @@
-"""Train a small RWKV-7 model from scratch on text files."""
+"""Train a small model from scratch on text files."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wkv.train.scratch import Job
 
-SUMMARY = "train a small RWKV-7 model from scratch on text"
+SUMMARY = "train a small model from scratch on text"
 DEFAULTS = {
     "steps": None,
     "minutes": 10.0,
@@ -22,6 +22,7 @@ DEFAULTS = {
     "layers": 6,
     "width": 192,
     "vocab_size": 2048,
+    "generation": "7",
 }
 """Default options of a new run; a resumed run uses the options it was started with."""
 
@@ -76,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text += f" (default: {DEFAULTS[name]})"
         parser.add_argument(option, type=kind, metavar=metavar, help=text)
     parser.add_argument(
+        "--generation",
+        choices=("4", "5.2", "6", "7"),
+        help=f"generation of the model (default: {DEFAULTS['generation']})",
+    )
+    parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
@@ -113,7 +119,7 @@ def _job(args: argparse.Namespace) -> "Job":
     folder.check(args.resume)
     saved = folder.load()["plan"] if args.resume else {}
     options = choose(vars(args), saved, DEFAULTS)
-    sizes = {name: options.pop(name) for name in ("layers", "width", "vocab_size")}
+    sizes = {name: options.pop(name) for name in ("layers", "width", "vocab_size", "generation")}
     settings = TrainingSettings(**options, compile=not args.no_compile)
     threads = max(1, (os.cpu_count() or 1) // settings.processes)
     settings = replace(settings, threads=threads if args.threads is None else args.threads)

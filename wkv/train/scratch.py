@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from wkv.errors import install_command
+from wkv.models import parts
+from wkv.models.parts import Skeleton
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, RowSource, stacked
 from wkv.train.initialize import initialize
+from wkv.train.initialize_older import SPEEDS, initialize_older, older_network
 from wkv.train.loop import Loop, Report, stop_signal
 from wkv.train.loss import cross_entropy, targets_of
 from wkv.train.optimizer import ProcessGroup, Trained
@@ -51,7 +54,7 @@ class Job:
         vocabulary: tokens that are written to the folder's vocabulary file when a run starts.
     """
 
-    config: Config
+    config: parts.Config
     make_rows: Callable[[], RowSource]
     settings: TrainingSettings
     folder: RunFolder
@@ -109,8 +112,13 @@ def _loop(job: Job, group: ProcessGroup, notify: Callable[[str], None]) -> Loop:
     return Loop(task, job.settings, job.folder, group, source=job.source, resume=job.resume)
 
 
-def scratch_tensors(model: torch.nn.Module) -> list[Trained]:
-    """Return the tensors of a new model in the order of the model, and how each is trained."""
+def scratch_tensors(model: Skeleton) -> list[Trained]:
+    """Return the tensors of a new model in the order of the model, and how each is trained.
+
+    Only matrices decay. In RWKV-7, Muon trains those inside the blocks; in older generations Adam
+    trains all tensors with the learning rates of the official scripts.
+    """
+    is_new = model.config.generation.startswith("7")
     trained = []
     for name, parameter in model.named_parameters():
         is_weight = name.endswith(".weight") and parameter.ndim == 2
@@ -118,9 +126,9 @@ def scratch_tensors(model: torch.nn.Module) -> list[Trained]:
             Trained(
                 name,
                 parameter,
-                speed=2.0 if name.endswith("att.w0") else 1.0,
+                speed=2.0 if name.endswith("att.w0") else SPEEDS.get(name.split(".")[-1], 1.0),
                 decays=is_weight,
-                uses_muon=is_weight and name.startswith("blocks."),
+                uses_muon=is_new and is_weight and name.startswith("blocks."),
             )
         )
     return trained
@@ -136,8 +144,13 @@ class ScratchTask:
         wkv7, notice = recurrence(job.settings.threads)
         if notice:
             notify(notice)
-        self.model = RWKV7(job.config, wkv7)
-        initialize(self.model, job.settings.seed)
+        self.model: Skeleton
+        if isinstance(job.config, Config):
+            self.model = RWKV7(job.config, wkv7)
+            initialize(self.model, job.settings.seed)
+        else:
+            self.model = older_network(job.config)
+            initialize_older(self.model, job.settings.seed)
         self.config: Mapping[str, Any] = asdict(job.config)
         self.trained: Sequence[Trained] = scratch_tensors(self.model)
         self.rows: RowSource = job.make_rows()
@@ -184,7 +197,7 @@ class ScratchTask:
         folder.export(self.model)
 
 
-def _loss(model: RWKV7, X: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+def _loss(model: Skeleton, X: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of shares times cross entropy plus z-loss, and each cross entropy (K,)."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.logits(X)

@@ -11,9 +11,11 @@ import numpy as np
 
 from wkv.errors import InputError, TrainingError
 from wkv.files import read_text
+from wkv.models.parts import Config
 from wkv.tokenizers.world import WorldTokenizer
 from wkv.train.data import END_OF_TEXT, Prose, split_off
 from wkv.train.initialize import new_config
+from wkv.train.initialize_older import older_config
 from wkv.train.make_vocabulary import make_vocabulary
 from wkv.train.run_folder import RunFolder
 from wkv.train.scratch import Job
@@ -125,8 +127,11 @@ def text_job(
     width: int,
     vocab_size: int,
     resume: bool,
+    generation: str = "7",
 ) -> Job:
     """Create a job that trains a new model on text, with a new vocabulary for this text.
+
+    The generation is "4", "5.2", "6" or "7".
 
     Raises:
         TrainingError: if a size is not allowed, or the folder cannot be used.
@@ -138,8 +143,12 @@ def text_job(
     texts = [text for documents in read_texts(data) for text in documents]
     tokens = [] if resume else make_vocabulary([(text, 1) for text in texts], vocab_size)
     ids = WorldTokenizer(folder.vocabulary).vocab_size if resume else 1 + len(tokens)
+    config: Config = new_config(ids, layers, width)
+    others = {}
+    if generation != "7":  # not stored for 7, because the runs of earlier versions did not
+        config, others = older_config(generation, ids, layers, width), {"generation": generation}
     return Job(
-        new_config(ids, layers, width),
+        config,
         TextRows(data, folder.vocabulary, settings.context, settings.seed),
         settings,
         folder,
@@ -149,6 +158,7 @@ def text_job(
             "layers": layers,
             "width": width,
             "vocab_size": vocab_size,
+            **others,
         },
         vocabulary=tokens,
     )
