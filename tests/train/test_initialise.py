@@ -78,7 +78,8 @@ def test_older_generations_begin_as_their_scripts_do(generation):
     assert decay[-1] == pytest.approx(3 if generation == "4" else -1)
     first_mix = att.time_maa_k if generation == "6" else att.time_mix_k
     half = (64 / 128) ** (1 / 3)
-    assert first_mix.detach().flatten()[64] == pytest.approx(1 - half if generation == "6" else half)
+    expected = 1 - half if generation == "6" else half
+    assert first_mix.detach().flatten()[64] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("generation", ["4", "5.2", "6"])
