@@ -1,4 +1,4 @@
-"""Read and write what fine-tuning made: tuned states and adapters, in the formats of several programs.
+"""Read and write tuned states and adapters, in the formats of several programs.
 
 `open.py` opens an adapter and finds its format, `changes.py` has the formulas of the methods, and
 `names.py` the names of targets. `tuned_state.py` reads tuned initial states. `peft_folder.py`,
