@@ -19,9 +19,10 @@ from random import Random
 from typing import Any
 
 import wkv
+from recipes.demo_model.corpus import read_books
 from recipes.demo_model.dialogues import evaluation_set, exercise, reply
 from recipes.demo_model.evaluate import vocabulary_words
-from recipes.demo_model.exercises import Source, ask, quoted
+from recipes.demo_model.exercises import Source, ask, quoted, words_of
 from wkv.demo import WEIGHTS
 from wkv.tokenizers.world import WorldTokenizer
 
@@ -144,8 +145,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", default=list(WANTED), choices=list(WANTED))
     parser.add_argument("--methods", nargs="+", default=list(RATES), choices=list(RATES))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--corpus", type=Path, help="folder of books, whose words are used")
     args = parser.parse_args(argv)
-    words = vocabulary_words(WorldTokenizer(WEIGHTS.with_suffix(".vocab.txt")))
+    if args.corpus is None:  # fewer words, which are learned by heart sooner
+        words = vocabulary_words(WorldTokenizer(WEIGHTS.with_suffix(".vocab.txt")))
+    else:
+        words = words_of(text for text, _ in read_books(args.corpus).values())
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
