@@ -22,6 +22,16 @@ BYTE_ORDER_MARKS = {
 }
 """The marks at the start of a text, and the encodings that remove them."""
 
+BINARY = {
+    b"\x1f\x8b": ("compressed by gzip", "decompress it with gunzip"),
+    b"\xfd7zXZ\0": ("compressed by xz", "decompress it with unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "decompress it with unzstd"),
+    b"BZh91AY&SY": ("compressed by bzip2", "decompress it with bunzip2"),
+    b"PK\3\4": ("a zip archive or a .pth checkpoint", "give a text file"),
+    b"PAR1": ("a Parquet table", "export it as JSON lines"),
+}
+"""Files that people have instead of texts: their first bytes, what they are, and what to do."""
+
 
 def read_text(path: Path) -> str:
     """Read a text file as `decode_text` does. All text input of wkv is read here.
@@ -47,7 +57,8 @@ def read_lines(path: Path, most: int) -> Iterator[str]:
     """
     number = 1
     with _read_errors(path), path.expanduser().open("rb") as file:
-        encoding = _encoding(file.peek(4))
+        beginning = file.peek()
+        encoding = _encoding(beginning, str(path))
         text = io.TextIOWrapper(file, encoding)
         try:
             while line := text.readline(most + 1):
@@ -60,7 +71,7 @@ def read_lines(path: Path, most: int) -> Iterator[str]:
                 number += 1
         except UnicodeDecodeError as error:
             where = f"after line {number - 1}: {error.reason}"
-            raise _wrong_encoding(str(path), encoding, where) from error
+            raise _wrong_encoding(str(path), encoding, where, beginning) from error
 
 
 def decode_text(data: bytes, name: str) -> str:
@@ -73,26 +84,37 @@ def decode_text(data: bytes, name: str) -> str:
         name: the name of the text in error messages.
 
     Raises:
-        InputError: if the text has another encoding.
+        InputError: if the text has another encoding, or is compressed or other binary data.
     """
-    encoding = _encoding(data)
+    encoding = _encoding(data, name)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         where = f"line {line}: byte {error.start} is {data[error.start]:#04x}"
-        raise _wrong_encoding(name, encoding, where) from error
+        raise _wrong_encoding(name, encoding, where, data) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _encoding(beginning: bytes) -> str:
-    """Return the encoding of a text by its byte order mark; UTF-8 without one."""
+def _encoding(beginning: bytes, name: str) -> str:
+    """Return the encoding of a text by its byte order mark; UTF-8 without one.
+
+    Raises:
+        InputError: if the bytes begin like one of the files in BINARY.
+    """
+    for start, (kind, advice) in BINARY.items():
+        if beginning.startswith(start):
+            raise InputError(f"{name} is {kind}, expected text; {advice}")
     marks = (mark for mark in BYTE_ORDER_MARKS if beginning.startswith(mark))
     return BYTE_ORDER_MARKS[mark] if (mark := next(marks, None)) else "utf-8"
 
 
-def _wrong_encoding(name: str, encoding: str, where: str) -> InputError:
+def _wrong_encoding(name: str, encoding: str, where: str, beginning: bytes) -> InputError:
     """Return the error for a text that does not have its encoding."""
+    if encoding == "utf-8" and b"\0" in beginning:
+        return InputError(
+            f"{name} is not text ({where}, and there are zero bytes); give a text file in UTF-8"
+        )
     return InputError(
         f"{name} is not {encoding.removesuffix('-sig').upper()} text ({where}); convert it to "
         "UTF-8, for example with `iconv -f ENCODING -t UTF-8`"

@@ -138,6 +138,12 @@ def test_doctor_separates_every_topic_from_its_text(monkeypatch):
         assert max(map(len, shown.splitlines())) <= doctor.WIDTH
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_only_one_negative_number_means_no_limit(command, capsys):
+    message = usage_error(capsys, command, "--max-tokens", "-2")
+    assert "'-2' is negative, expected a whole number, or -1 for no limit" in message
+
+
 def test_negative_numbers_mean_random_and_no_limit(capsys):
     command = ["generate", "--prompt", "Alice", "--json"]
     options = ["--top-k", "-1", "--seed", "-1", "--temperature", "5", "--top-p", "1"]

@@ -1,5 +1,8 @@
 """Texts are read the same way everywhere, and files appear complete or not at all."""
 
+import bz2
+import gzip
+import lzma
 import os
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from wkv.errors import InputError, StateError
-from wkv.files import atomic_write, decode_text, read_text
+from wkv.files import atomic_write, decode_text, read_lines, read_text
 
 TEXT = "Grüße\n你好\n"
 
@@ -27,6 +30,26 @@ def test_big_endian_text_with_a_mark():
 def test_another_encoding_is_reported_with_its_line():
     with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text \(line 2: byte 5 is 0xe9"):
         decode_text("one\nné".encode("latin-1"), "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gzip.compress(b"a"), r"a\.jsonl is compressed by gzip, .*gunzip"),
+        (lzma.compress(b"a"), "compressed by xz, .*unxz"),
+        (bz2.compress(b"a"), "compressed by bzip2, .*bunzip2"),
+        (b"\x28\xb5\x2f\xfd\0", "compressed by zstd, .*unzstd"),
+        (b"PK\3\4\0\0", r"zip archive or a \.pth checkpoint, .*give a text file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "is not text .*zero bytes"),
+    ],
+)
+def test_files_that_are_not_text_are_named_as_what_they_are(tmp_path, data, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(data)
+    for read in (read_text, lambda path: list(read_lines(path, 100))):
+        with pytest.raises(InputError, match=message) as raised:
+            read(path)
+        assert "iconv" not in str(raised.value)
 
 
 def test_missing_text_is_an_error(tmp_path):

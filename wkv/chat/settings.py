@@ -85,9 +85,11 @@ def changed(settings: ChatSettings, key: str, value: str) -> ChatSettings:
         what = "a whole number" if kind is int else "a number"
         raise InputError(f"{key} is {value[:40]!r}, expected {what}") from None
     if key == "max_tokens":
+        if number < -1:
+            raise InputError(f"{key} is {number}, expected 1 or more, or -1 for no limit")
         return replace(settings, max_tokens=NO_LIMIT if number == -1 else int(number))
-    if key == "top_k":
-        number = max(0, number)
+    if key == "top_k" and number == -1:
+        number = 0
     return replace(settings, sampling=replace(settings.sampling, **{key: number}), prose=None)
 
 

@@ -183,8 +183,8 @@ def read_sampling(args: argparse.Namespace, default: Sampling | None = None) -> 
     from wkv.inference.sampling import Sampling
 
     given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
-    for name, neutral in (("seed", None), ("top_k", 0)):  # negative: random, no limit
-        if given.get(name, 0) < 0:
+    for name, neutral in (("seed", None), ("top_k", 0)):  # -1: random, no limit
+        if given.get(name) == -1:
             given[name] = neutral
     return replace(default or Sampling(), **given)
 
@@ -195,6 +195,10 @@ def token_limit(text: str) -> int:
         number = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < -1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is negative, expected a whole number, or -1 for no limit"
+        )
     if number == -1:
         from wkv.chat.settings import NO_LIMIT  # it imports PyTorch
 

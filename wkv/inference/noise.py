@@ -35,7 +35,7 @@ class NoiseKey:
 
     Attributes:
         seed: 0 to 2^64 - 1.
-        choice: the number of the choice in the response.
+        choice: the number of the choice among those of its prompt.
         position: the number of tokens that were sampled before.
     """
 
