@@ -3,7 +3,8 @@
 // Four inputs at a time are converted to the blocks that `dot` reads. In 64 outputs, byte 16 l + 4 j + i is
 // output 16 j + 4 l + i: interleaving the bytes of four inputs within each 128-bit lane yields their order.
 //
-// The sums are added to y after every GROUPS_AT_ONCE groups, whatever the number of rows.
+// The sums are added to y after every GROUPS_AT_ONCE groups, whatever the number of rows, so that all give the
+// same bits.
 
 constexpr int HALF_PANEL = 64, HALF_BLOCKS = HALF_PANEL / BLOCK, GROUPS_AT_ONCE = 32;
 
@@ -19,6 +20,67 @@ static inline void four_inputs(const uint8_t* const rows[4], int half, Bytes blo
             four[i] = half ? high_halves(load_block(rows[i])) : low_halves(load_block(rows[i]));
     }
     interleave(four[0], four[1], four[2], four[3], blocks);
+}
+
+// Prefetch distances, in inputs and in groups of scales.
+constexpr int AHEAD_INT = 24, AHEAD_SCALES = 2;
+
+// ---- One row: its sums stay in registers.
+template <Format F>
+static void columns_row_int(const uint8_t* w, const uint16_t* scales, const Inputs& in, float* sums, float* y,
+                            int outputs, bool accumulate) {
+    constexpr size_t BYTES = F == INT8 ? PANEL : PANEL / 2;
+    const int n = in.n_nonzero;
+    const int32_t* nonzero = in.nonzero;
+    Sixteen all[2][HALF_BLOCKS];
+    for (auto& half : all)
+        for (auto& block : half) block = sixteen_zero();
+    int at_once = 0;
+    const auto add_to_y = [&] {
+        for (int half = 0; half < 2; half++)
+            for (int b = 0; b < HALF_BLOCKS; b++) {
+                sixteen_store(sums + half * HALF_PANEL + b * BLOCK, all[half][b], false);
+                all[half][b] = sixteen_zero();
+            }
+        write_panel(sums, outputs, y, accumulate);
+        accumulate = true;
+    };
+    for (int i = 0; i < n;) {
+        const int group = nonzero[i] / GROUP, end = (group + 1) * GROUP, begin = i;
+        if (group / GROUPS_AT_ONCE != at_once) {
+            add_to_y();
+            at_once = group / GROUPS_AT_ONCE;
+        }
+        while (i < n && nonzero[i] < end) i++;
+        for (int ahead = begin; ahead < i; ahead++)
+            if (ahead + AHEAD_INT < n) prefetch_range(w + (size_t)nonzero[ahead + AHEAD_INT] * BYTES, BYTES);
+        const uint16_t* scale = scales + (size_t)group * PANEL;
+        prefetch_range((const uint8_t*)(scale + AHEAD_SCALES * PANEL), PANEL * 2);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            Integers parts[HALF_BLOCKS];
+            for (auto& part : parts) part = integers((WEIGHT_OFFSET - ZERO_POINT<F>) * in.sum[group]);
+            for (int at = begin; at < i; at += 4) {
+                const uint8_t* rows[4];
+                int8_t x[4];
+#pragma GCC unroll 4
+                for (int k = 0; k < 4; k++) {  // missing inputs of the last four are zero
+                    const int input = nonzero[at + k < i ? at + k : begin];
+                    rows[k] = w + (size_t)input * BYTES;
+                    x[k] = at + k < i ? in.int8[input] : (int8_t)0;
+                }
+                Bytes blocks[HALF_BLOCKS];
+                four_inputs<F>(rows, half, blocks);
+#pragma GCC unroll 4
+                for (int b = 0; b < HALF_BLOCKS; b++) parts[b] = dot(parts[b], blocks[b], x);
+            }
+#pragma GCC unroll 4
+            for (int b = 0; b < HALF_BLOCKS; b++)
+                all[half][b] = sixteen_fma(parts[b], sixteen_bf16(scale + half * HALF_PANEL + b * BLOCK),
+                                           in.scale[group], all[half][b]);
+        }
+    }
+    add_to_y();
 }
 
 // ---- Few rows: the weights are multiplied as they are stored.
@@ -107,9 +169,6 @@ static inline void group_rows(const ListedGroup& listed, const uint16_t* scale, 
 #undef WKV_TILE
 }
 
-// Prefetch distances, in inputs and in groups of scales.
-constexpr int AHEAD_INT = 24, AHEAD_SCALES = 2;
-
 template <Format F>
 static void columns_few_int(const uint8_t* w, const uint16_t* scales, const Inputs& in, int rows, float* sums,
                             int outputs, Outputs out) {
@@ -149,6 +208,10 @@ static void columns_product_int(const Matrix& m, const Inputs& in, int rows, int
         const auto* scales = (const uint16_t*)(w + weights);
         const int outputs = panel_outputs(m, panel);
         float* y = out.y + panel * PANEL;
+        if (rows == 1) {
+            columns_row_int<F>(w, scales, in, (float*)scratch, y, outputs, out.add);
+            continue;
+        }
         if (rows <= FEW_ROWS) {
             columns_few_int<F>(w, scales, in, rows, (float*)scratch, outputs, {y, out.stride, out.add});
             continue;
