@@ -3,6 +3,7 @@
 import gc
 import statistics
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def measure_speed(card: Card) -> None:
 def _networks(modules: Skeleton) -> dict[str, Skeleton | GpuNetwork]:
     """Return the same weights on all engines."""
     step: Any = engines.kernel_step(modules)
-    dense: Any = engines.kernel_step(modules)
+    dense = copy(step)  # shares the packed weights
     dense.skip_zeros = False
     return {
         "eager": modules,

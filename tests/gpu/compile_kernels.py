@@ -18,13 +18,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from wkv.gpu.kernels import int8, norm_mix, products, sparse_value, wkv7
+from wkv.gpu.kernels import int8, norm_mix, products, recurrences, sparse_value, wkv7
 
 TARGETS = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_120", "gfx942", "gfx1100")
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 FLOATS, HALVES, NUMBERS = "*fp32", "*fp16", "*i32"
-ANY = ("eps", "rows")
+ANY = ("eps", "rows", "T", "H")
 """Arguments that may be no multiple of 16."""
 
 FEW_WARPS, MANY_WARPS = 4, 8
@@ -87,6 +87,10 @@ INT8_VALUE = types(
     "hidden weights inputs outputs parts D F rows", weights="*i8", D="i32", F="i32", rows="i32"
 )
 
+DELTA_RULE = types("receptance log_decay key value a b state y new_state T H", T="i32", H="i32")
+DECAYING_SUM = types("receptance log_decay key value bonus state y new_state T H", T="i32", H="i32")
+DECAYING_MEAN = types("log_decay bonus key value state y new_state T A", T="i32", A="i32")
+
 VARIANTS = [
     Variant("norm_mix, 1 row", norm_mix.norm_mix, NORM,
             {"PARTS": 8, "MIXES": 6, "WIDE": 4096, "BLOCK": 512}, but={"gfx1100": {"PARTS": 4}}),
@@ -119,6 +123,12 @@ VARIANTS = [
     Variant("int8_sparse_value, 4 rows", int8.int8_sparse_value, INT8_VALUE,
             {"SKIP": True, "ROWS": 4, "TILES": 64, "BLOCK_F": 32, "BLOCK_D": 128, "LANES": 16},
             weights=32 * 128),
+    Variant("delta_rule", recurrences.delta_rule, DELTA_RULE, {"N": 64, "BV": 32},
+            weights=32 * 64 * 4),
+    Variant("decaying_sum", recurrences.decaying_sum, DECAYING_SUM,
+            {"PER_TOKEN": True, "N": 64, "BV": 32}, weights=32 * 64 * 4),
+    Variant("decaying_mean", recurrences.decaying_mean, DECAYING_MEAN,
+            {"PER_TOKEN": False, "BLOCK": 256}),
 ]  # fmt: skip
 
 
