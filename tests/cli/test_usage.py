@@ -154,3 +154,15 @@ def test_negative_numbers_mean_random_and_no_limit(capsys):
     assert len(texts) == 2
     assert main([*command, "--max-tokens", "-1", "--stop", " ", "--temperature", "0"]) == 0
     assert '"stop"' in capsys.readouterr().out
+
+
+def test_demo_names_the_built_in_model_in_every_command(tmp_path, monkeypatch, capsys):
+    from wkv import demo
+    from wkv.cli.options import find_model
+
+    monkeypatch.chdir(tmp_path)
+    assert find_model("demo") == demo.WEIGHTS
+    assert main(["info", "demo", "--json"]) == 0
+    assert '"n_params": 3819456' in capsys.readouterr().out
+    (tmp_path / "demo").mkdir()
+    assert find_model("demo") == "demo"

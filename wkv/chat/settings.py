@@ -86,7 +86,7 @@ def changed(settings: ChatSettings, key: str, value: str) -> ChatSettings:
         raise InputError(f"{key} is {value[:40]!r}, expected {what}") from None
     if key == "max_tokens":
         if number < -1:
-            raise InputError(f"{key} is {number}, expected 1 or more, or -1 for no limit")
+            raise InputError(f"{key} is {number}, expected a whole number, or -1 for no limit")
         return replace(settings, max_tokens=NO_LIMIT if number == -1 else int(number))
     if key == "top_k" and number == -1:
         number = 0

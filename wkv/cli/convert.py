@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="a checkpoint, a Hugging Face directory, a catalog name, an adapter, or a tuned state",
+        help="a model file, a Hugging Face directory, a name such as g1:0.1b (demo: the built-in "
+        "model), an adapter, or a tuned state",
     )
     parser.add_argument("destination", metavar="DST", help="the file or directory to write")
     parser.add_argument(

@@ -8,12 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from wkv.cli.options import find_model
+from wkv.cli.options import BUILT_IN, find_model
 
 SUMMARY = "tune a model on your examples: an adapter, an initial state, or all weights"
-
-BUILT_IN = "demo"
-"""The name of the built-in model."""
 
 METHODS = ("lora", "state", "full", "miss", "dora")
 

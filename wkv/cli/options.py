@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wkv import demo
 from wkv.cli.notices import notice, slow_step
 from wkv.errors import InputError
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from wkv.inference.sampling import Sampling
     from wkv.inference.speculation import Speculation
     from wkv.models.state import State
+
+BUILT_IN = "demo"
+"""The name of the built-in model."""
 
 NAMED_PATH = re.compile(r"(?P<name>[^/\\=]+)=(?P<path>.+)")
 """NAME=PATH; the name contains no slash, so that paths with an equals sign have none."""
@@ -43,7 +47,7 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="MODEL",
         help="a .pth, .safetensors or .gguf file, a Hugging Face directory, a name such as g1:0.1b "
-        "or OWNER/NAME of a hub, or an address (default: the built-in model)",
+        "or OWNER/NAME of a hub, or an address (default: demo, the built-in model)",
     )
 
 
@@ -256,11 +260,15 @@ def _report_choices(model: Model) -> None:
 def find_model(name: str | None) -> str | Path | None:
     """Return the file that MODEL names; it is downloaded if it is not on this machine.
 
+    BUILT_IN names the built-in model, unless there is a file or folder of that name.
+
     Raises:
         CatalogError: if the name is not in the catalog, or its file cannot be downloaded.
     """
     if name is None:
         return None
+    if name == BUILT_IN and not Path(name).exists():
+        return demo.WEIGHTS
     from wkv import hub
 
     wanted = hub.lookup(name)

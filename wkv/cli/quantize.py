@@ -34,7 +34,10 @@ REPORTS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `wkv quantize` to the parser."""
     parser.add_argument(
-        "source", metavar="SRC", help="a checkpoint, a Hugging Face directory, or a catalog name"
+        "source",
+        metavar="SRC",
+        help="a model file, a Hugging Face directory, or a name such as g1:0.1b (demo: the "
+        "built-in model)",
     )
     parser.add_argument("destination", metavar="DST", help="the .safetensors file to write")
     parser.add_argument(
@@ -48,15 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bits",
         type=float,
         metavar="B",
-        help="make the matrices int8 that lose most in int4, up to an average of B bits per "
+        help="store the matrices that lose most in int4 as int8, up to an average of B bits per "
         "weight (4.5 to 8.5)",
     )
     mixed.add_argument(
         "--max-kl",
         type=float,
         metavar="X",
-        help="make as few of them int8 as needed for a KL divergence of at most X nats per token "
-        "on the text (0.01 is hardly noticed)",
+        help="store as few matrices as int8 as needed for a KL divergence of at most X nats per "
+        "token on the text (0.01 is hardly noticed)",
     )
     parser.add_argument(
         "--calibrate",

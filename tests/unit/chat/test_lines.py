@@ -1,5 +1,6 @@
 """Lines that a user types: every command, in every language, and malformed lines."""
 
+import gzip
 import importlib
 
 import pytest
@@ -47,14 +48,18 @@ def test_errors_are_translated(session, tmp_path, code):
     language = language_named(code)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes(b"\xe4")
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"text"))
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\0")
+    (tmp_path / "model.pth").write_bytes(b"PK\3\4")
     (tmp_path / "code.py").write_text("import os")
     (tmp_path / "no_bot.toml").write_text("user = 'A'")
     (tmp_path / "wrong.toml").write_text("user =")
     lines = [
         *(f"+read {tmp_path / name}" for name in ("empty.txt", "latin.txt", "none.txt")),
+        *(f"+read {tmp_path / name}" for name in ("text.gz", "image.png", "model.pth")),
         *(f"+prompt {tmp_path / name}" for name in ("code.py", "no_bot.toml", "wrong.toml")),
         *("+load none", "+save a/b", "+fork main", "hi -temp=x", "+set top_p 7", "+set top_k x"),
-        *("+set max_tokens 0", "+set preset none"),
+        *("+set max_tokens 0", "+set max_tokens -2", "+set preset none"),
     ]
     for line in lines:
         with pytest.raises(wkv.WKVError) as error:

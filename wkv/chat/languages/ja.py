@@ -139,6 +139,11 @@ DETAILS = {
 ERRORS = {
     r"(.*) cannot be read \((.*)\); give a text file": "{0} を読めません（{1}）",
     r"(.*) is not (\S+) text \(line (\d+).*": "{0} は {1} のテキストではありません（{2} 行目）",
+    r"(.*) is not text \(.*": "{0} はテキストファイルではありません",
+    r"(.*) is compressed by (\w+), .* with (\w+)": (
+        "{0} は {1} で圧縮されています。{2} で展開してください"
+    ),
+    r"(.*) is a (.*), expected text; .*": "{0} はテキストファイルではありません（{1}）",
     r"(.*): there is no text in this file": "{0}：ファイルにテキストがありません",
     r"the message is empty; .*": "メッセージが空です",
     r"there is no text; .*": "コマンドの後にテキストを書いてください",
@@ -153,6 +158,7 @@ ERRORS = {
     r"(.*): (user|bot) must be a name .*": "{0}：{1} は 1 行の名前にしてください",
     r"(.*): the chat could not be saved \((.*)\)": "{0} に保存できません（{1}）",
     r"(.*): this state belongs to another model .*": "{0} は別のモデルで保存されたものです",
+    r"(.*): the file is truncated or damaged .*": "{0}：ファイルが不完全か壊れています",
     r"(.*): there is no such file or folder;.*": "{0} が見つかりません",
     r"(.*): there is no checkpoint in this folder; .*": "{0} にモデルがありません",
     r"(.*): the catalog has no such .*did you mean ([^?]*)\?.*": "{0} はありません。{1} ですか？",

@@ -126,6 +126,9 @@ DETAILS = {
 ERRORS = {
     r"(.*) cannot be read \((.*)\); give a text file": "无法读取 {0}（{1}），请指定一个文本文件",
     r"(.*) is not (\S+) text \(line (\d+).*": "{0} 不是 {1} 文本（第 {2} 行），请先转换为 UTF-8",
+    r"(.*) is not text \(.*": "{0} 不是文本文件，请指定一个 UTF-8 文本文件",
+    r"(.*) is compressed by (\w+), .* with (\w+)": "{0} 是 {1} 压缩文件，请先用 {2} 解压",
+    r"(.*) is a (.*), expected text; .*": "{0} 不是文本文件（{1}）",
     r"(.*): there is no text in this file": "{0}：文件中没有文本",
     r"the message is empty; .*": "消息为空，请输入内容",
     r"there is no text; .*": "没有文本，请写在命令之后",
@@ -140,6 +143,7 @@ ERRORS = {
     r"(.*): (user|bot) must be a name .*": "{0}：{1} 必须是一行以内的名字",
     r"(.*): the chat could not be saved \((.*)\)": "无法保存到 {0}（{1}）",
     r"(.*): this state belongs to another model .*": "{0} 是用其他模型保存的，请先加载那个模型",
+    r"(.*): the file is truncated or damaged .*": "{0}：文件不完整或已损坏，请重新下载",
     r"(.*): there is no such file or folder;.*": "找不到 {0}，请检查路径或模型名称",
     r"(.*): there is no checkpoint in this folder; .*": "{0} 文件夹中没有模型文件",
     r"(.*): the catalog has no such .*did you mean ([^?]*)\?.*": "没有模型 {0}，是否想用 {1}？",
