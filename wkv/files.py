@@ -28,9 +28,13 @@ BINARY = {
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "decompress it with unzstd"),
     b"BZh91AY&SY": ("compressed by bzip2", "decompress it with bunzip2"),
     b"PK\3\4": ("a zip archive or a .pth checkpoint", "give a text file"),
-    b"PAR1": ("a Parquet table", "export it as JSON lines"),
+    b"PAR1\x15": ("a Parquet table", "export it as JSON lines"),
 }
 """Files that people have instead of texts: their first bytes, what they are, and what to do."""
+
+
+BLOCK = 2**16
+"""The number of bytes at the start of a file in which zero bytes are searched."""
 
 
 def read_text(path: Path) -> str:
@@ -39,8 +43,10 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: if the file cannot be read, or its encoding is unknown.
     """
-    with _read_errors(path):
-        return decode_text(path.expanduser().read_bytes(), str(path))
+    with _read_errors(path), path.expanduser().open("rb") as file:
+        beginning = file.read(BLOCK)
+        _refuse_zero_bytes(beginning, str(path))  # before a large file, or an endless one, is read
+        return decode_text(beginning + file.read(), str(path))
 
 
 def read_lines(path: Path, most: int) -> Iterator[str]:
@@ -58,6 +64,7 @@ def read_lines(path: Path, most: int) -> Iterator[str]:
     number = 1
     with _read_errors(path), path.expanduser().open("rb") as file:
         beginning = file.peek()
+        _refuse_zero_bytes(beginning, str(path))
         encoding = _encoding(beginning, str(path))
         text = io.TextIOWrapper(file, encoding)
         try:
@@ -71,7 +78,7 @@ def read_lines(path: Path, most: int) -> Iterator[str]:
                 number += 1
         except UnicodeDecodeError as error:
             where = f"after line {number - 1}: {error.reason}"
-            raise _wrong_encoding(str(path), encoding, where, beginning) from error
+            raise _wrong_encoding(str(path), encoding, where) from error
 
 
 def decode_text(data: bytes, name: str) -> str:
@@ -92,7 +99,7 @@ def decode_text(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         where = f"line {line}: byte {error.start} is {data[error.start]:#04x}"
-        raise _wrong_encoding(name, encoding, where, data) from error
+        raise _wrong_encoding(name, encoding, where) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -109,12 +116,20 @@ def _encoding(beginning: bytes, name: str) -> str:
     return BYTE_ORDER_MARKS[mark] if (mark := next(marks, None)) else "utf-8"
 
 
-def _wrong_encoding(name: str, encoding: str, where: str, beginning: bytes) -> InputError:
-    """Return the error for a text that does not have its encoding."""
-    if encoding == "utf-8" and b"\0" in beginning:
-        return InputError(
-            f"{name} is not text ({where}, and there are zero bytes); give a text file in UTF-8"
+def _refuse_zero_bytes(beginning: bytes, name: str) -> None:
+    """Raise an InputError if a file has zero bytes, but no byte order mark of UTF-16 or UTF-32.
+
+    UTF-8 decodes zero bytes, so a text in UTF-16 would be learned with one after each letter.
+    """
+    if _encoding(beginning, name).startswith("utf-8") and b"\0" in beginning:
+        raise InputError(
+            f"{name} is not text (there are zero bytes); give a text file in UTF-8, or in UTF-16 "
+            "with a byte order mark"
         )
+
+
+def _wrong_encoding(name: str, encoding: str, where: str) -> InputError:
+    """Return the error for a text that does not have its encoding."""
     return InputError(
         f"{name} is not {encoding.removesuffix('-sig').upper()} text ({where}); convert it to "
         "UTF-8, for example with `iconv -f ENCODING -t UTF-8`"

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ def test_another_encoding_is_reported_with_its_line():
         (bz2.compress(b"a"), "compressed by bzip2, .*bunzip2"),
         (b"\x28\xb5\x2f\xfd\0", "compressed by zstd, .*unzstd"),
         (b"PK\3\4\0\0", r"zip archive or a \.pth checkpoint, .*give a text file"),
+        ("one\ntwo".encode("utf-16-le"), "is not text .*zero bytes.*UTF-16 with a byte order mark"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is not text .*zero bytes"),
     ],
 )
@@ -50,6 +52,12 @@ def test_files_that_are_not_text_are_named_as_what_they_are(tmp_path, data, mess
         with pytest.raises(InputError, match=message) as raised:
             read(path)
         assert "iconv" not in str(raised.value)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_a_file_without_end_that_is_not_text_is_not_read():
+    with pytest.raises(InputError, match="/dev/zero is not text"):
+        read_text(Path("/dev/zero"))
 
 
 def test_missing_text_is_an_error(tmp_path):
