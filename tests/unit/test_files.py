@@ -44,6 +44,7 @@ def test_another_encoding_is_reported_with_its_line():
         ("one\ntwo".encode("utf-16-le"), "is not text .*zero bytes.*UTF-16 with a byte order mark"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is not text .*zero bytes"),
     ],
+    ids=["gzip", "xz", "bzip2", "zstd", "zip", "utf-16", "png"],
 )
 def test_files_that_are_not_text_are_named_as_what_they_are(tmp_path, data, message):
     path = tmp_path / "a.jsonl"
