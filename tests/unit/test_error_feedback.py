@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.checkpoints import GENERATIONS
+from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from tests.oracles import error_feedback as oracle
 from wkv.checkpoint import open_checkpoint
 from wkv.checkpoint.error_feedback import feedback_factor, quantize_with_feedback
@@ -13,6 +13,15 @@ from wkv.convert.calibrate import input_moments
 from wkv.convert.quantize import quantize as quantize_file
 from wkv.errors import InputError, TokenizerError
 from wkv.inference.describe import describe
+
+
+@pytest.fixture(scope="module")
+def checkpoint_paths(tmp_path_factory):
+    """Give a small random .pth file for each generation."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in GENERATIONS:
+        save_pth(random_checkpoint(name, n_layer=2, n_embd=64), folder / name)
+    return {name: folder / name for name in GENERATIONS}
 
 
 def case(outputs=24, inputs=320, samples=900, seed=0, dtype=torch.float64):
@@ -105,7 +114,7 @@ def test_a_factor_inverts_the_damped_moments_whatever_their_rank():
 @pytest.fixture
 def text(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text("The lamp turned; a long white finger touched the roofs. " * 40)
+    path.write_text("The lamp turned; a long white finger touched the roofs. " * 20)
     return path
 
 
@@ -131,7 +140,7 @@ def test_moments_are_those_of_the_inputs(checkpoint_paths, monkeypatch):
     description = describe(checkpoint_paths["7"])
     pieces = [[5, 250, 17, 3, 99], [1, 0, 42]]
     (whole,) = input_moments(description, pieces)
-    monkeypatch.setattr(calibrate, "BYTES_AT_ONCE", 2**20)
+    monkeypatch.setattr(calibrate, "BYTES_AT_ONCE", 2**17)
     parts = list(input_moments(description, pieces))
     assert len(parts) > 1
     for name, H in {name: H for part in parts for name, H in part.items()}.items():

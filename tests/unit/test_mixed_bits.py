@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import wkv
-from tests.checkpoints import GENERATIONS
+from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.checkpoint.packing import Format, Layout, pack
 from wkv.convert.mixed_bits import Candidates, order_by_loss, within_bits, within_divergence
 from wkv.convert.mixture import Limit
@@ -13,6 +13,15 @@ from wkv.inference.describe import describe
 
 LOSSES = {"a": 8.0, "b": 1.0, "c": 6.0, "d": 0.5}
 OUTPUTS = {"a": 64, "b": 16, "c": 32, "d": 16}
+
+
+@pytest.fixture(scope="module")
+def checkpoint_paths(tmp_path_factory):
+    """Give a small random .pth file for each generation; every matrix is measured alone."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in GENERATIONS:
+        save_pth(random_checkpoint(name, n_layer=2, n_embd=64), folder / name)
+    return {name: folder / name for name in GENERATIONS}
 
 
 def candidates():

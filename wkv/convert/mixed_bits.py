@@ -96,7 +96,7 @@ def within_divergence(
     if not least <= limit:
         raise InputError(
             f"with all matrices in int8 the KL divergence is {least:.2g} nats per token, more than "
-            f"the limit of {limit:g}; nothing was saved, allow more or keep the original"
+            f"the limit of {limit:g}; nothing was saved, raise the limit or keep the original"
         )
     too_few, enough = 0, len(order)
     while enough - too_few > 1:

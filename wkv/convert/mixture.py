@@ -102,7 +102,7 @@ class Mixture:
         order = order_by_loss(
             self.candidates,
             lambda matrices: _divergence(best, self._logprobs(matrices)),
-            partial(on_step, "sensitivity"),
+            partial(on_step, "measuring matrices"),
         )
         if limit.bits is not None:
             return within_bits(self.candidates, order, limit.bits)

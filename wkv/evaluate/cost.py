@@ -1,31 +1,31 @@
 """Comparison of a model before and after its weights were changed, on the same text.
 
     difference   of logits, largest and mean, over all tokens and the whole vocabulary
-    divergence   mean over tokens of  sum over ids of p (log2 p - log2 q),  p before and q after
-    bits         -log2 of the probability of each next token, summed, per byte of the text
+    kl           mean over tokens of  sum over ids of p (ln p - ln q),  p before and q after
+    unchanged    share of the tokens after which both models predict the same token
+    nats         -ln of the probability of each next token, mean; bits per byte from the same sum
 
 The text is read from the empty state as one sequence. If no tokenizer is known, random ids are
-used, and bits per byte are not available.
+used, and bits per byte are not available. Bits per byte hide the damage by quantization: a change
+is good for some tokens and bad for others. KL counts every change.
 """
 
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wkv.demo import VOCABULARY
 from wkv.errors import InputError, TokenizerError
-from wkv.evaluate.exercises import accuracy, questions
+from wkv.evaluate.intervals import Estimate, mean, share
 from wkv.evaluate.lambada import begin_ids
 from wkv.files import read_text
 from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
-from wkv.tokenizers.world import WorldTokenizer
 
 PASSAGE = Path(__file__).with_name("passage.txt")
 """The end of `The Copper Beeches` by Arthur Conan Doyle, in the public domain (Project Gutenberg
@@ -33,6 +33,9 @@ PASSAGE = Path(__file__).with_name("passage.txt")
 
 TOKENS = 1024
 """Default number of tokens of the text to read."""
+
+LEAST_TOKENS = 16
+"""Smallest number of tokens to predict; from fewer, no interval can be estimated."""
 
 LOGITS_AT_ONCE = 2**23
 """Largest number of logits that each model computes in one call."""
@@ -48,28 +51,28 @@ class Comparison:
     Attributes:
         tokens: number of predicted tokens.
         largest_difference, mean_difference: absolute differences of the logits.
-        divergence: Kullback-Leibler divergence, in bits per token.
-        same_choice: share of the tokens for which both models predict the same token.
-        bits_per_token: bits per token of each model.
+        kl: Kullback-Leibler divergence, in nats per token.
+        unchanged: share of the tokens for which both models predict the same token.
+        nats_per_token: loss of each model.
         bits_per_byte: bits per byte of each model; None if the ids are random.
     """
 
     tokens: int
     largest_difference: float
     mean_difference: float
-    divergence: float
-    same_choice: float
-    bits_per_token: tuple[float, float]
+    kl: Estimate
+    unchanged: Estimate
+    nats_per_token: tuple[float, float]
     bits_per_byte: tuple[float, float] | None
 
 
 @dataclass
 class _Sums:
-    """Sums over the tokens that were compared so far."""
+    """Sums over the tokens that were compared so far, and the divergence of each token."""
 
     largest: float = 0.0
     difference: float = 0.0
-    divergence: float = 0.0
+    divergences: list[Tensor] = field(default_factory=list)
     same: int = 0
     before: float = 0.0
     after: float = 0.0
@@ -81,9 +84,9 @@ class _Sums:
         self.difference += float(difference.mean(1, dtype=torch.float64).sum())
         self.same += int((p.argmax(1) == q.argmax(1)).sum())
         p, q = p.log_softmax(1), q.log_softmax(1)
-        self.divergence += float((p.exp() * (p - q)).sum(dtype=torch.float64)) / math.log(2)
-        self.before -= float(p.gather(1, wanted).sum(dtype=torch.float64)) / math.log(2)
-        self.after -= float(q.gather(1, wanted).sum(dtype=torch.float64)) / math.log(2)
+        self.divergences.append((p.exp() * (p - q)).sum(1, dtype=torch.float64))
+        self.before -= float(p.gather(1, wanted).sum(dtype=torch.float64))
+        self.after -= float(q.gather(1, wanted).sum(dtype=torch.float64))
 
 
 def passage(path: Path | None) -> str:
@@ -110,26 +113,16 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
 def compare(
     before: Model,
     after: Model,
-    text: str,
-    *,
-    tokens: int = TOKENS,
+    ids: Sequence[int],
     on_read: Callable[[int, int], object] = lambda done, total: None,
 ) -> Comparison:
     """Read a text with both models and compare their predictions.
 
     Args:
         before, after: models with the same vocabulary.
-        text: text of at least two tokens.
-        tokens: maximum number of tokens to predict.
+        ids: the text, as `text_ids` returns it.
         on_read: called with the number of tokens read and their total number.
-
-    Raises:
-        InputError: if the text is too short.
     """
-    tokenizer = tokenizer_of(before)
-    ids = _ids(before, text, tokens + 1)
-    if len(ids) < 2:
-        raise InputError("the text has fewer than two tokens, so nothing can be predicted")
     sums, total = _Sums(), len(ids) - 1
     step = max(1, min(256, LOGITS_AT_ONCE // before.config.vocab_size))
     state = other = None
@@ -140,17 +133,53 @@ def compare(
         wanted = torch.tensor(ids[start + 1 : start + 1 + len(piece)])
         sums.add(p.cpu(), q.cpu(), wanted[:, None])
         on_read(start + len(piece), total)
-    bits = sums.before, sums.after
-    size = 0 if tokenizer is None else len(tokenizer.decode_bytes(ids[1:]))
+    nats = sums.before, sums.after
+    tokenizer = tokenizer_of(before)
+    size = 0 if tokenizer is None else len(tokenizer.decode_bytes(list(ids[1:])))
     return Comparison(
         total,
         sums.largest,
         sums.difference / total,
-        sums.divergence / total,
-        sums.same / total,
-        (bits[0] / total, bits[1] / total),
-        (bits[0] / size, bits[1] / size) if size else None,
+        mean(torch.cat(sums.divergences)),
+        share(sums.same, total),
+        (nats[0] / total, nats[1] / total),
+        (nats[0] / math.log(2) / size, nats[1] / math.log(2) / size) if size else None,
     )
+
+
+def text_ids(model: Model, text: str, tokens: int) -> list[int]:
+    """Return the ids of a text whose last `tokens` are to be predicted, or as many as there are.
+
+    If no tokenizer is known, the ids are random.
+
+    Raises:
+        InputError: if there are fewer than LEAST_TOKENS.
+    """
+    return _checked(_ids(model, text, tokens + 1))
+
+
+def two_parts(model: Model, text: str, tokens: int) -> tuple[list[int], list[int]]:
+    """Return the ids of two parts of a text, the second of which follows the first.
+
+    Each has `tokens` to be predicted; of a shorter text each is a half.
+
+    Raises:
+        InputError: if a part has fewer than LEAST_TOKENS.
+    """
+    ids = _ids(model, text, 2 * tokens + 2)
+    middle = len(ids) // 2
+    begin = begin_ids(model, "auto") if tokenizer_of(model) is not None else []
+    return _checked(ids[:middle]), _checked([*begin, *ids[middle:]][: tokens + 1])
+
+
+def _checked(ids: list[int]) -> list[int]:
+    """Return the ids, of which all but the first are predicted, if there are enough."""
+    if len(ids) <= LEAST_TOKENS:
+        raise InputError(
+            f"the text has {max(0, len(ids) - 1)} tokens to predict, expected at least "
+            f"{LEAST_TOKENS}; give a longer text"
+        )
+    return ids
 
 
 def _ids(model: Model, text: str, count: int) -> list[int]:
@@ -166,13 +195,13 @@ def _ids(model: Model, text: str, count: int) -> list[int]:
     return [*begin_ids(model, "auto"), *tokenizer.encode(text[: 128 * count])][:count]
 
 
-def decode_speeds(before: Model, after: Model, text: str) -> tuple[float, float]:
+def decode_speeds(before: Model, after: Model, ids: Sequence[int]) -> tuple[float, float]:
     """Measure the decoding speed of both models in alternation; returns medians in tokens/s.
 
     The models read a text rather than arbitrary ids, because the text determines how many weights
     are skipped as their inputs are zero.
     """
-    models, ids = (before, after), _ids(before, text, TOKENS)
+    models = before, after
     states = [model.forward([0])[1] for model in models]
     speeds: tuple[list[float], list[float]] = [], []
     for turn in range(ROUNDS + 1):
@@ -184,51 +213,3 @@ def decode_speeds(before: Model, after: Model, text: str) -> tuple[float, float]
             if turn > 0:  # the first round is a warm-up
                 speeds[place].append(count / spent)
     return statistics.median(speeds[0]), statistics.median(speeds[1])
-
-
-@dataclass(frozen=True)
-class _Examinee:
-    """The adapter of a model to the interface of `exercises.accuracy`."""
-
-    model: Model
-    tokenizer: Tokenizer
-
-    def logits(self, ids: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of ids (B, T)."""
-        return self.model.forward(ids, all_logits=True)[0]
-
-
-def knows_exercises(model: Model) -> bool:
-    """Return whether a model has the vocabulary of the built-in model, which learned exercises."""
-    tokenizer = tokenizer_of(model)
-    if not isinstance(tokenizer, WorldTokenizer):
-        return False
-    return dict(tokenizer.entries) == dict(WorldTokenizer(VOCABULARY).entries)
-
-
-def exercises(
-    before: Model,
-    after: Model,
-    count: int,
-    on_done: Callable[[int, int], object] = lambda done, total: None,
-) -> tuple[float, float, int]:
-    """Measure the share of exercises that each model answers exactly.
-
-    Args:
-        before, after: models with the vocabulary of the built-in model.
-        count: number of questions of each kind.
-        on_done: called with the number of finished kinds and their total number.
-
-    Returns:
-        The share of each model, averaged over the kinds, and the number of questions.
-    """
-    sets = questions()
-    shares: list[tuple[float, float]] = []
-    for items in sets.values():
-        some = items[:count]
-        p, q = (accuracy(_Examinee(model, model.tokenizer), some) for model in (before, after))
-        shares.append((p, q))
-        on_done(len(shares), len(sets))
-    ours, theirs = zip(*shares, strict=True)
-    asked = sum(len(items[:count]) for items in sets.values())
-    return sum(ours) / len(ours), sum(theirs) / len(theirs), asked

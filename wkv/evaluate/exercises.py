@@ -12,8 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from wkv.demo import QUESTIONS
+from wkv.demo import QUESTIONS, VOCABULARY
+from wkv.errors import TokenizerError
+from wkv.evaluate.questions import Question
+from wkv.inference.model import Model
 from wkv.tokenizers import Tokenizer
+from wkv.tokenizers.world import WorldTokenizer
 
 
 class Examined(Protocol):
@@ -37,6 +41,22 @@ def questions() -> dict[str, list[tuple[str, str]]]:
         item = json.loads(line)
         kinds.setdefault(item["kind"], []).append((item["prompt"], item["answer"]))
     return kinds
+
+
+def some_questions(count: int) -> list[Question]:
+    """Return the first `count` questions of each kind."""
+    return [Question(*pair) for pairs in questions().values() for pair in pairs[:count]]
+
+
+def knows_exercises(model: Model) -> bool:
+    """Return whether a model has the vocabulary of the built-in model, which learned exercises."""
+    try:
+        tokenizer = model.tokenizer
+    except TokenizerError:
+        return False
+    if not isinstance(tokenizer, WorldTokenizer):
+        return False
+    return dict(tokenizer.entries) == dict(WorldTokenizer(VOCABULARY).entries)
 
 
 @torch.no_grad()
