@@ -6,6 +6,7 @@ import torch
 import wkv
 from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
 from wkv.checkpoint.packing import Format, Layout, pack
+from wkv.convert import mixture
 from wkv.convert.mixed_bits import Candidates, order_by_loss, within_bits, within_divergence
 from wkv.convert.mixture import Limit
 from wkv.convert.quantize import quantize
@@ -104,3 +105,16 @@ def test_a_divergence_that_cannot_be_reached_saves_nothing(checkpoint_paths, tmp
     limit = Limit(max_kl=1.5, measure=lambda before, after: 1.0)
     done = quantize(checkpoint_paths["4"], tmp_path / "x", to="int4", limit=limit)
     assert done.int8_matrices == ()
+
+
+def test_matrices_are_chosen_on_the_text_of_the_limit(checkpoint_paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(mixture, "order_by_loss", lambda both, *_: list(both.large))
+    windows = []
+    split = mixture._windows
+    monkeypatch.setattr(
+        mixture, "_windows", lambda ids, size: windows.append(split(ids, size)) or windows[-1]
+    )
+    ids = [i % 300 for i in range(200)]
+    limit = Limit(bits=8.5, choose_on=lambda model: ids)
+    quantize(checkpoint_paths["7"], tmp_path / "x", to="int4", limit=limit)
+    assert windows[0].tolist() == [ids[:64], ids[66:130], ids[132:196]]

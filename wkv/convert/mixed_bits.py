@@ -12,7 +12,7 @@ format (simulated in float32), in the second they are calibrated int4 and int8:
 
     bits per weight     4.5      5.5      6.5
     one format          0.0221   0.0050   0.0013
-    mixture             0.0150   0.0112   0.0046
+    mixture             0.0150   0.0076   0.0038
 
 Each bit more divides the divergence by four, because it halves the errors of the weights. So int5
 and int6 are worth building for quality. They are missing because each needs a kernel for every CPU

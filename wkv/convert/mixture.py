@@ -43,12 +43,15 @@ class Limit:
         bits: average bits per weight of the matrices that are int4 or int8, scales included. All
             int4 is 4.5, all int8 is 8.5.
         max_kl: largest KL divergence from the original model, in nats per token.
-        measure: measures the divergence; None: on the text to calibrate on.
+        measure: measures the divergence; None: on the text of `choose_on`.
+        choose_on: returns the ids of a text on which the sensitivity of the matrices is measured;
+            None: the text to calibrate on. A text that was not calibrated on is better.
     """
 
     bits: float | None = None
     max_kl: float | None = None
     measure: Measure | None = None
+    choose_on: Callable[[Model], Sequence[int]] | None = None
 
     def check(self, to: str) -> None:
         """Raise an InputError if the limit is out of range or not for this format."""
@@ -143,9 +146,10 @@ def _divergence(p: Tensor, q: Tensor) -> float:
 
 
 def _windows(ids: Sequence[int], vocab_size: int) -> Tensor:
-    """Return WINDOWS pieces from all over a text, or random ids if it is too short."""
-    if len(ids) < WINDOWS * WIDTH:
+    """Return at most WINDOWS pieces from all over a text, or random ids if it is too short."""
+    count = min(WINDOWS, len(ids) // WIDTH)
+    if count == 0:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(vocab_size, (WINDOWS, WIDTH), generator=generator)
-    step = len(ids) // WINDOWS
-    return torch.tensor([ids[start * step : start * step + WIDTH] for start in range(WINDOWS)])
+    step = len(ids) // count
+    return torch.tensor([ids[start * step : start * step + WIDTH] for start in range(count)])

@@ -136,7 +136,8 @@ def quantize(
         matrices = _packed(description, weights, pieces, on_step)
         raised: Sequence[str] = ()
         if limit is not None:
-            mixture = Mixture(description, matrices, before, pieces)
+            text = [limit.choose_on(before)] if limit.choose_on else pieces
+            mixture = Mixture(description, matrices, before, text)
             raised = mixture.names_in_int8(limit, on_step)
             matrices = mixture.candidates.with_int8(raised)
         with write_errors(path):
