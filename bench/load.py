@@ -36,6 +36,9 @@ def main() -> None:
     add("--no-conversation", action="store_true", help="leave out the second part")
     add("--max-tokens", type=int, default=64, help="tokens of each reply (default: 64)")
     add("--requests", type=int, default=2, help="requests of each client (default: 2)")
+    top_p = "also measure sampling with temperature 1 and this top_p, after greedy decoding"
+    add("--top-p", type=float, nargs="+", default=[], metavar="P", help=top_p)
+    add("--rounds", type=int, default=1, help="repetitions of each line (default: 1)")
     turn = "tokens of each message of the long conversation (default: 200)"
     add("--turn-tokens", type=int, default=200, help=turn)
     args = parser.parse_args()
@@ -62,28 +65,52 @@ def options(args: argparse.Namespace) -> list[str]:
 async def under_load(server: Started, args: argparse.Namespace) -> None:
     """Measure each number of clients and print its line."""
     print(
-        f"{'clients':>8}{'requests/s':>12}{'tokens/s':>10}{'first token p50':>17}{'p99':>10}"
-        f"{'CPU ms/token: loop':>20}{'others':>8}"
+        f"{'clients':>8}{'top_p':>8}{'requests/s':>12}{'tokens/s':>10}{'first token p50':>17}"
+        f"{'p99':>10}{'CPU ms/token: loop':>20}{'others':>8}"
     )
     async with httpx.AsyncClient(
         base_url=server.address, timeout=600, limits=httpx.Limits()
     ) as http:
         await ask(http, "warm up", args.max_tokens)
         for count in args.clients:
-            before, begun = cpu_seconds(server), time.perf_counter()
-            groups = await asyncio.gather(*(client(http, n, count, args) for n in range(count)))
-            seconds = time.perf_counter() - begun
-            after = cpu_seconds(server)
-            first = sorted(one for group in groups for one, _ in group)
-            tokens = sum(number for group in groups for _, number in group)
-            p99 = first[min(len(first) - 1, int(0.99 * len(first)))]
-            loop, others = ((b - a) / tokens * 1e3 for a, b in zip(before, after, strict=True))
-            print(
-                f"{count:>8}{len(first) / seconds:>12.2f}{tokens / seconds:>10.0f}"
-                f"{statistics.median(first) * 1e3:>14.0f} ms{p99 * 1e3:>7.0f} ms"
-                f"{loop:>20.3f}{others:>8.3f}",
-                flush=True,
-            )
+            speeds: dict[float | None, list[float]] = {}
+            for _ in range(args.rounds):
+                for top_p in (None, *args.top_p):
+                    speed = await measured(http, server, count, top_p, args)
+                    speeds.setdefault(top_p, []).append(speed)
+            greedy = statistics.median(speeds.pop(None))
+            for top_p, found in speeds.items():
+                share = statistics.median(found) / greedy
+                print(f"{count:>8} clients: top_p {top_p:g} has {share:.2f} of the greedy tokens/s")
+
+
+async def measured(
+    http: httpx.AsyncClient,
+    server: Started,
+    count: int,
+    top_p: float | None,
+    args: argparse.Namespace,
+) -> float:
+    """Measure a number of clients, print its line, and return the tokens per second.
+
+    Without `top_p`, decoding is greedy.
+    """
+    before, begun = cpu_seconds(server), time.perf_counter()
+    groups = await asyncio.gather(*(client(http, n, count, top_p, args) for n in range(count)))
+    seconds = time.perf_counter() - begun
+    after = cpu_seconds(server)
+    first = sorted(one for group in groups for one, _ in group)
+    tokens = sum(number for group in groups for _, number in group)
+    p99 = first[min(len(first) - 1, int(0.99 * len(first)))]
+    loop, others = ((b - a) / tokens * 1e3 for a, b in zip(before, after, strict=True))
+    shown = "greedy" if top_p is None else f"{top_p:g}"
+    print(
+        f"{count:>8}{shown:>8}{len(first) / seconds:>12.2f}{tokens / seconds:>10.0f}"
+        f"{statistics.median(first) * 1e3:>14.0f} ms{p99 * 1e3:>7.0f} ms"
+        f"{loop:>20.3f}{others:>8.3f}",
+        flush=True,
+    )
+    return tokens / seconds
 
 
 def cpu_seconds(server: Started) -> tuple[float, float]:
@@ -95,22 +122,30 @@ def cpu_seconds(server: Started) -> tuple[float, float]:
 
 
 async def client(
-    http: httpx.AsyncClient, number: int, count: int, args: argparse.Namespace
+    http: httpx.AsyncClient,
+    number: int,
+    count: int,
+    top_p: float | None,
+    args: argparse.Namespace,
 ) -> list[tuple[float, int]]:
     """Send the requests of one client, and return the time to the first token and the tokens."""
     done = []
     for request in range(args.requests):
         text = " ".join(WORDS[(number * 7 + request + i * (count + 1)) % 9] for i in range(60))
-        done.append(await ask(http, f"{count} {number} {request} {text}", args.max_tokens))
+        prompt = f"{count} {number} {request} {text}"
+        done.append(await ask(http, prompt, args.max_tokens, top_p))
     return done
 
 
-async def ask(http: httpx.AsyncClient, prompt: str, max_tokens: int) -> tuple[float, int]:
+async def ask(
+    http: httpx.AsyncClient, prompt: str, max_tokens: int, top_p: float | None = None
+) -> tuple[float, int]:
     """Stream one completion, and return the time to the first token and the number of tokens."""
+    sampling = {"temperature": 0} if top_p is None else {"temperature": 1, "top_p": top_p}
     body = {
         "prompt": prompt,
         "max_tokens": max_tokens,
-        "temperature": 0,
+        **sampling,
         "presence_penalty": 0,
         "frequency_penalty": 0,
         "ignore_eos": True,
