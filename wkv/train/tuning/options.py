@@ -19,12 +19,13 @@ STATE_RATES = (1e-3, 1e-2, 0.1, 1.0)
 """Learning rates that are tried for a state."""
 
 RATE_TIMES_WIDTH = 0.6
-"""Learning rate of LoRA times the width of the model; measured at widths 192 and 768."""
+"""Learning rate of LoRA times the width of the model; measured at width 192, and
+extrapolated to larger ones."""
 
 FULL_RATE = 0.1
 """Learning rate of full tuning, as a share of LoRA's."""
 
-MEASURED_WIDTH = 768
+MEASURED_WIDTH = 192
 """The largest width at which learning rates were measured."""
 
 LENGTHS = {"state": (3, 200), "full": (1, 50)}
