@@ -114,6 +114,24 @@ def test_the_rate_of_a_state_is_tried(small, data, tmp_path):
     assert done.report["settings"]["learning_rate"] == min(tried, key=tried.get)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_frozen_layers_stay_as_they_are(small, data, tmp_path, method):
+    done = tune(small, data, tmp_path / "run", method, steps=4, freeze_layers=1,
+                learning_rate=0.01)  # fmt: skip
+    assert done.after.held_out.loss < done.before.held_out.loss
+    names = set(tensors_of(tmp_path / "run"))
+    assert names
+    assert not any(name.startswith(("blocks.0.", "emb.")) for name in names)
+    if method == "full":
+        base, found = torch.load(small, weights_only=True), load_file(done.path)
+        changed = {name for name in base if not torch.equal(base[name], found[name])}
+        assert changed <= names
+        assert {"head.weight", "blocks.1.ffn.key.weight"} <= changed
+    else:
+        adapted = wkv.load(small, adapter=done.path)
+        assert adapted.identity != wkv.load(small).identity
+
+
 @pytest.mark.parametrize(
     ("method", "base_dtype"), [("lora", "int4"), ("state", "int4"), ("dora", "int8")]
 )
@@ -234,6 +252,8 @@ def test_dry_run_writes_nothing(data, tmp_path, capfd):
         ({"steps": 1, "minutes": 1.0}, "exclude each other"),
         ({"rows": 1, "tokens_per_step": 9}, "exclude each other"),
         ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"freeze_layers": -1}, "--freeze-layers is -1"),
+        ({"freeze_layers": 1, "method": "state"}, "--freeze-layers is for adapters"),
         ({"schedule": "steep"}, "--schedule is steep"),
     ],
 )
@@ -246,6 +266,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(small, data, tmp_path):
     for options, message in (
         ({"targets": "att.gate"}, "--targets has 'att.gate'"),
         ({"rank": 4096}, "--rank is 4096"),
+        ({"freeze_layers": 2}, "the model has 2 layers"),
         ({"colour": 1}, "colour is not an option"),
     ):
         with pytest.raises(TrainingError, match=message):

@@ -19,6 +19,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, str, str]]] = {
         "rank": (int, "R", "rank of an adapter (default: 16)"),
         "alpha": (float, "A", "scale of an adapter: alpha / rank (default: 32)"),
         "targets": (str, "NAMES", "matrices of an adapter: all (default), or att.key,ffn.value …"),
+        "freeze_layers": (int, "K", "leave the first K layers unchanged (not for a state)"),
         "base_dtype": (str, "DTYPE", "frozen weights: auto, fp32, bf16, fp16, int8 or int4"),
         "from": (str, "PATH", "begin with an adapter or state of an earlier run"),
     },

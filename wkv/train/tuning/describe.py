@@ -23,6 +23,8 @@ def model_line(session: Session) -> str:
         options.method,
         f"{options.method} rank {options.rank} on {len(session.tuned.changes)} matrices",
     )
+    if options.freeze_layers:
+        what += f"; the first {options.freeze_layers} layers are frozen"
     dtype = session.strategy if options.base_dtype == "auto" else options.base_dtype
     return (
         f"model   RWKV-{config.generation} L{config.n_layer} D{config.n_embd}, "

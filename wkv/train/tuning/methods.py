@@ -71,6 +71,7 @@ def prepare(model: Model, options: TuningOptions, earlier: Mapping[str, Tensor])
         TrainingError: if the method does not apply to the model, or the earlier run does not fit.
     """
     tuned = TunedModel(model)
+    _check_freezing(model.config.n_layer, options.freeze_layers)
     packed: dict[str, Packed] = {}
     if options.method not in ("state", "full"):
         tuned.changes = _new_changes(tuned.network, options)
@@ -81,7 +82,7 @@ def prepare(model: Model, options: TuningOptions, earlier: Mapping[str, Tensor])
         tuned.start = _start(model)
         tuned.trained = [Trained("start", tuned.start)]
     elif options.method == "full":
-        tuned.trained = _all_tensors(tuned.network)
+        tuned.trained = _all_tensors(tuned.network, options.freeze_layers)
     for name, change in tuned.changes.items():
         module = _linear(tuned.network, name)
         matrix = packed.get(name.removesuffix(".weight"))
@@ -125,11 +126,28 @@ def _start(model: Model) -> nn.Parameter:
     return nn.Parameter(torch.stack([layer.wkv[0] for layer in layers]).clone())
 
 
-def _all_tensors(network: Skeleton) -> list[Trained]:
-    """Return all tensors of a network as float32 parameters of their own memory."""
+def _check_freezing(n_layer: int, frozen: int) -> None:
+    if frozen >= n_layer:
+        raise TrainingError(
+            f"--freeze-layers is {frozen}, and the model has {n_layer} layers; give fewer layers"
+        )
+
+
+def _is_frozen(name: str, frozen: int) -> bool:
+    """Return whether a tensor or module is in the first `frozen` layers, or before them."""
+    first, _, rest = name.partition(".")
+    return frozen > 0 and (
+        first == "emb" or (first == "blocks" and int(rest.split(".")[0]) < frozen)
+    )
+
+
+def _all_tensors(network: Skeleton, frozen: int) -> list[Trained]:
+    """Return all tensors that are trained as float32 parameters of their own memory."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(parameter.detach().float().clone()))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not _is_frozen(name, frozen))
     return [
         Trained(
             name,
@@ -138,6 +156,7 @@ def _all_tensors(network: Skeleton) -> list[Trained]:
             decays=name.endswith(".weight") and parameter.ndim == 2,
         )
         for name, parameter in network.named_parameters()
+        if parameter.requires_grad
     ]
 
 
@@ -152,6 +171,7 @@ def _new_changes(network: Skeleton, options: TuningOptions) -> dict[str, Change]
             known = ", ".join(dict.fromkeys(endings.values()))
             raise TrainingError(f"--targets has {unknown[0]!r}, and the model has {known}")
         names = [name for name in names if endings[name] in wanted]
+    names = [name for name in names if not _is_frozen(name, options.freeze_layers)]
     source = torch.Generator().manual_seed(options.seed)
     return {
         f"{name}.weight": _new_change(_linear(network, f"{name}.weight"), options, source)

@@ -48,6 +48,8 @@ class TuningOptions:
         method: "lora", "state", "full", "miss" or "dora".
         rank, alpha: rank of an adapter, and its scale alpha / rank.
         targets: "all", or names of matrices such as "att.key,ffn.value".
+        freeze_layers: number of first layers that an adapter or full tuning does not change; full
+            tuning then keeps the embedding, too.
         base_dtype: dtype of the frozen weights; "auto" is bf16 where that is fast, else fp32.
         learning_rate: peak of the learning rate.
         steps, epochs, minutes: the length of the run; at most one is given.
@@ -80,6 +82,7 @@ class TuningOptions:
     rank: int = 16
     alpha: float = 32.0
     targets: str = "all"
+    freeze_layers: int = 0
     base_dtype: str = "auto"
     learning_rate: float | None = None
     steps: int | None = None
@@ -128,6 +131,10 @@ class TuningOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise _wrong(name, value, "a number above 0")
+        if type(self.freeze_layers) is not int or self.freeze_layers < 0:
+            raise _wrong("freeze_layers", self.freeze_layers, "a whole number from 0")
+        if self.freeze_layers and self.method == "state":
+            raise TrainingError("--freeze-layers is for adapters and --method full; leave it out")
         lengths = [name for name in ("steps", "epochs", "minutes") if getattr(self, name)]
         if len(lengths) > 1:
             raise TrainingError(f"--{lengths[0]} and --{lengths[1]} exclude each other; give one")
