@@ -12,7 +12,8 @@ PER_WIDTH, PER_HIDDEN = 60, 4
 
 An upper estimate: 74 to 76 numbers per channel of D, where F is 3.5 to 4 times D. The tensors that
 autograd keeps were counted at width 192 in float32: 26 (a state), 39 (LoRA) and 46 (full) in
-generation 7 with the native recurrence, and 41 to 71 with LoRA in all generations without it."""
+generation 7 with the native recurrence, and 41 to 71 with LoRA in generations 4, 5.2, 6, 7 and 7a
+without it."""
 
 SHARE = 0.4
 """The share of free memory that activations may use."""
