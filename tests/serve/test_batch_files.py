@@ -142,7 +142,7 @@ def test_an_output_that_is_no_file_is_refused_at_the_start(tmp_path, capsys, out
 
 def test_an_endless_input_is_refused(tmp_path, capsys):
     assert main(["batch", "/dev/zero", str(tmp_path / "out.jsonl")]) == 1
-    assert "line 1 has more than" in capsys.readouterr().err
+    assert "zero bytes" in capsys.readouterr().err
 
 
 def test_an_input_may_be_a_pipe(tmp_path):

@@ -221,6 +221,6 @@ def test_what_a_response_cannot_read_is_told(sdk):
         with pytest.raises(openai.BadRequestError):
             respond(sdk, [item])
     with pytest.raises(openai.BadRequestError):
-        respond(sdk, "Hello", tools=[{"type": "web_search"}])
+        respond(sdk, "Hello", tools=[{"type": "telepathy"}])
     with pytest.raises(openai.BadRequestError):
         respond(sdk, "Hello", reasoning={"effort": "endless"})

@@ -147,13 +147,14 @@ def test_a_key_may_come_in_either_header(demo, serve):
             {"X-Api-Key": "two"},
             {"Authorization": "Bearer one"},
             {"Authorization": "Bearer one", "x-api-key": "wrong"},
+            {"Authorization": "Bearer three", "x-api-key": "one"},
         ):
             assert client.get("/v1/models", headers=headers).status_code == 200
         for headers in (
             {},
             {"x-api-key": "three"},
             {"x-api-key": ""},
-            {"Authorization": "Bearer three", "x-api-key": "one"},
+            {"Authorization": "Bearer three", "x-api-key": "four"},
             {"api-key": "one"},
         ):
             answer = client.get("/v1/models", headers=headers)

@@ -137,16 +137,19 @@ def test_sizes_in_words(n_bytes, words):
 
 def test_doctor_tells_each_kind_of_gpu(monkeypatch):
     from wkv.cli import machine
+    from wkv.gpu import requirements
 
     class Card:
         name, total_memory, major, minor = "A Card", 2**34, 9, 0
 
+    monkeypatch.setattr(requirements, "kernel_error", lambda device: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
     assert [(f.topic, f.found.split(";")[0]) for f in machine.gpus()] == [
         ("cuda:0", "A Card, compute capability 9.0, 16.0 GiB"),
         ("cuda:1", "A Card, compute capability 9.0, 16.0 GiB"),
+        ("gpu kernels", "Triton kernels run"),
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)

@@ -103,7 +103,7 @@ class FixedSampler:
         device, vocab = like.device, like.shape[1]
         self._logits = torch.zeros(size, vocab, dtype=like.dtype, device=device)
         self._whole = torch.zeros(size, 5, dtype=torch.int64, device=device)
-        self._real = torch.zeros(size, 3, dtype=torch.float32, device=device)
+        self._real = torch.zeros(size, 3, dtype=torch.float64, device=device)
         self._vocab = vocab
         self.run: Run = self._run_wide if is_wide else self._run_narrow
 
@@ -113,8 +113,9 @@ class FixedSampler:
         chosen = [sampler.sampling for sampler in samplers]
         whole = key_numbers([sampler.noise_key for sampler in samplers])
         tops = torch.tensor([[min(one.top_k or self._vocab, self._vocab)] for one in chosen])
-        real = torch.tensor([[one.top_p, one.temperature or 1, one.temperature] for one in chosen])
-        real[:, 1] = 1 / real[:, 1]
+        rows = [[one.top_p, one.temperature or 1, one.temperature] for one in chosen]
+        real = torch.tensor(rows, dtype=torch.float64)
+        real[:, 1] = 1 / real[:, 1].float()  # float32, as in `sample_batch`
         numbers = torch.cat([whole, tops], 1)
         if pinned:
             numbers, real = numbers.pin_memory(), real.pin_memory()
@@ -129,7 +130,7 @@ class FixedSampler:
         relative, cutoff, is_known, values, ids = self._nucleus()
         kept = values >= cutoff
         is_known &= kept.sum(1) <= self._whole[:, 4]
-        powers = (relative.gather(1, ids) * self._real[:, 1:2]).exp()
+        powers = (relative.gather(1, ids) * self._real[:, 1:2].float()).exp()
         noise = exponential_of(self._whole[:, :4], ids)
         return self._tokens(winner(noise, torch.where(kept, powers, 0.0), ids), is_known)
 
@@ -140,7 +141,7 @@ class FixedSampler:
         keeps_all = (top_p >= 1) & (top_k >= self._vocab)
         is_known = keeps_all | (is_known & ((values >= cutoff).sum(1) <= top_k))
         kept = (relative.exp() >= cutoff) | keeps_all[:, None]
-        powers = torch.where(kept, (relative * self._real[:, 1:2]).exp(), 0.0)
+        powers = torch.where(kept, (relative * self._real[:, 1:2].float()).exp(), 0.0)
         noise = exponential_of_all(self._whole[:, :4], self._vocab)
         ids = torch.arange(self._vocab, device=powers.device)
         return self._tokens(winner(noise, powers, ids), is_known)
@@ -156,10 +157,11 @@ class FixedSampler:
         relative = (self._logits - self._logits.amax(1, keepdim=True)).float()
         weights = relative.exp()
         top_p, top_k = self._real[:, :1], self._whole[:, 4:]
-        target = torch.where(top_p < 1, top_p * weights.sum(1, keepdim=True), torch.inf)
+        sums = weights.sum(1, keepdim=True, dtype=torch.float64)
+        target = torch.where(top_p < 1, top_p * sums, torch.inf)
         look = min(LARGEST_NUCLEUS, self._vocab)
         values, ids = weights.topk(look)
-        is_reached, first = (values.cumsum(1) >= target).max(1, keepdim=True)
+        is_reached, first = (values.cumsum(1, dtype=torch.float64) >= target).max(1, keepdim=True)
         by_p = torch.where(is_reached, values.gather(1, first), 0.0)
         has_k = top_k <= look
         by_k = torch.where(has_k, values.gather(1, top_k.clamp(1, look) - 1), 0.0)

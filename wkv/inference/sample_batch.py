@@ -153,11 +153,14 @@ def _nucleus(weights: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     are equal, the lowest ids are kept.
     """
     vocab, device = weights.shape[1], weights.device
-    top_p = torch.tensor([one.top_p for one in samplings], device=device)[:, None]
+    # Sums are float64: in float32, which tokens remain would depend on the order of addition.
+    wide = torch.float64
+    top_p = torch.tensor([one.top_p for one in samplings], device=device, dtype=wide)[:, None]
     # The sum of all probabilities may be rounded to less than 1, which must not cut anything.
-    target = torch.where(top_p < 1, top_p * weights.sum(1, keepdim=True), torch.inf)
+    sums = weights.sum(1, keepdim=True, dtype=wide)
+    target = torch.where(top_p < 1, top_p * sums, torch.inf)
     top_k = torch.tensor([min(one.top_k or vocab, vocab) for one in samplings], device=device)
-    cutoff = torch.zeros_like(target)
+    cutoff = torch.zeros_like(target, dtype=weights.dtype)
     rows = torch.arange(len(weights), device=device)
     for look in (*(size for size in PARTIAL_SORTS if size < vocab), vocab):
         ordered = (
@@ -165,7 +168,7 @@ def _nucleus(weights: Tensor, samplings: Sequence[Sampling]) -> Tensor:
             if look < vocab
             else weights[rows].sort(descending=True).values
         )
-        reached = ordered.cumsum(1) >= target[rows]
+        reached = ordered.cumsum(1, dtype=wide) >= target[rows]
         is_reached, first = reached.max(1)
         by_p = torch.where(is_reached, ordered.gather(1, first[:, None])[:, 0], 0.0)
         has_k = top_k[rows] <= look
