@@ -74,7 +74,7 @@ def script(tmp_path):
 
 
 def test_a_conversation_with_every_command_repeats_with_a_seed(run, script, tmp_path, monkeypatch):
-    monkeypatch.setattr(FreeText.__init__, "__defaults__", (16, None))  # free texts are shorter here
+    monkeypatch.setattr(FreeText.__init__, "__defaults__", (16, None))  # free texts are shorter
     used = {line.split(" ")[0] for line in script if line.startswith("+")}
     assert set(COMMANDS) - used == {"+stats"}  # it tells the time that was taken
     stdin = "\n".join(script)

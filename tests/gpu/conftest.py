@@ -7,7 +7,7 @@ from tests.gpu.interpreter import interpreted
 
 @pytest.fixture(scope="session")
 def triton_interpreter():
-    """Let kernels that are imported from now on run in Triton's interpreter."""
+    """Let kernels run in Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
     with interpreted() as triton:
         yield triton

@@ -1,5 +1,6 @@
 """Triton's interpreter, which runs kernels on a CPU."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +10,11 @@ import pytest
 
 @contextmanager
 def interpreted() -> Iterator[Any]:
-    """Let kernels that are imported from now on run in Triton's interpreter.
+    """Let kernels run in Triton's interpreter.
 
-    Triton decides when a kernel is defined. Its own library may have been imported before, so its
-    functions are replaced. The interpreter replaces Triton's language at each call of a function,
-    which takes half of the time; once is enough.
+    Triton decides when a kernel is defined. Its own library and our kernels may have been imported
+    before, so their functions are replaced. The interpreter replaces Triton's language at each call
+    of a function, which takes half of the time; once is enough.
     """
     import triton
     from triton.runtime import interpreter
@@ -24,7 +25,8 @@ def interpreted() -> Iterator[Any]:
     language, standard = triton.language, triton.language.standard
     scopes = [interpreter._patch_lang(function) for function in (standard.sum.fn, _uses(language))]
     changes.setattr(interpreter, "_patch_lang", lambda function: interpreter._LangPatchScope())
-    for module in (language, standard):
+    ours = [module for name, module in sys.modules.items() if name.startswith("wkv.gpu")]
+    for module in (language, standard, *ours):
         for name, function in list(vars(module).items()):
             if isinstance(function, JITFunction):
                 changes.setattr(module, name, interpreter.InterpretedFunction(function.fn))
