@@ -1,6 +1,7 @@
 """Measure what a pass of several rows costs, relative to a pass of one row.
 
-With --other, a library that was built from other source runs the same models in alternation:
+With --other, a second engine library, built from another version of the source, runs the same
+models in turns with this one:
 
     cmake -S OTHER -B /tmp/other && cmake --build /tmp/other
     python -m bench.rows --other /tmp/other/_engine.abi3.so

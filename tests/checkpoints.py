@@ -60,6 +60,13 @@ def save_pth(tensors, path):
     torch.save(tensors, path)
 
 
+def small_checkpoints(folder):
+    """Write a small random .pth file for each generation; return their paths by generation."""
+    for name in GENERATIONS:
+        save_pth(random_checkpoint(name, n_layer=2, n_embd=64), folder / name)
+    return {name: folder / name for name in GENERATIONS}
+
+
 def time_mix(generation, draw, n_embd, head_size):
     """Give the `att.` tensors of one block."""
     if generation in ("7", "7a"):

@@ -15,7 +15,7 @@ import torch
 from wkv.files import atomic_write
 
 MARGIN = 1.5
-"""A section that takes longer than this multiple of its time is told to stop."""
+"""A section stops early if it takes longer than this multiple of the time planned for it."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Card:
 
     @property
     def is_late(self) -> bool:
-        """Whether the current section has used up its time."""
+        """True if the current section has taken longer than MARGIN times its planned time."""
         return time.monotonic() > self._deadline
 
     def section(self, name: str, seconds: float, run: Callable[["Card"], None]) -> None:

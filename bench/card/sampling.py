@@ -1,5 +1,7 @@
 """The section "sampler": a device samples the tokens that the host samples."""
 
+from functools import partial
+
 import torch
 
 from bench.card import engines
@@ -36,8 +38,8 @@ def check_sampler(card: Card) -> None:
     if not card.dry:
         on_device[0, 0] = 0
     for count in (1, rows // 8, rows):
-        some, drawn = on_device[:count], samplers[:count]
-        seconds = seconds_of(card, lambda s=some, d=drawn: sample_batch(s, d), TURN)
+        first_rows = partial(sample_batch, on_device[:count], samplers[:count])
+        seconds = seconds_of(card, first_rows, TURN)
         card.row(rows=count, milliseconds=1e3 * seconds)
     card.row(rows=rows, different=different)
     _check_synchronization(card)

@@ -243,10 +243,10 @@ def test_an_interrupted_download_continues(server, tmp_path):
     ):
         download(remote, tmp_path / "big.pth", lambda *_: None)
     server.cut = [100_000]
-    told = []
-    done = download(remote, tmp_path / "big.pth", lambda *progress: told.append(progress))
+    reported = []
+    done = download(remote, tmp_path / "big.pth", lambda *progress: reported.append(progress))
     assert done.read_bytes() == content
-    assert told[0] == ("fetching", 300_000, 1_024_000)
+    assert reported[0] == ("fetching", 300_000, 1_024_000)
     assert [asked for _, asked in server.requests[-2:]] == ["bytes=300000-", "bytes=400000-"]
     assert list(tmp_path.glob("*.incomplete")) == []
 
@@ -294,10 +294,10 @@ def test_a_catalog_model_from_modelscope_has_the_checksum_of_the_catalog(server,
     content = b"the file"
     right = wkv.hub.Entry(**{**vars(entry), "sha256": hashlib.sha256(content).hexdigest()})
     server.files = {f"{entry.repo}/{entry.file}": content}
-    told = []
-    path = hub.fetch(right, on_source=told.append)
+    reported = []
+    path = hub.fetch(right, on_source=reported.append)
     assert path.read_bytes() == content
-    assert told == [server.url]
+    assert reported == [server.url]
     assert hub.cached(right) == path
     only("modelscope")
     with pytest.raises(CatalogError, match="no checksum"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
+from tests.checkpoints import GENERATIONS, small_checkpoints
 from tests.oracles import error_feedback as oracle
 from wkv.checkpoint import open_checkpoint
 from wkv.checkpoint.error_feedback import feedback_factor, quantize_with_feedback
@@ -18,10 +18,7 @@ from wkv.inference.describe import describe
 @pytest.fixture(scope="module")
 def checkpoint_paths(tmp_path_factory):
     """Give a small random .pth file for each generation."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in GENERATIONS:
-        save_pth(random_checkpoint(name, n_layer=2, n_embd=64), folder / name)
-    return {name: folder / name for name in GENERATIONS}
+    return small_checkpoints(tmp_path_factory.mktemp("small"))
 
 
 def case(outputs=24, inputs=320, samples=900, seed=0, dtype=torch.float64):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import wkv
-from tests.checkpoints import GENERATIONS, random_checkpoint, save_pth
+from tests.checkpoints import GENERATIONS, small_checkpoints
 from wkv.checkpoint.packing import Format, Layout, pack
 from wkv.convert import mixture
 from wkv.convert.mixed_bits import Candidates, order_by_loss, within_bits, within_divergence
@@ -19,10 +19,7 @@ OUTPUTS = {"a": 64, "b": 16, "c": 32, "d": 16}
 @pytest.fixture(scope="module")
 def checkpoint_paths(tmp_path_factory):
     """Give a small random .pth file for each generation; every matrix is measured alone."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in GENERATIONS:
-        save_pth(random_checkpoint(name, n_layer=2, n_embd=64), folder / name)
-    return {name: folder / name for name in GENERATIONS}
+    return small_checkpoints(tmp_path_factory.mktemp("small"))
 
 
 def candidates():

@@ -4,7 +4,6 @@ A run reads the model and the data, measures before, trains, saves the tensors w
 held-out loss, loads them from disk and measures again.
 """
 
-import contextlib
 import json
 import os
 import threading
@@ -17,15 +16,15 @@ from typing import Any
 
 import torch
 
-from wkv.errors import TrainingError, install_command
+from wkv.errors import TrainingError
 from wkv.evaluate.peak_memory import peak_bytes
 from wkv.files import atomic_write
 from wkv.inference.model import Model
 from wkv.models.parts import Skeleton
-from wkv.train.loop import Loop, Report, stop_signal
+from wkv.train.loop import Loop, Report, run_in_folder, stop_signal
 from wkv.train.optimizer import ProcessGroup
 from wkv.train.processes import joined_group, start_processes
-from wkv.train.run_folder import RunFolder, can_plot
+from wkv.train.run_folder import RunFolder
 from wkv.train.tuning.describe import data_line, example_lines, memory_line, model_line
 from wkv.train.tuning.measure import Layers
 from wkv.train.tuning.options import OPTION_NAMES, TuningOptions
@@ -141,24 +140,13 @@ def _run(job: TuningJob, group: ProcessGroup | None, notify: Notify, report: Rep
     if group is not None and group.rank > 0:
         return _train_as_member(job, group)
     job.folder.prepare(job.resume)
-    if not can_plot():
-        command = install_command("train")
-        notify(f"matplotlib is not installed, so there will be no loss.png; run: {command}")
-    threads = torch.get_num_threads()
-    try:
-        with contextlib.ExitStack() as stack:
-            torch.set_num_threads(job.threads)
-            stack.callback(torch.set_num_threads, threads)
-            if group is None:
-                group = stack.enter_context(
-                    start_processes(job.processes, partial(_train_as_member, job))
-                )
-            stop = stack.enter_context(stop_signal())
-            return Run(job, group, notify).tune(stop, report)
-    except BaseException:
-        if not job.folder.checkpoint.exists():
-            job.folder.clear()
-        raise
+    with run_in_folder(job.folder, job.threads, notify) as stack:
+        if group is None:
+            group = stack.enter_context(
+                start_processes(job.processes, partial(_train_as_member, job))
+            )
+        stop = stack.enter_context(stop_signal())
+        return Run(job, group, notify).tune(stop, report)
 
 
 def _train_as_member(job: TuningJob, group: ProcessGroup) -> FineTuned:

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wkv.errors import TrainingError
+from wkv.errors import TrainingError, install_command
 from wkv.train.data import Batch, RowSource, batch
 from wkv.train.optimizer import Optimizer, ProcessGroup, Trained
-from wkv.train.run_folder import RunFolder
+from wkv.train.run_folder import RunFolder, can_plot
 from wkv.train.schedule import Schedule
 from wkv.train.settings import TrainingSettings, check_same
 
@@ -92,6 +92,37 @@ def stop_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def run_in_folder(
+    folder: RunFolder, threads: int, notify: Callable[[str], None]
+) -> Iterator[contextlib.ExitStack]:
+    """Prepare process 0 for a run: its threads, and a message if no plot can be drawn.
+
+    If the run fails before its first checkpoint, its files are removed from the folder.
+
+    Args:
+        folder: the folder of the run, prepared.
+        threads: number of PyTorch's threads during the run.
+        notify: called with messages for the user.
+
+    Yields:
+        A stack for what must end with the run.
+    """
+    if not can_plot():
+        command = install_command("train")
+        notify(f"matplotlib is not installed, so there will be no loss.png; run: {command}")
+    before = torch.get_num_threads()
+    try:
+        with contextlib.ExitStack() as stack:
+            torch.set_num_threads(threads)
+            stack.callback(torch.set_num_threads, before)
+            yield stack
+    except BaseException:
+        if not folder.checkpoint.exists():
+            folder.clear()
+        raise
 
 
 class Loop:

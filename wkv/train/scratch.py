@@ -4,7 +4,6 @@ The loss is the mean cross entropy of the targets plus the z-loss, which prevent
 drifting. Matrices inside the blocks are trained with Muon, all other tensors with Adam.
 """
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,19 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wkv.errors import install_command
 from wkv.models import parts
 from wkv.models.parts import Skeleton
 from wkv.models.rwkv7 import RWKV7, Config
 from wkv.train.data import Batch, RowSource, stacked
 from wkv.train.initialize import initialize
 from wkv.train.initialize_older import SPEEDS, initialize_older, older_network
-from wkv.train.loop import Loop, Report, stop_signal
+from wkv.train.loop import Loop, Report, run_in_folder, stop_signal
 from wkv.train.loss import cross_entropy, targets_of
 from wkv.train.optimizer import ProcessGroup, Trained
 from wkv.train.processes import start_processes
 from wkv.train.recurrence import recurrence
-from wkv.train.run_folder import RunFolder, can_plot
+from wkv.train.run_folder import RunFolder
 from wkv.train.schedule import Schedule
 from wkv.train.settings import TrainingSettings
 
@@ -81,23 +79,12 @@ def train(job: Job, report: Report, notify: Callable[[str], None]) -> bool:
         TrainingError: if the folder or the data cannot be used, or the run diverges.
     """
     job.folder.prepare(job.resume, job.vocabulary)
-    if not can_plot():
-        command = install_command("train")
-        notify(f"matplotlib is not installed, so there will be no loss.png; run: {command}")
-    threads = torch.get_num_threads()
-    try:
-        with contextlib.ExitStack() as stack:
-            torch.set_num_threads(job.settings.threads)
-            stack.callback(torch.set_num_threads, threads)
-            group = stack.enter_context(
-                start_processes(job.settings.processes, partial(_train_as_helper, job))
-            )
-            stop = stack.enter_context(stop_signal())
-            return _loop(job, group, notify).run(stop, report)
-    except BaseException:
-        if not job.folder.checkpoint.exists():
-            job.folder.clear()
-        raise
+    with run_in_folder(job.folder, job.settings.threads, notify) as stack:
+        group = stack.enter_context(
+            start_processes(job.settings.processes, partial(_train_as_helper, job))
+        )
+        stop = stack.enter_context(stop_signal())
+        return _loop(job, group, notify).run(stop, report)
 
 
 def _train_as_helper(job: Job, group: ProcessGroup) -> None:

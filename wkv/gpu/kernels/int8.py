@@ -7,7 +7,7 @@ y[o] = rx[o] sum_i (q[o, i] + 128.5) (ry[i] x[i])  +  sum_i x[i] my[i]  +  mx[o]
 import triton
 import triton.language as tl
 
-from wkv.gpu.kernels.products import COLUMNS, apply
+from wkv.gpu.kernels.products import COLUMNS, apply, read_entry
 from wkv.models.int8 import CENTRE
 
 ZERO = tl.constexpr(CENTRE)
@@ -39,10 +39,7 @@ def int8_products(
         outputs: (2, ALL_N) float32, rx and mx.
     """
     entry = table + tl.program_id(0) * COLUMNS
-    plane = tl.multiple_of(tl.load(entry).to(tl.int64) * x_plane, 16)
-    first = tl.multiple_of(tl.load(entry + 1).to(tl.int64), 16)
-    K = tl.multiple_of(tl.load(entry + 2), 16)
-    column, count, function = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
+    plane, first, K, column, count, function = read_entry(entry, x_plane)
     scales = inputs + tl.multiple_of(tl.load(entry + 6), 16)
     n, r, k = tl.arange(0, BLOCK_N), tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
     w_at = weights + first + n[:, None] * K + k[None, :]
@@ -92,10 +89,7 @@ def int8_dot_products(
     the range of float32 and the precision of fp16, or "ieee".
     """
     entry = table + tl.program_id(0) * COLUMNS
-    plane = tl.multiple_of(tl.load(entry).to(tl.int64) * x_plane, 16)
-    first = tl.multiple_of(tl.load(entry + 1).to(tl.int64), 16)
-    K = tl.multiple_of(tl.load(entry + 2), 16)
-    column, count, function = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
+    plane, first, K, column, count, function = read_entry(entry, x_plane)
     scales = inputs + tl.multiple_of(tl.load(entry + 6), 16)
     n, k = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)

@@ -45,11 +45,7 @@ def products(
         table: (blocks, FIELDS) int32.
     """
     entry = table + tl.program_id(0) * COLUMNS
-    # The compiler must know that these are multiples of 16. It loads single numbers otherwise.
-    plane = tl.multiple_of(tl.load(entry).to(tl.int64) * x_plane, 16)
-    first = tl.multiple_of(tl.load(entry + 1).to(tl.int64), 16)
-    K = tl.multiple_of(tl.load(entry + 2), 16)
-    column, outputs, function = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
+    plane, first, K, column, outputs, function = read_entry(entry, x_plane)
     n, r, k = tl.arange(0, BLOCK_N), tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
     w_at = weights + first + n[:, None] * K + k[None, :]
     x_at = x + plane + r[:, None] * x_row + k[None, :]
@@ -90,10 +86,7 @@ def dot_products(
     Triton's interpreter, which multiplies the bit patterns of bf16 otherwise (Triton 3.9).
     """
     entry = table + tl.program_id(0) * COLUMNS
-    plane = tl.multiple_of(tl.load(entry).to(tl.int64) * x_plane, 16)
-    first = tl.multiple_of(tl.load(entry + 1).to(tl.int64), 16)
-    K = tl.multiple_of(tl.load(entry + 2), 16)
-    column, outputs, function = tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
+    plane, first, K, column, outputs, function = read_entry(entry, x_plane)
     n, k = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     w_at = weights + first + n[:, None] * K + k[None, :]
@@ -111,6 +104,21 @@ def dot_products(
     tl.store(
         y + r[:, None] * y_row + column + n[None, :], result, mask=is_row & (n < outputs)[None]
     )
+
+
+@triton.jit
+def read_entry(entry, x_plane):
+    """Read the row of the table for a block.
+
+    Returns:
+        Offsets of the inputs and of the weights, the number of inputs, the first output, the number
+        of outputs, and the function.
+    """
+    # The compiler must know that these are multiples of 16. It loads single numbers otherwise.
+    plane = tl.multiple_of(tl.load(entry).to(tl.int64) * x_plane, 16)
+    first = tl.multiple_of(tl.load(entry + 1).to(tl.int64), 16)
+    K = tl.multiple_of(tl.load(entry + 2), 16)
+    return plane, first, K, tl.load(entry + 3), tl.load(entry + 4), tl.load(entry + 5)
 
 
 @triton.jit

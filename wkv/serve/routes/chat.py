@@ -143,9 +143,7 @@ class ChatExchange:
 
     async def body(self, events: EventStream) -> Json:
         """Return the whole response."""
-        async with aclosing(self.deltas(events)) as deltas:
-            async for _ in deltas:
-                pass
+        await self.read_all(events)
         return await run_in_threadpool(self._whole)
 
     def _whole(self) -> Json:
@@ -188,6 +186,12 @@ class ChatExchange:
                     yield chunk(index, {}, reply.finish_reason)
         if has_usage:
             yield head | {"choices": [], "usage": self.usage}
+
+    async def read_all(self, events: EventStream) -> None:
+        """Read the replies to their end."""
+        async with aclosing(self.deltas(events)) as deltas:
+            async for _ in deltas:
+                pass
 
     async def deltas(self, events: EventStream) -> AsyncGenerator[tuple[int, list[Json]], None]:
         """Yield the number of a choice and what an event adds to its reply.

@@ -53,8 +53,10 @@ def routes(service: Service) -> APIRouter:
         """Return the number of tokens that a request would read."""
 
         def counted() -> int:
-            converted = chat_request(body, thinks=service.thinks)
-            return len(prepare(service, converted, tenant_of(http))[1].ids)
+            _, request = prepare(
+                service, chat_request(body, thinks=service.thinks), tenant_of(http)
+            )
+            return len(request.ids)
 
         tokens = await run_in_threadpool(counted)
         return with_ignored(service, body.ignored, JSONResponse({"input_tokens": tokens}))
@@ -102,9 +104,7 @@ class MessageExchange:
 
     async def body(self, events: EventStream) -> Json:
         """Return the whole message."""
-        async with aclosing(self.chat.deltas(events)) as all_deltas:
-            async for _ in all_deltas:
-                pass
+        await self.chat.read_all(events)
         reason, stop = stop_reason(self.reply, self._stops)
         content = [] if self.request.max_tokens == 0 else blocks_of(self.reply)
         end = {"stop_reason": reason, "stop_sequence": stop}

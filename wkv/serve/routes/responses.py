@@ -147,9 +147,7 @@ class ResponseExchange:
 
     async def body(self, events: EventStream) -> Json:
         """Return the whole response, and store it."""
-        async with aclosing(self.chat.deltas(events)) as all_deltas:
-            async for _ in all_deltas:
-                pass
+        await self.chat.read_all(events)
         await run_in_threadpool(self._store)
         return self._body(self.status)
 
